@@ -1,0 +1,137 @@
+"""Who calls: a JWT with a tenant and scopes. One token for all services."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any
+
+import jwt
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from shared.problems import Problem
+from shared.settings import AuthSettings, InvalidSettings
+
+LEEWAY_S = 30
+_bearer = HTTPBearer(auto_error=False, description="A JWT with `tenant_id` and `scope`.")
+
+
+class Scope(StrEnum):
+    BILLING_READ = "billing:read"
+    BILLING_WRITE = "billing:write"
+    CREDITS_DEBIT = "credits:debit"
+    #: A product's token: it has no tenant, each debit names one, and no other route takes it.
+    CREDITS_DEBIT_ANY = "credits:debit:any"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls. `tenant` is None for a product's or an operator's token."""
+
+    subject: str
+    tenant: str | None
+    scopes: frozenset[str]
+
+    @property
+    def own_tenant(self) -> str:
+        """The tenant of the token; a Problem 403 where it has none."""
+        if self.tenant is None:
+            raise Problem(403, "tenant_required", "This token belongs to no tenant. Use a tenant's token.")
+        return self.tenant
+
+
+class Authenticator:
+    """Verifies tokens against a JWKS (RS256, ES256) or, in development, one HS256 secret; never both."""
+
+    def __init__(self, settings: AuthSettings) -> None:
+        if (settings.auth_jwks_url is None) == (settings.auth_jwt_secret is None):
+            raise InvalidSettings(
+                "Set either AUTH_JWKS_URL (your issuer's keys, production) or AUTH_JWT_SECRET (32 characters or more, "
+                "development), and not both."
+            )
+        self._secret = settings.auth_jwt_secret
+        self._jwks = (
+            jwt.PyJWKClient(settings.auth_jwks_url, cache_keys=True, lifespan=300, timeout=5)
+            if settings.auth_jwks_url
+            else None
+        )
+        self._issuer = settings.auth_issuer
+        self._audience = settings.auth_audience
+
+    async def verify(self, token: str) -> Principal:
+        """The principal, or a Problem 401."""
+        try:
+            if self._jwks is not None:
+                key: Any = (await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)).key
+                algorithms = ["RS256", "ES256"]
+            else:
+                assert self._secret is not None
+                key, algorithms = self._secret.get_secret_value(), ["HS256"]
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=algorithms,
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=LEEWAY_S,
+                options={"require": ["exp", "sub"]},
+            )
+        except jwt.PyJWKClientConnectionError as error:
+            raise Problem(
+                503,
+                "temporarily_unavailable",
+                "The token issuer's keys cannot be fetched. Try again.",
+                {"Retry-After": "1"},
+            ) from error
+        except jwt.PyJWTError as error:
+            raise unauthorized(f"The token is not valid: {type(error).__name__}. Get a new one.") from error
+        tenant = claims.get("tenant_id")
+        return Principal(
+            subject=str(claims["sub"]),
+            tenant=tenant if isinstance(tenant, str) and tenant else None,
+            scopes=frozenset(str(claims.get("scope", "")).split()),
+        )
+
+
+def unauthorized(detail: str) -> Problem:
+    """A 401 as RFC 6750 wants it."""
+    return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+async def authenticate(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Principal:
+    """FastAPI dependency: the caller, by `app.state.authenticator`."""
+    if credentials is None:
+        raise unauthorized("Send `Authorization: Bearer <token>`.")
+    authenticator: Authenticator = request.app.state.authenticator
+    return await authenticator.verify(credentials.credentials)
+
+
+def requires(*scopes: Scope) -> Callable[[Principal], Awaitable[Principal]]:
+    """FastAPI dependency: the caller, who has one of `scopes`; a Problem 403 otherwise."""
+
+    async def check(principal: Annotated[Principal, Depends(authenticate)]) -> Principal:
+        if principal.scopes.isdisjoint(scopes):
+            raise Problem(403, "scope_missing", f"The token needs the scope {' or '.join(scopes)}.")
+        return principal
+
+    return check
+
+
+def mint_development_token(
+    secret: str,
+    *,
+    subject: str,
+    tenant: str | None,
+    scopes: tuple[Scope, ...],
+    expires_at: int,
+    audience: str = "prepaid",
+) -> str:
+    """An HS256 token for development and tests. `expires_at` is in seconds since the epoch."""
+    claims: dict[str, Any] = {"sub": subject, "scope": " ".join(scopes), "exp": expires_at, "aud": audience}
+    if tenant is not None:
+        claims["tenant_id"] = tenant
+    return jwt.encode(claims, secret, algorithm="HS256")

@@ -1,0 +1,299 @@
+"""The consumer loop of every worker: fetch, one transaction a batch, offsets after the commit.
+
+    fetch ─▶ handler(transaction, records) ─▶ commit ─▶ publish the outbox ─▶ commit offsets
+                 │ transient: the partition waits and tries the same records again, the others go on
+                 └ poison: the batch is split until the record is alone, and that one goes to the dead letters
+
+Handlers are idempotent by keys of their own, so a crash at any arrow only repeats work.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import KafkaError
+from prometheus_client import Counter, Gauge, Histogram
+from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.contextvars import bound_contextvars
+
+from shared.clock import utc_now
+from shared.database import is_transient
+from shared.faults import fault_point
+from shared.kafka import Record
+from shared.logs import get_logger, redact
+from shared.outbox import Outbox, Transaction
+from shared.poison import Poison, PoisonBudget, send_to_dead_letters
+from shared.topics import TopicName
+from shared.trace import current_traceparent
+
+log = get_logger()
+
+HANDLER_TIMEOUT_S = 20.0
+BACKOFF_FIRST_S = 0.2
+BACKOFF_MAX_S = 15.0
+POLL_TIMEOUT_MS = 200
+
+_records = Counter("consumer_records_total", "Records handled.", ["topic", "outcome"])
+_batch_seconds = Histogram("consumer_batch_seconds", "From a fetched batch to its commit.", ["topic"])
+_lag = Gauge("consumer_lag_records", "Records behind the end of the partition.", ["topic", "partition"])
+_stopped = Gauge("consumer_partition_stopped", "1: too much poison, an operator has to look.", ["topic", "partition"])
+
+Handler = Callable[[Transaction, Sequence[Record]], Awaitable[None]]
+DeadLetterHandler = Callable[[Transaction, Record], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A topic and its handler: a batch of one partition's records, in order, in one transaction.
+
+    `on_dead_letter` runs, in a transaction of its own, before a record of this topic is set aside.
+    """
+
+    topic: TopicName
+    handle: Handler
+    on_dead_letter: DeadLetterHandler | None = None
+
+
+@dataclass(slots=True)
+class _Partition:
+    failures: int = 0
+    resume_at: float | None = None
+    is_stopped: bool = False
+    budget: PoisonBudget = field(default_factory=PoisonBudget)
+
+
+class ConsumerLoop(ConsumerRebalanceListener):
+    """Runs the subscriptions of one group. `caught_up_at` tells when each partition was last seen read to its end."""
+
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        *,
+        group: str,
+        subscriptions: Iterable[Subscription],
+        engine: AsyncEngine,
+        outbox: Outbox,
+        producer: AIOKafkaProducer,
+        topic_prefix: str,
+        batch_records_max: int = 500,
+        partitions_at_once: int = 2,
+    ) -> None:
+        self._consumer = consumer
+        self._group = group.removeprefix(topic_prefix)
+        self._subscriptions = {topic_prefix + each.topic: each for each in subscriptions}
+        self._engine = engine
+        self._outbox = outbox
+        self._producer = producer
+        self._prefix = topic_prefix
+        self._batch_records_max = batch_records_max
+        self._slots = asyncio.Semaphore(partitions_at_once)
+        self._in_flight = asyncio.Lock()
+        self._partitions: dict[TopicPartition, _Partition] = {}
+        self._is_running = False
+        self.caught_up_at: dict[tuple[TopicName, int], datetime] = {}
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Consumes until `stopping` is set; what is in flight then is finished first, and the group is left."""
+        self._consumer.subscribe(list(self._subscriptions), listener=self)
+        await self._consumer.start()
+        self._is_running = True
+        stop = asyncio.create_task(stopping.wait())
+        try:
+            while not stopping.is_set():
+                fetch = asyncio.create_task(
+                    self._consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=self._batch_records_max)
+                )
+                await asyncio.wait([fetch, stop], return_when=asyncio.FIRST_COMPLETED)
+                if not fetch.done():
+                    fetch.cancel()
+                    return
+                await self._handle(fetch.result())
+                self._resume_partitions()
+        finally:
+            stop.cancel()
+            self._is_running = False
+            await self._consumer.stop()
+
+    async def problem(self) -> str | None:
+        """What keeps this consumer from its work, or None. For /readyz."""
+        if not self._is_running:
+            return "has not joined its group yet"
+        stopped = sorted(f"{tp.topic}:{tp.partition}" for tp, state in self._partitions.items() if state.is_stopped)
+        return f"stopped for too much poison: {', '.join(stopped)}" if stopped else None
+
+    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]  # aiokafka awaits it
+        self, revoked: Iterable[TopicPartition]
+    ) -> None:
+        """Waits for the batch in flight, so that nobody else starts on its records before its offsets are committed."""
+        async with self._in_flight:
+            for partition in revoked:
+                self._partitions.pop(partition, None)
+                self.caught_up_at.pop((self._topic_name(partition), partition.partition), None)
+
+    async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, assigned: Iterable[TopicPartition]
+    ) -> None:
+        log.info("partitions_assigned", partitions=sorted(f"{tp.topic}:{tp.partition}" for tp in assigned))
+
+    async def observe(self) -> None:
+        """Measures the lag, and notes which partitions have been read, and handled, to their end."""
+        if not self._is_running:
+            return
+        async with self._in_flight:
+            assigned = list(self._consumer.assignment())
+            now = utc_now()
+            ends = await self._consumer.end_offsets(assigned) if assigned else {}
+            for partition, end in ends.items():
+                behind = max(0, end - await self._consumer.position(partition))
+                _lag.labels(partition.topic, partition.partition).set(behind)
+                if behind == 0:
+                    self.caught_up_at[self._topic_name(partition), partition.partition] = now
+
+    async def _handle(self, fetched: Mapping[TopicPartition, Sequence[object]]) -> None:
+        async with self._in_flight:
+            still_ours = self._consumer.assignment()
+            batches = {
+                partition: [Record.of(raw) for raw in records]  # pyright: ignore[reportArgumentType]
+                for partition, records in fetched.items()
+                if partition in still_ours and records
+            }
+            if not batches:
+                return
+            await fault_point(f"{self._group}.fetched")
+            ends = await asyncio.gather(*(self._handle_partition(tp, records) for tp, records in batches.items()))
+            offsets = {tp: end for tp, end in zip(batches, ends, strict=True) if end > batches[tp][0].offset}
+            if offsets:
+                try:
+                    await self._consumer.commit(offsets)
+                except KafkaError as error:  # the records come again and change nothing
+                    log.warning("offsets_not_committed", error=type(error).__name__)
+                await fault_point(f"{self._group}.offsets_committed")
+
+    async def _handle_partition(self, partition: TopicPartition, records: list[Record]) -> int:
+        """Handles what it can and returns the offset to go on from; where that is not the end, it pauses there."""
+        state = self._partitions.setdefault(partition, _Partition())
+        next_offset = records[0].offset
+        parts = [records]
+        async with self._slots:
+            while parts:
+                part = parts.pop(0)
+                try:
+                    await self._apply(part)
+                    state.budget.good(len(part))
+                except Exception as error:
+                    if _is_passing(error):
+                        self._back_off(partition, state, next_offset, error)
+                        return next_offset
+                    if len(part) > 1:
+                        middle = len(part) // 2
+                        parts[:0] = [part[:middle], part[middle:]]
+                        continue
+                    if state.budget.is_spent:
+                        self._stop(partition, state, next_offset, error)
+                        return next_offset
+                    try:
+                        await self._set_aside(part[0], error, tries=state.failures + 1)
+                    except Exception as failure:
+                        if not _is_passing(failure):
+                            raise
+                        self._back_off(partition, state, next_offset, failure)
+                        return next_offset
+                    state.budget.spend()
+                next_offset = part[-1].offset + 1
+        state.failures = 0
+        return next_offset
+
+    async def _apply(self, records: Sequence[Record]) -> None:
+        subscription = self._subscriptions[records[0].topic]
+        traceparent = records[0].headers.get("traceparent")
+        with (
+            bound_contextvars(topic=records[0].topic, partition=records[0].partition, offset=records[0].offset),
+            _batch_seconds.labels(subscription.topic).time(),
+        ):
+            token = current_traceparent.set(traceparent)
+            try:
+                async with asyncio.timeout(HANDLER_TIMEOUT_S), self._outbox.transaction(self._engine) as transaction:
+                    await subscription.handle(transaction, records)
+                    await fault_point(f"{self._group}.handled")
+            finally:
+                current_traceparent.reset(token)
+            log.debug("batch_committed", records=len(records))
+        _records.labels(subscription.topic, "handled").inc(len(records))
+        await fault_point(f"{self._group}.committed")
+
+    async def _set_aside(self, record: Record, error: Exception, tries: int) -> None:
+        subscription = self._subscriptions[record.topic]
+        reason = f"{type(error).__name__}: {error}"
+        if subscription.on_dead_letter is not None:
+            async with asyncio.timeout(HANDLER_TIMEOUT_S), self._outbox.transaction(self._engine) as transaction:
+                await subscription.on_dead_letter(transaction, record)
+        await send_to_dead_letters(
+            self._producer,
+            record,
+            group=self._group,
+            reason=redact(reason),
+            tries=tries,
+            now=utc_now(),
+            topic_prefix=self._prefix,
+        )
+        _records.labels(subscription.topic, "dead_lettered").inc()
+        log.error(
+            "record_dead_lettered",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            key=record.key,
+            reason=reason,
+            exc_info=None if isinstance(error, Poison) else error,
+        )
+
+    def _back_off(self, partition: TopicPartition, state: _Partition, offset: int, error: Exception) -> None:
+        state.failures += 1
+        longest_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(state.failures, 10))
+        delay_s = random.uniform(longest_s / 2, longest_s)  # noqa: S311  # jitter, not a secret
+        state.resume_at = asyncio.get_running_loop().time() + delay_s
+        self._pause(partition, offset)
+        log.warning(
+            "partition_waits",
+            topic=partition.topic,
+            partition=partition.partition,
+            offset=offset,
+            failures=state.failures,
+            delay_s=round(delay_s, 2),
+            error=f"{type(error).__name__}: {error}"[:500],
+        )
+
+    def _stop(self, partition: TopicPartition, state: _Partition, offset: int, error: Exception) -> None:
+        state.is_stopped = True
+        self._pause(partition, offset)
+        _stopped.labels(partition.topic, partition.partition).set(1)
+        log.critical(
+            "partition_stopped",
+            topic=partition.topic,
+            partition=partition.partition,
+            offset=offset,
+            error=f"{type(error).__name__}: {error}"[:500],
+            next_step="Too many records cannot be read: fix or roll back this deploy, then restart the worker.",
+        )
+
+    def _pause(self, partition: TopicPartition, offset: int) -> None:
+        self._consumer.seek(partition, offset)
+        self._consumer.pause(partition)
+
+    def _resume_partitions(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for partition, state in self._partitions.items():
+            if state.resume_at is not None and state.resume_at <= now and not state.is_stopped:
+                state.resume_at = None
+                if partition in self._consumer.assignment():
+                    self._consumer.resume(partition)
+
+    def _topic_name(self, partition: TopicPartition) -> TopicName:
+        return self._subscriptions[partition.topic].topic
+
+
+def _is_passing(error: Exception) -> bool:
+    return is_transient(error) or isinstance(error, KafkaError)

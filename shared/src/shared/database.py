@@ -1,0 +1,93 @@
+"""PostgreSQL by SQLAlchemy Core and asyncpg: engines with every limit stated, transactions that know their tenant."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from shared.logs import get_logger
+
+log = get_logger()
+
+STATEMENT_TIMEOUT_MS = 10_000
+LOCK_TIMEOUT_MS = 5_000
+IDLE_IN_TRANSACTION_TIMEOUT_MS = 30_000
+
+
+class DatabaseUnavailable(Exception):
+    """PostgreSQL did not answer in time; the message says what to check."""
+
+
+def make_engine(url: str, *, application_name: str, pool_size: int = 5) -> AsyncEngine:
+    """An engine whose statements, locks and idle transactions all end by themselves. `url` is `postgresql://…`."""
+    return create_async_engine(
+        url.replace("postgresql://", "postgresql+asyncpg://", 1),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=False,
+        pool_recycle=1_800,
+        connect_args={
+            "timeout": 5,
+            "command_timeout": STATEMENT_TIMEOUT_MS / 1000 + 5,
+            "server_settings": {
+                "application_name": application_name,
+                "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+                "lock_timeout": str(LOCK_TIMEOUT_MS),
+                "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MS),
+                "jit": "off",
+            },
+        },
+    )
+
+
+@asynccontextmanager
+async def tenant_transaction(engine: AsyncEngine, tenant: str) -> AsyncGenerator[AsyncConnection]:
+    """One transaction that row-level security confines to the tenant."""
+    async with engine.begin() as connection:
+        await confine_to_tenant(connection, tenant)
+        yield connection
+
+
+async def confine_to_tenant(connection: AsyncConnection, tenant: str) -> None:
+    """From here to the end of the transaction, policies of the `*_api` role see only this tenant's rows."""
+    await connection.execute(text("SELECT set_config('app.tenant_id', :tenant, true)"), {"tenant": tenant})
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same transaction may succeed later as it is: connection trouble, time-outs, deadlocks, shutdowns."""
+    if isinstance(error, (InterfaceError, OperationalError, OSError, TimeoutError)):
+        return True
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated:
+            return True
+        state: str = getattr(error.orig, "sqlstate", None) or ""
+        # 08 connection, 40 rollback (deadlock, serialization), 53 resources, 55P03 lock time-out, 57 operator
+        # intervention (statement time-out, shutdown), 25P03 idle in transaction.
+        return state[:2] in {"08", "40", "53", "57"} or state in {"55P03", "25P03"}
+    return False
+
+
+async def wait_for_database(engine: AsyncEngine, timeout_s: float) -> None:
+    """Returns once PostgreSQL answers; says that it waits; raises `DatabaseUnavailable` after `timeout_s`."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    delay_s = 0.1
+    while True:
+        try:
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+            return
+        except (DBAPIError, OSError, TimeoutError) as error:
+            remaining_s = deadline - asyncio.get_running_loop().time()
+            if remaining_s <= 0:
+                url = engine.url.render_as_string(hide_password=True)
+                raise DatabaseUnavailable(
+                    f"PostgreSQL at {url} did not answer within {timeout_s:.0f} s ({type(error).__name__}). "
+                    "Check that it runs, that the address is right and that migrations have made the role."
+                ) from error
+            log.warning("waiting_for_postgresql", remaining_s=round(remaining_s), error=type(error).__name__)
+            await asyncio.sleep(min(delay_s, max(remaining_s, 0)))
+            delay_s = min(delay_s * 2, 2.0)

@@ -1,0 +1,283 @@
+"""Our own events: CloudEvents 1.0 in JSON, one class a type. They say what became true, never what to do.
+
+Each class carries an example that the tests round-trip and that `docs/events.md` shows.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json, to_json
+
+from shared.topics import TopicName
+
+EventT = TypeVar("EventT", bound="DomainEvent")
+
+
+class UndecodableEvent(ValueError):
+    """The bytes are not an event of the expected type."""
+
+
+class DomainEvent(BaseModel):
+    """What all events have in common. `key` decides the partition: everything of one key stays in order."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    TYPE: ClassVar[str]
+    SOURCE: ClassVar[str]
+    TOPIC: ClassVar[TopicName]
+
+    @property
+    def key(self) -> str:
+        """The Kafka key."""
+        raise NotImplementedError
+
+
+class TenantEvent(DomainEvent):
+    tenant: str
+
+    @property
+    def key(self) -> str:
+        return self.tenant
+
+
+class EntryPosted(TenantEvent):
+    """One transfer that is not usage was posted. `credits` is what it changed the balance by."""
+
+    TYPE = "ledger.entry-posted.v1"
+    SOURCE = "/ledger"
+    TOPIC = TopicName.ENTRY_POSTED
+
+    reference: str
+    door: Literal["stripe", "product", "operator", "system"]
+    kind: str
+    credits: int
+    amount_minor: int | None = None
+    currency: str | None = None
+    payment_intent: str | None = None
+    purchase: str | None = None
+    attempt: str | None = None
+    balance_version: int = Field(description="The version of the balance that first contains this entry.")
+    posted_at: datetime
+
+
+class BalanceChanged(TenantEvent):
+    """State: a tenant's balance. A higher version replaces a lower one. All numbers are credits."""
+
+    TYPE = "ledger.balance-changed.v1"
+    SOURCE = "/ledger"
+    TOPIC = TopicName.BALANCE_CHANGED
+
+    version: int
+    available: int
+    held: int
+    owed: int = Field(description="Overdraft and receivable.")
+    receivable: int = Field(description="The part of `owed` that refunds and disputes left behind.")
+    usage_day: date | None = None
+    usage_by_purpose: dict[str, int] = Field(default={}, description="Running totals of that day, the 20 largest.")
+    usage_of_other_purposes: int = 0
+    changed_at: datetime
+
+
+class Card(BaseModel):
+    """A saved card: Stripe's id and what a person may see of it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    payment_method: str
+    brand: str | None
+    last4: str | None
+    exp_month: int | None
+    exp_year: int | None
+    fingerprint: str | None
+    usable: bool
+
+
+class Consent(BaseModel):
+    """Who allowed charging without being there, when, and to which text."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    text_version: str
+    given_by: str
+    given_at: datetime
+
+
+class AutoRecharge(BaseModel):
+    """What the tenant's owner has set. `monthly_cap_minor` bounds one calendar month, UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    enabled: bool
+    threshold_credits: int
+    amount_minor: int = Field(description="The most that one recharge may cost; the best package within it is bought.")
+    currency: str
+    monthly_cap_minor: int
+    consent: Consent | None
+
+
+class BillingProfile(TenantEvent):
+    """State: how a tenant may be charged. A higher version replaces a lower one."""
+
+    TYPE = "payments.billing-profile-changed.v1"
+    SOURCE = "/payments"
+    TOPIC = TopicName.BILLING_PROFILE_CHANGED
+
+    version: int
+    stripe_customer: str | None
+    cards: tuple[Card, ...] = ()
+    default_payment_method: str | None = None
+    auto_recharge: AutoRecharge | None = None
+    open_purchases: tuple[str, ...] = ()
+    changed_at: datetime
+
+
+class CreditPackage(DomainEvent):
+    """State: credits for a price. A higher version replaces a lower one."""
+
+    TYPE = "payments.catalog-changed.v1"
+    SOURCE = "/payments"
+    TOPIC = TopicName.CATALOG_CHANGED
+
+    package: str
+    version: int
+    name: str
+    credits: int
+    price_minor: int
+    currency: str
+    active: bool
+    expires_in_days: int | None = None
+
+    @property
+    def key(self) -> str:
+        return self.package
+
+
+class RechargeRequested(TenantEvent):
+    """The tenant asks to be recharged now. Worth nothing after `expires_at`."""
+
+    TYPE = "payments.recharge-requested.v1"
+    SOURCE = "/payments"
+    TOPIC = TopicName.RECHARGE_REQUESTED
+
+    request: str
+    requested_by: str
+    requested_at: datetime
+    expires_at: datetime
+
+
+class AttemptChanged(TenantEvent):
+    """An attempt to charge a saved card moved on. Within one attempt a higher `version` is newer."""
+
+    TYPE = "recharge.attempt-changed.v1"
+    SOURCE = "/recharge"
+    TOPIC = TopicName.ATTEMPT_CHANGED
+
+    attempt: str
+    version: int
+    state: Literal[
+        "reserved", "charging", "charged", "credited", "requires_action", "declined", "retry_scheduled", "unknown",
+        "canceled",
+    ]  # fmt: skip
+    trigger: Literal["automatic", "manual"]
+    reason: str | None = Field(default=None, description="Stripe's decline code, or why it waits or ended.")
+    amount_minor: int
+    currency: str
+    credits: int
+    payment_intent: str | None = None
+    action_required: Literal["authenticate", "new_card"] | None = Field(
+        default=None, description="What the tenant must do."
+    )
+    profile_version: int = Field(description="The billing profile that was obeyed.")
+    changed_at: datetime
+
+
+class UsageRecorded(TenantEvent):
+    """Written by the product: credits were used. A fact, not a request; `reference` is unique for the tenant."""
+
+    TYPE = "usage.recorded.v1"
+    SOURCE = "/product"
+    TOPIC = TopicName.USAGE_RECORDED
+
+    reference: str = Field(min_length=1, max_length=255)
+    credits: int = Field(gt=0, le=2**53 - 1)
+    occurred_at: datetime
+    purpose: str = Field("", max_length=100)
+
+
+EVENT_CLASSES: tuple[type[DomainEvent], ...] = (
+    EntryPosted, BalanceChanged, BillingProfile, CreditPackage, RechargeRequested, AttemptChanged, UsageRecorded,
+)  # fmt: skip
+
+_EXAMPLE_TIME = datetime(2026, 9, 1, 12, 0, tzinfo=UTC)
+EXAMPLES: Mapping[type[DomainEvent], DomainEvent] = {
+    EntryPosted: EntryPosted(
+        tenant="acme", reference="pi_3QfExample", door="stripe", kind="purchase", credits=1000, amount_minor=1000,
+        currency="usd", payment_intent="pi_3QfExample", purchase="pur_01", balance_version=7, posted_at=_EXAMPLE_TIME,
+    ),
+    BalanceChanged: BalanceChanged(
+        tenant="acme", version=7, available=1200, held=100, owed=0, receivable=0, usage_day=date(2026, 9, 1),
+        usage_by_purpose={"summaries": 40}, usage_of_other_purposes=3, changed_at=_EXAMPLE_TIME,
+    ),
+    BillingProfile: BillingProfile(
+        tenant="acme", version=4, stripe_customer="cus_Example",
+        cards=(
+            Card(payment_method="pm_Example", brand="visa", last4="4242", exp_month=12, exp_year=2030,
+                 fingerprint="f1ngerpr1nt", usable=True),
+        ),
+        default_payment_method="pm_Example",
+        auto_recharge=AutoRecharge(
+            enabled=True, threshold_credits=500, amount_minor=5000, currency="usd", monthly_cap_minor=20000,
+            consent=Consent(text_version="2026-01", given_by="user_17", given_at=_EXAMPLE_TIME),
+        ),
+        changed_at=_EXAMPLE_TIME,
+    ),
+    CreditPackage: CreditPackage(
+        package="starter", version=1, name="Starter", credits=1000, price_minor=1000, currency="usd", active=True,
+    ),
+    RechargeRequested: RechargeRequested(
+        tenant="acme", request="req_01", requested_by="user_17", requested_at=_EXAMPLE_TIME,
+        expires_at=datetime(2026, 9, 1, 12, 10, tzinfo=UTC),
+    ),
+    AttemptChanged: AttemptChanged(
+        tenant="acme", attempt="att_01", version=2, state="charged", trigger="automatic", amount_minor=4500,
+        currency="usd", credits=5000, payment_intent="pi_3QfExample", profile_version=4, changed_at=_EXAMPLE_TIME,
+    ),
+    UsageRecorded: UsageRecorded(
+        tenant="acme", reference="job-4711", credits=12, occurred_at=_EXAMPLE_TIME, purpose="summaries",
+    ),
+}  # fmt: skip
+
+
+def encode(event: DomainEvent, *, event_id: str, now: datetime, traceparent: str | None = None) -> bytes:
+    """The CloudEvents 1.0 JSON of an event (https://github.com/cloudevents/spec, structured mode)."""
+    envelope: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": event_id,
+        "source": event.SOURCE,
+        "type": event.TYPE,
+        "subject": event.key,
+        "time": now,
+        "datacontenttype": "application/json",
+        "data": event,
+    }
+    if traceparent is not None:
+        envelope["traceparent"] = traceparent
+    return to_json(envelope)
+
+
+def decode(value: bytes | None, kind: type[EventT]) -> EventT | None:
+    """The event in the bytes; None where they hold an event of another type (a newer one: count it and go on).
+
+    Raises `UndecodableEvent` for anything that is no CloudEvent or whose data does not fit its type.
+    """
+    try:
+        envelope = from_json(value or b"")
+        if envelope["specversion"] != "1.0":
+            raise UndecodableEvent("not CloudEvents 1.0")
+        if envelope["type"] != kind.TYPE:
+            return None
+        return kind.model_validate(envelope["data"])
+    except (ValidationError, ValueError, KeyError, TypeError) as error:
+        raise UndecodableEvent(f"not a {kind.TYPE}: {type(error).__name__}") from error

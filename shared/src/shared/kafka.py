@@ -1,0 +1,84 @@
+"""Kafka clients with every setting that matters for money stated, and the record that handlers see."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.structs import ConsumerRecord
+
+#: The largest record we write: a webhook body of 1 MiB and its headers.
+RECORD_BYTES_MAX = 1024 * 1024 + 64 * 1024
+REQUEST_TIMEOUT_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A Kafka record as handlers see it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str | None
+    value: bytes | None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @staticmethod
+    def of(raw: "ConsumerRecord[bytes | None, bytes | None]") -> "Record":
+        """From aiokafka's record; text that is not UTF-8 is replaced, since keys and headers only route and inform."""
+        return Record(
+            topic=raw.topic,
+            partition=raw.partition,
+            offset=raw.offset,
+            key=None if raw.key is None else raw.key.decode(errors="replace"),
+            value=raw.value,
+            headers={name: (value or b"").decode(errors="replace") for name, value in raw.headers},
+        )
+
+
+def kafka_headers(headers: Mapping[str, str]) -> Sequence[tuple[str, bytes]]:
+    """Headers in aiokafka's form."""
+    return [(name, value.encode()) for name, value in headers.items()]
+
+
+def make_producer(bootstrap_servers: str, client_id: str, linger_ms: int = 0) -> AIOKafkaProducer:
+    """A producer whose acknowledgement means "on all in-sync replicas, once".
+
+    aiokafka's defaults are acks=1 and no idempotence.
+    """
+    return AIOKafkaProducer(
+        bootstrap_servers=bootstrap_servers,
+        client_id=client_id,
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=linger_ms,
+        max_batch_size=256 * 1024,
+        max_request_size=RECORD_BYTES_MAX,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+        retry_backoff_ms=100,
+        metadata_max_age_ms=30_000,
+    )
+
+
+def make_consumer(bootstrap_servers: str, client_id: str, group: str) -> AIOKafkaConsumer:
+    """A consumer that never commits by itself and starts a new group at the beginning.
+
+    aiokafka's defaults are auto-commit on and `latest`.
+    """
+    return AIOKafkaConsumer(
+        bootstrap_servers=bootstrap_servers,
+        client_id=client_id,
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        max_poll_interval_ms=60_000,
+        session_timeout_ms=10_000,
+        heartbeat_interval_ms=1_000,
+        rebalance_timeout_ms=30_000,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+        fetch_max_wait_ms=500,
+        fetch_min_bytes=1,
+        fetch_max_bytes=16 * 1024 * 1024,
+        max_partition_fetch_bytes=2 * 1024 * 1024,
+        metadata_max_age_ms=30_000,
+    )

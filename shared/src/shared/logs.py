@@ -1,0 +1,74 @@
+"""structlog as JSON lines on stdout, with tenant, event and trace ids, and without secrets."""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from shared.trace import current_traceparent, trace_id
+
+# What a Stripe key, a webhook secret, a client secret, a JWT or a URL's password looks like.
+_SECRET = re.compile(
+    r"(?:sk|rk|pk)_(?:test|live)_\w+|whsec_\w+|\w+_secret_\w+|eyJ[\w-]+\.[\w-]+\.[\w-]+|(?<=:)[^:/@\s]+(?=@[\w.\-\[\]]+[:/])"
+)
+
+
+def redact(text: str) -> str:
+    """`text` with everything that looks like a secret replaced."""
+    return _SECRET.sub("[redacted]", text)
+
+
+def _redact_values(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = redact(value)
+    return event
+
+
+def _add_trace(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    trace = trace_id(current_traceparent.get())
+    if trace is not None:
+        event.setdefault("trace_id", trace)
+    return event
+
+
+def configure_logging(service: str, level: str) -> None:
+    """Makes structlog and the standard library write the same JSON lines. Call once, at a process's start."""
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_trace,
+        structlog.processors.format_exc_info,
+        _redact_values,
+    ]
+    level_number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*processors, structlog.processors.JSONRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(level_number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=processors,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _redact_values,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(level_number, logging.WARNING))  # libraries: what went wrong only
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+def get_logger() -> Any:
+    """A logger whose events are named in snake_case and carry values, not sentences."""
+    return structlog.get_logger()

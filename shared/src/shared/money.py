@@ -1,0 +1,56 @@
+"""Money as Stripe counts it: integer minor units beside an ISO 4217 code in lower case.
+
+Sources: Stripe's documentation on currencies (zero-decimal, special cases, minimum and maximum charge amounts).
+"""
+
+from dataclasses import dataclass
+
+ZERO_DECIMAL = frozenset(
+    ["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"]
+)
+#: Sent to Stripe times 100 although they have no minor unit, so the last two digits are always 00.
+HUNDREDFOLD_WITHOUT_MINOR_UNIT = frozenset(["isk", "ugx"])
+#: Three decimals, of which the last must be 0.
+THREE_DECIMAL = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
+
+#: The least that Stripe charges, in minor units, for the settlement currencies it names.
+MINIMUM_CHARGE_MINOR = {
+    "usd": 50, "aed": 200, "aud": 50, "brl": 50, "cad": 50, "chf": 50, "czk": 1500, "dkk": 250, "eur": 50,
+    "gbp": 30, "hkd": 400, "huf": 17500, "inr": 50, "jpy": 50, "mxn": 1000, "myr": 200, "nok": 300, "nzd": 50,
+    "pln": 200, "ron": 200, "sek": 300, "sgd": 50, "thb": 1000,
+}  # fmt: skip
+MAXIMUM_CHARGE_MINOR = 99_999_999
+#: Where Stripe names no minimum of its own we ask for one that no settlement currency undercuts by much.
+DEFAULT_MINIMUM_CHARGE_MINOR = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """An amount in minor units of one currency."""
+
+    amount_minor: int
+    currency: str
+
+    def __str__(self) -> str:
+        code = self.currency.upper()
+        if self.currency in ZERO_DECIMAL:
+            return f"{self.amount_minor} {code}"
+        if self.currency in THREE_DECIMAL:
+            return f"{self.amount_minor / 1000:.3f} {code}"
+        return f"{self.amount_minor / 100:.2f} {code}"
+
+
+def is_chargeable(amount_minor: int, currency: str) -> bool:
+    """Whether Stripe takes a charge of this size: at least the minimum, at most 8 digits, whole units where asked."""
+    if not minimum_charge_minor(currency) <= amount_minor <= MAXIMUM_CHARGE_MINOR:
+        return False
+    if currency in HUNDREDFOLD_WITHOUT_MINOR_UNIT:
+        return amount_minor % 100 == 0
+    if currency in THREE_DECIMAL:
+        return amount_minor % 10 == 0
+    return True
+
+
+def minimum_charge_minor(currency: str) -> int:
+    """The least amount, in minor units, that Stripe charges in this currency."""
+    return MINIMUM_CHARGE_MINOR.get(currency, DEFAULT_MINIMUM_CHARGE_MINOR)

@@ -1,0 +1,142 @@
+"""Transactional outbox, the writing side: what a transaction wants published is written in that transaction.
+
+An event goes into `outbox` as bytes. Of a state topic only a mark (topic, key, version) is written: the publisher reads
+the state when it sends, see `shared.outbox_publisher`.
+"""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from shared.clock import utc_now
+from shared.database import confine_to_tenant
+from shared.events import DomainEvent, TenantEvent, encode
+from shared.ids import new_id
+from shared.topics import TopicName
+from shared.trace import current_traceparent
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEvent:
+    """A row of `outbox`; `id` is 0 until it is written."""
+
+    id: int
+    tenant: str
+    topic: str
+    key: str
+    value: bytes
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StateMark:
+    """A key of a state topic whose state has reached `version` and is to be sent."""
+
+    tenant: str
+    topic: str
+    key: str
+    version: int
+
+
+@dataclass(slots=True)
+class Transaction:
+    """An open transaction and what it will have published."""
+
+    connection: AsyncConnection
+    events: list[OutboxEvent] = field(default_factory=list[OutboxEvent])
+    marks: list[StateMark] = field(default_factory=list[StateMark])
+
+    def publish(self, event: DomainEvent, traceparent: str | None = None) -> None:
+        """Has an event published if and once this transaction commits. Not for state topics: `mark` those."""
+        trace = traceparent or current_traceparent.get()
+        tenant = event.tenant if isinstance(event, TenantEvent) else ""
+        value = encode(event, event_id=new_id("evt"), now=utc_now(), traceparent=trace)
+        headers = {"traceparent": trace} if trace else {}
+        self.events.append(OutboxEvent(0, tenant, event.TOPIC, event.key, value, headers))
+
+    def mark(self, topic: TopicName, key: str, version: int, *, tenant: str) -> None:
+        """Has a key's state published once this transaction, which brought it to `version`, commits."""
+        self.marks.append(StateMark(tenant, topic, key, version))
+
+
+class Publisher(Protocol):
+    """Takes what has just been committed and publishes it at once."""
+
+    def submit(self, events: list[OutboxEvent], marks: list[StateMark]) -> None: ...
+
+
+class Outbox:
+    """Opens transactions whose publications are written with them and sent right after the commit."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    @asynccontextmanager
+    async def transaction(self, engine: AsyncEngine, tenant: str | None = None) -> AsyncGenerator[Transaction]:
+        """One transaction, confined to `tenant` where one is given. Publishing never delays or fails the caller."""
+        async with engine.begin() as connection:
+            if tenant is not None:
+                await confine_to_tenant(connection, tenant)
+            transaction = Transaction(connection)
+            yield transaction
+            events = await _write_events(connection, transaction.events)
+            await _write_marks(connection, transaction.marks)
+        if events or transaction.marks:
+            self._publisher.submit(events, transaction.marks)
+
+
+_INSERT_EVENTS = text("""
+    INSERT INTO outbox (tenant_id, topic, key, value, headers)
+    SELECT tenant, topic, key, value, headers
+    FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:values AS bytea[]),
+                CAST(:headers AS jsonb[])) WITH ORDINALITY AS new (tenant, topic, key, value, headers, n)
+    ORDER BY n
+    RETURNING id
+""")
+
+_INSERT_MARKS = text("""
+    INSERT INTO outbox_mark (tenant_id, topic, key, version)
+    SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
+                         CAST(:versions AS bigint[]))
+    ON CONFLICT DO NOTHING
+""")
+
+
+async def _write_events(connection: AsyncConnection, events: list[OutboxEvent]) -> list[OutboxEvent]:
+    if not events:
+        return []
+    rows = await connection.execute(
+        _INSERT_EVENTS,
+        {
+            "tenants": [event.tenant for event in events],
+            "topics": [event.topic for event in events],
+            "keys": [event.key for event in events],
+            "values": [event.value for event in events],
+            "headers": [json.dumps(event.headers) for event in events],
+        },
+    )
+    ids = sorted(row.id for row in rows)
+    return [
+        OutboxEvent(row_id, event.tenant, event.topic, event.key, event.value, event.headers)
+        for row_id, event in zip(ids, events, strict=True)
+    ]
+
+
+async def _write_marks(connection: AsyncConnection, marks: list[StateMark]) -> None:
+    if not marks:
+        return
+    ordered = sorted(set(marks), key=lambda mark: (mark.tenant, mark.topic, mark.key, mark.version))
+    await connection.execute(
+        _INSERT_MARKS,
+        {
+            "tenants": [mark.tenant for mark in ordered],
+            "topics": [mark.topic for mark in ordered],
+            "keys": [mark.key for mark in ordered],
+            "versions": [mark.version for mark in ordered],
+        },
+    )

@@ -1,0 +1,231 @@
+"""Transactional outbox, the sending side: to Kafka at least once, and the newest state last.
+
+State topics are compacted, and compaction keeps the last offset of a key, not its highest version. So a publisher
+announces the version it read, sends, and looks again: if anybody has announced a higher one meanwhile, its own record
+may have landed behind that one, so it sends again. Only then are the marks deleted. (Announcing *before* sending is
+what makes it safe: whoever sent the higher version had announced it before, so the later of two senders sees it.)
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from prometheus_client import Counter
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from shared.clock import utc_now
+from shared.database import is_transient
+from shared.events import DomainEvent, encode
+from shared.faults import fault_point
+from shared.ids import new_id
+from shared.kafka import kafka_headers
+from shared.logs import get_logger
+from shared.outbox import OutboxEvent, StateMark
+from shared.topics import TopicName
+
+log = get_logger()
+
+PENDING_MAX = 10_000
+SEND_TIMEOUT_S = 15.0
+SWEEP_ROWS_MAX = 500
+
+_published = Counter("outbox_published_total", "Records published from the outbox.", ["topic"])
+_swept = Counter("outbox_swept_total", "Rows that their own process had not published and a sweep took.")
+
+#: (topic, key) of a state, and the tenant it belongs to.
+StateKey = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StateSource:
+    """Where a state topic's records come from: `load` reads the current (version, event) of each key it finds."""
+
+    topic: TopicName
+    load: Callable[[AsyncConnection, Sequence[str]], Awaitable[Mapping[str, tuple[int, DomainEvent]]]]
+
+
+class OutboxPublisher:
+    """Publishes what this process committed at once (`submit`), and what others left behind (`sweep`).
+
+    Memory is bounded: what does not fit, or fails, is left to the sweep of any worker.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        producer: AIOKafkaProducer,
+        *,
+        service: str,
+        topic_prefix: str,
+        states: Iterable[StateSource] = (),
+    ) -> None:
+        self._engine = engine
+        self._producer = producer
+        self._service = service
+        self._prefix = topic_prefix
+        self._sources = {source.topic.value: source for source in states}
+        self._events: list[OutboxEvent] = []
+        self._keys: set[StateKey] = set()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def submit(self, events: list[OutboxEvent], marks: list[StateMark]) -> None:
+        """Takes rows that have just been committed."""
+        if len(self._events) < PENDING_MAX:
+            self._events.extend(events)
+        if len(self._keys) < PENDING_MAX:
+            self._keys.update((mark.topic, mark.key, mark.tenant) for mark in marks)
+        self._idle.clear()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Publishes until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            events, self._events = self._events, []
+            keys, self._keys = self._keys, set()
+            try:
+                await self._publish(events, keys)
+            except Exception as error:
+                if not _is_passing(error):
+                    raise
+                log.warning("publishing_left_to_the_sweep", error=type(error).__name__, rows=len(events) + len(keys))
+            if not self._events and not self._keys:
+                self._idle.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Returns once nothing is pending in memory, or after `timeout_s`; the rest is in the tables."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("outbox_not_drained", timeout_s=timeout_s)
+
+    async def sweep(self) -> None:
+        """Publishes rows older than their grace, whoever wrote them. Runs in every worker, as often as wanted."""
+        while True:
+            async with self._engine.begin() as connection:
+                rows = (await connection.execute(_CLAIM_EVENTS, {"limit": SWEEP_ROWS_MAX})).all()
+                marks = (await connection.execute(_CLAIM_MARKS, {"limit": SWEEP_ROWS_MAX})).all()
+            events = [
+                OutboxEvent(row.id, row.tenant_id, row.topic, row.key, row.value, row.headers)
+                for row in sorted(rows, key=lambda row: row.id)
+            ]
+            if events or marks:
+                _swept.inc(len(events) + len(marks))
+                await self._publish(events, {(mark.topic, mark.key, mark.tenant_id) for mark in marks})
+            if len(rows) < SWEEP_ROWS_MAX and len(marks) < SWEEP_ROWS_MAX:
+                return
+
+    async def _publish(self, events: Sequence[OutboxEvent], keys: set[StateKey]) -> None:
+        if events:
+            await self._send((event.topic, event.key, event.value, event.headers) for event in events)
+        if keys:
+            await self._publish_states(keys)
+        await fault_point(f"{self._service}.published")
+        if events:
+            async with self._engine.begin() as connection:
+                await connection.execute(
+                    _DELETE_EVENTS,
+                    {"tenants": [event.tenant for event in events], "ids": [event.id for event in events]},
+                )
+
+    async def _publish_states(self, keys: set[StateKey]) -> None:
+        states: dict[StateKey, tuple[int, DomainEvent]] = {}
+        async with self._engine.begin() as connection:
+            for topic, source in self._sources.items():
+                wanted = {key: (topic, key, tenant) for of, key, tenant in keys if of == topic}
+                if wanted:
+                    loaded = await source.load(connection, sorted(wanted))
+                    states |= {wanted[key]: state for key, state in loaded.items()}
+            if not states:
+                return
+            await connection.execute(_ANNOUNCE, _columns(states))
+        await self._send(
+            (topic, key, encode(event, event_id=new_id("evt"), now=utc_now()), {})
+            for (topic, key, _tenant), (_version, event) in states.items()
+        )
+        async with self._engine.begin() as connection:
+            clean = await connection.execute(_DELETE_MARKS_OF_NEWEST, _columns(states))
+            newest = {(row.topic, row.key, row.tenant_id) for row in clean}
+        overtaken = states.keys() - newest
+        if overtaken:
+            self._keys.update(overtaken)
+            self._idle.clear()
+            self._wake.set()
+
+    async def _send(self, records: Iterable[tuple[str, str, bytes, dict[str, str]]]) -> None:
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            acknowledgements: list[asyncio.Future[object]] = []
+            for topic, key, value, headers in records:
+                acknowledgements.append(
+                    await self._producer.send(
+                        self._prefix + topic, value, key=key.encode(), headers=kafka_headers(headers)
+                    )
+                )
+                _published.labels(topic).inc()
+            await asyncio.gather(*acknowledgements)
+
+
+def _is_passing(error: Exception) -> bool:
+    return is_transient(error) or isinstance(error, KafkaError)
+
+
+def _columns(states: Mapping[StateKey, tuple[int, DomainEvent]]) -> dict[str, list[str] | list[int]]:
+    ordered = sorted(states.items())
+    return {
+        "topics": [topic for (topic, _key, _tenant), _state in ordered],
+        "keys": [key for (_topic, key, _tenant), _state in ordered],
+        "tenants": [tenant for (_topic, _key, tenant), _state in ordered],
+        "versions": [version for _key, (version, _event) in ordered],
+    }
+
+
+_CLAIM_EVENTS = text("""
+    UPDATE outbox SET due_at = now() + interval '30 seconds'
+    WHERE (tenant_id, id) IN (
+        SELECT tenant_id, id FROM outbox WHERE due_at <= now() ORDER BY due_at, id LIMIT :limit FOR UPDATE SKIP LOCKED)
+    RETURNING tenant_id, id, topic, key, value, headers
+""")
+
+_CLAIM_MARKS = text("""
+    UPDATE outbox_mark SET due_at = now() + interval '30 seconds'
+    WHERE (tenant_id, topic, key, version) IN (
+        SELECT tenant_id, topic, key, version FROM outbox_mark WHERE due_at <= now() ORDER BY due_at LIMIT :limit
+        FOR UPDATE SKIP LOCKED)
+    RETURNING tenant_id, topic, key
+""")
+
+_DELETE_EVENTS = text("""
+    DELETE FROM outbox USING unnest(CAST(:tenants AS text[]), CAST(:ids AS bigint[])) AS sent (tenant, id)
+    WHERE outbox.tenant_id = sent.tenant AND outbox.id = sent.id
+""")
+
+_ANNOUNCE = text("""
+    INSERT INTO published_state AS published (tenant_id, topic, key, version)
+    SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
+                         CAST(:versions AS bigint[]))
+    ON CONFLICT (tenant_id, topic, key)
+    DO UPDATE SET version = GREATEST(published.version, excluded.version)
+""")
+
+# A key is clean when nobody has announced more than what was sent; only a clean key loses its marks.
+_DELETE_MARKS_OF_NEWEST = text("""
+    WITH sent AS (
+        SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
+                             CAST(:versions AS bigint[])) AS sent (tenant_id, topic, key, version)
+    ), newest AS (
+        SELECT sent.* FROM sent JOIN published_state USING (tenant_id, topic, key)
+        WHERE published_state.version <= sent.version
+    ), deleted AS (
+        DELETE FROM outbox_mark AS mark USING newest
+        WHERE mark.tenant_id = newest.tenant_id AND mark.topic = newest.topic AND mark.key = newest.key
+          AND mark.version <= newest.version
+    )
+    SELECT tenant_id, topic, key FROM newest
+""")

@@ -1,0 +1,59 @@
+"""What becomes of records that no handler can read: a few are set aside, many mean that the deploy is bad."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from aiokafka import AIOKafkaProducer
+
+from shared.kafka import Record, kafka_headers
+from shared.topics import dead_letter_name
+
+POISON_IN_A_ROW_MAX = 5
+WINDOW_RECORDS = 1_000
+POISON_IN_WINDOW_MAX = 50
+
+
+class Poison(Exception):
+    """A handler's verdict on one record: no later attempt can succeed. The message says why."""
+
+
+@dataclass(slots=True)
+class PoisonBudget:
+    """How much poison one partition may hold before it is taken for our own fault: 5 in a row or 5 % of 1,000."""
+
+    in_a_row: int = 0
+    window: deque[bool] = field(default_factory=lambda: deque[bool](maxlen=WINDOW_RECORDS))
+
+    def good(self, records: int) -> None:
+        """Counts records that were handled."""
+        self.in_a_row = 0
+        self.window.extend([False] * min(records, WINDOW_RECORDS))
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether one more poison record is one too many, so that the partition has to stop before it."""
+        return self.in_a_row >= POISON_IN_A_ROW_MAX or sum(self.window) >= POISON_IN_WINDOW_MAX
+
+    def spend(self) -> None:
+        """Counts one poison record that was set aside."""
+        self.in_a_row += 1
+        self.window.append(True)
+
+
+async def send_to_dead_letters(
+    producer: AIOKafkaProducer, record: Record, *, group: str, reason: str, tries: int, now: datetime, topic_prefix: str
+) -> None:
+    """Puts the record's own bytes, key and headers into the group's dead-letter topic and waits for the ack."""
+    headers = {
+        **record.headers,
+        "dead-letter-reason": reason[:500],
+        "dead-letter-topic": record.topic,
+        "dead-letter-partition": str(record.partition),
+        "dead-letter-offset": str(record.offset),
+        "dead-letter-tries": str(tries),
+        "dead-letter-at": now.isoformat(),
+    }
+    topic = topic_prefix + dead_letter_name(record.topic.removeprefix(topic_prefix), group)
+    key = None if record.key is None else record.key.encode()
+    await producer.send_and_wait(topic, record.value, key=key, headers=kafka_headers(headers))

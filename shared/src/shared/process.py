@@ -1,0 +1,138 @@
+"""How a process of ours lives: starts or says why not, runs its tasks, stops on SIGTERM within 10 seconds."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import cast
+
+import uvloop
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from prometheus_client import Counter
+
+from shared import faults
+from shared.database import DatabaseUnavailable, is_transient
+from shared.logs import configure_logging, get_logger
+from shared.settings import InvalidSettings
+from shared.topic_admin import TopicsWrong, check_topics
+
+log = get_logger()
+
+SHUTDOWN_TIMEOUT_S = 10.0
+
+_job_runs = Counter("job_runs_total", "Runs of periodic jobs.", ["job", "outcome"])
+
+
+class KafkaUnavailable(Exception):
+    """Kafka did not answer in time; the message says what to check."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Something to do again and again, each time within `timeout_s`. It must bear being run anywhere, any time."""
+
+    name: str
+    run: Callable[[], Awaitable[None]]
+    every_s: float
+    timeout_s: float = 60.0
+
+
+async def run_job(job: Job) -> None:
+    """Runs the job until cancelled. A run that meets a passing trouble is logged and the next one comes as usual."""
+    while True:
+        try:
+            async with asyncio.timeout(job.timeout_s):
+                await job.run()
+            _job_runs.labels(job.name, "done").inc()
+        except Exception as error:
+            if not (is_transient(error) or isinstance(error, KafkaError)):
+                raise
+            _job_runs.labels(job.name, "failed").inc()
+            log.warning("job_failed_for_now", job=job.name, error=f"{type(error).__name__}: {error}"[:300])
+        await asyncio.sleep(job.every_s)
+
+
+async def wait_for_kafka(
+    producer: AIOKafkaProducer, bootstrap_servers: str, topic_prefix: str, timeout_s: float
+) -> None:
+    """Starts the producer and checks the topics once Kafka answers; raises `KafkaUnavailable` or `TopicsWrong`."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    started = False
+    while True:
+        try:
+            if not started:
+                await producer.start()
+                started = True
+            await check_topics(bootstrap_servers, topic_prefix)
+            return
+        except (KafkaError, OSError, TopicsWrong) as error:
+            remaining_s = deadline - asyncio.get_running_loop().time()
+            if remaining_s <= 0:
+                if isinstance(error, TopicsWrong):
+                    raise
+                raise KafkaUnavailable(
+                    f"Kafka at {bootstrap_servers} did not answer within {timeout_s:.0f} s ({type(error).__name__}). "
+                    "Check KAFKA_BOOTSTRAP_SERVERS and that the brokers run."
+                ) from error
+            log.warning("waiting_for_kafka", remaining_s=round(remaining_s), error=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(1.0)
+
+
+def run_process(service: str, log_level: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
+    """Runs `main(stopping)` and returns the exit code: 0 when it was asked to stop, 1 with a reason otherwise.
+
+    `stopping` is set on SIGTERM and SIGINT; a process that then takes longer than 10 s is ended.
+    """
+    configure_logging(service, log_level)
+    faults.configure()
+
+    async def supervised() -> None:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            if not stopping.is_set():
+                log.info("stopping")
+                stopping.set()
+                loop.call_later(SHUTDOWN_TIMEOUT_S, _end_at_once)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        await main(stopping)
+
+    try:
+        uvloop.run(supervised())
+    except Exception as error:
+        for leaf in _leaves(error):
+            if isinstance(leaf, (DatabaseUnavailable, KafkaUnavailable, TopicsWrong, InvalidSettings)):
+                log.critical("cannot_start", reason=str(leaf))
+            else:
+                log.critical("crashed", exc_info=leaf)
+        return 1
+    log.info("stopped")
+    return 0
+
+
+def run_command(command: Callable[[], int]) -> None:
+    """Runs a process's command and exits with its code; wrong settings are printed, not traced."""
+    try:
+        sys.exit(command())
+    except InvalidSettings as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+
+
+def _leaves(error: Exception) -> list[Exception]:
+    if isinstance(error, ExceptionGroup):
+        group = cast(ExceptionGroup[Exception], error)
+        return [leaf for part in group.exceptions for leaf in _leaves(part)]
+    return [error]
+
+
+def _end_at_once() -> None:
+    log.critical("shutdown_took_too_long", timeout_s=SHUTDOWN_TIMEOUT_S)
+    sys.stdout.flush()
+    os._exit(1)

@@ -1,0 +1,118 @@
+"""What an API and a worker have in common while they run: the database, the producer, the outbox."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared.consumer import ConsumerLoop, Subscription
+from shared.database import make_engine, wait_for_database
+from shared.http import Readiness, create_http_app, serve
+from shared.kafka import make_consumer, make_producer
+from shared.outbox import Outbox
+from shared.outbox_publisher import OutboxPublisher, StateSource
+from shared.process import Job, run_job, wait_for_kafka
+from shared.settings import KafkaSettings, ProcessSettings
+
+DRAIN_TIMEOUT_S = 3.0
+SWEEP_EVERY_S = 1.0
+OBSERVE_EVERY_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One process's connections. `engine` has the service's `*_worker` role."""
+
+    service: str
+    engine: AsyncEngine
+    producer: AIOKafkaProducer
+    outbox: Outbox
+    publisher: OutboxPublisher
+    readiness: Readiness
+
+
+@asynccontextmanager
+async def start_runtime(
+    service: str,
+    process: ProcessSettings,
+    kafka: KafkaSettings,
+    database_url_worker: str,
+    *,
+    states: Iterable[StateSource] = (),
+    pool_size: int = 6,
+) -> AsyncGenerator[Runtime]:
+    """Connects to PostgreSQL and Kafka, waiting for either within `start_timeout_s`, and closes both at the end."""
+    engine = make_engine(database_url_worker, application_name=f"{service}-worker-role", pool_size=pool_size)
+    producer = make_producer(kafka.kafka_bootstrap_servers, service)
+    try:
+        await wait_for_database(engine, process.start_timeout_s)
+        await wait_for_kafka(producer, kafka.kafka_bootstrap_servers, kafka.topic_prefix, process.start_timeout_s)
+        publisher = OutboxPublisher(engine, producer, service=service, topic_prefix=kafka.topic_prefix, states=states)
+        runtime = Runtime(service, engine, producer, Outbox(publisher), publisher, Readiness())
+        runtime.readiness.checks["postgresql"] = lambda: _database_answers(engine)
+        yield runtime
+    finally:
+        await producer.stop()
+        await engine.dispose()
+
+
+async def run_api(stopping: asyncio.Event, runtime: Runtime, app: Any, process: ProcessSettings) -> None:
+    """Serves the app and publishes what its requests commit, until `stopping`."""
+    async with asyncio.TaskGroup() as tasks:
+        publishing = tasks.create_task(runtime.publisher.run())
+        await serve(app, process.http_host, process.http_port, stopping)
+        await runtime.publisher.drain(DRAIN_TIMEOUT_S)
+        publishing.cancel()
+
+
+def make_consumer_loop(runtime: Runtime, kafka: KafkaSettings, subscriptions: Sequence[Subscription]) -> ConsumerLoop:
+    """The loop of this service's group over its subscriptions."""
+    group = kafka.topic_prefix + runtime.service
+    return ConsumerLoop(
+        make_consumer(kafka.kafka_bootstrap_servers, runtime.service, group),
+        group=group,
+        subscriptions=subscriptions,
+        engine=runtime.engine,
+        outbox=runtime.outbox,
+        producer=runtime.producer,
+        topic_prefix=kafka.topic_prefix,
+    )
+
+
+async def run_worker(
+    stopping: asyncio.Event,
+    runtime: Runtime,
+    process: ProcessSettings,
+    loop: ConsumerLoop,
+    jobs: Sequence[Job] = (),
+) -> None:
+    """Consumes, publishes, sweeps, runs the jobs and answers /healthz, /readyz, /metrics, until `stopping`."""
+    runtime.readiness.checks["consumer"] = loop.problem
+    app = create_http_app(f"{runtime.service} worker", description="Health and metrics.", readiness=runtime.readiness)
+    standing_jobs = (
+        Job("sweep_outbox", runtime.publisher.sweep, every_s=SWEEP_EVERY_S),
+        Job("observe_consumer", loop.observe, every_s=OBSERVE_EVERY_S),
+    )
+    async with asyncio.TaskGroup() as tasks:
+        endless = [
+            tasks.create_task(runtime.publisher.run()),
+            *(tasks.create_task(run_job(job)) for job in (*standing_jobs, *jobs)),
+        ]
+        serving = tasks.create_task(serve(app, process.http_host, process.http_port, stopping))
+        await loop.run(stopping)
+        for job in endless[1:]:
+            job.cancel()
+        await runtime.publisher.drain(DRAIN_TIMEOUT_S)
+        endless[0].cancel()
+        await serving
+
+
+async def _database_answers(engine: AsyncEngine) -> str | None:
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+    return None

@@ -1,0 +1,102 @@
+"""Settings from the environment (and `.env`), read once at start; all that is missing is named in one message."""
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+class InvalidSettings(Exception):
+    """The environment lacks or garbles variables; the message names each of them and what to do."""
+
+
+def _split(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+CommaSeparatedSecrets = Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)]
+
+
+class ProcessSettings(BaseSettings):
+    """What every process needs."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True, populate_by_name=True)
+
+    log_level: str = "info"
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(description="Where this process answers HTTP: its API, /healthz, /readyz, /metrics.")
+    start_timeout_s: float = Field(60.0, description="How long to wait for PostgreSQL and Kafka at start.")
+
+
+class KafkaSettings(BaseSettings):
+    kafka_bootstrap_servers: str
+    topic_prefix: str = Field("", description="Put before every topic and group, so that stacks can share a cluster.")
+
+
+class AuthSettings(BaseSettings):
+    """Who may call: JWTs of an issuer's JWKS, or of one shared secret in development."""
+
+    auth_jwks_url: str | None = None
+    auth_jwt_secret: SecretStr | None = Field(None, min_length=32, description="HS256, development only.")
+    auth_issuer: str | None = None
+    auth_audience: str = "prepaid"
+    cors_origins: CommaSeparated = []
+
+
+class ApiDatabaseSettings(BaseSettings):
+    database_url_api: SecretStr
+    database_url_worker: SecretStr
+
+
+class WorkerDatabaseSettings(BaseSettings):
+    database_url_worker: SecretStr
+
+
+class OwnerDatabaseSettings(BaseSettings):
+    """For migrations alone."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+    database_url_owner: SecretStr
+
+
+class StripeSettings(BaseSettings):
+    """How to reach Stripe. A base address other than Stripe's own points at a simulator."""
+
+    stripe_secret_key: SecretStr
+    stripe_api_base: str | None = None
+
+
+class SigningSettings(BaseSettings):
+    """Keys that sign what a PaymentIntent is for. The first one signs, all verify."""
+
+    metadata_signing_keys: Annotated[CommaSeparatedSecrets, Field(min_length=1)]
+
+
+PUBLISHABLE_KEY_NAMES = AliasChoices("stripe_publishable_key", "next_public_stripe_publishable_key")
+
+
+def load_settings(kind: type[SettingsT], env_file: Path | None = Path(".env")) -> SettingsT:
+    """The settings, or `InvalidSettings` naming every variable that is missing or wrong, all in one message.
+
+    Values are never repeated in the message: some are secrets.
+    """
+    try:
+        return kind(_env_file=env_file)  # pyright: ignore[reportCallIssue]  # an argument of pydantic-settings
+    except ValidationError as error:
+        problems = sorted(
+            f"  {str(detail['loc'][0]).upper() if detail['loc'] else 'settings'}: {detail['msg']}"
+            for detail in error.errors(include_input=False, include_url=False)
+        )
+        raise InvalidSettings(
+            "These environment variables are missing or wrong:\n"
+            + "\n".join(problems)
+            + "\nSet them, or copy .env.example to .env and fill it in."
+        ) from None

@@ -1,0 +1,250 @@
+"""Stripe's events as they travel: which types we take, how they are keyed, and every field of theirs that we read.
+
+Reading fields in one place keeps an event of another API version understandable: these names have been stable.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from pydantic_core import from_json
+
+#: The API version that requests are pinned to and that the webhook endpoint is created with.
+STRIPE_API_VERSION = "2026-08-26.dahlia"
+
+#: What our webhook endpoint subscribes to and the backfill asks for. Other types are acknowledged and counted.
+EVENT_TYPES: tuple[str, ...] = (
+    "payment_intent.succeeded",
+    "payment_intent.payment_failed",
+    "payment_intent.processing",
+    "payment_intent.requires_action",
+    "payment_intent.canceled",
+    "refund.created",
+    "refund.updated",
+    "refund.failed",
+    "charge.dispute.created",
+    "charge.dispute.updated",
+    "charge.dispute.closed",
+    "charge.dispute.funds_withdrawn",
+    "charge.dispute.funds_reinstated",
+    "radar.early_fraud_warning.created",
+    "payment_method.attached",
+    "payment_method.detached",
+    "payment_method.updated",
+    "payment_method.automatically_updated",
+    "customer.updated",
+    "customer.deleted",
+    "setup_intent.succeeded",
+    "setup_intent.setup_failed",
+)
+
+
+class Header:
+    """Names of the Kafka headers beside an event's bytes."""
+
+    EVENT_ID = "stripe-event-id"
+    TYPE = "stripe-event-type"
+    ACCOUNT = "stripe-account"
+    LIVEMODE = "stripe-livemode"
+    RECEIVED_AT = "received-at"
+    ORIGIN = "origin"  # webhook | api
+    TRACEPARENT = "traceparent"
+
+
+class MalformedEvent(ValueError):
+    """The bytes are not a Stripe event."""
+
+
+@dataclass(frozen=True, slots=True)
+class StripeEvent:
+    """An event's envelope. `object` is the snapshot it carries, `created` is in whole seconds."""
+
+    id: str
+    type: str
+    created: datetime
+    livemode: bool
+    account: str | None
+    object: Mapping[str, Any]
+
+
+def parse_event(body: bytes) -> StripeEvent:
+    """Reads the envelope, or raises `MalformedEvent`. Fields that we do not name are neither read nor checked."""
+    try:
+        event = from_json(body)
+        return StripeEvent(
+            id=_text(event["id"]),
+            type=_text(event["type"]),
+            created=datetime.fromtimestamp(event["created"], UTC),
+            livemode=event["livemode"] is True,
+            account=event.get("account"),
+            object=_mapping(event["data"]["object"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
+        raise MalformedEvent(f"not a Stripe event: {type(error).__name__}") from error
+
+
+def routing_key(event: StripeEvent) -> str:
+    """The Kafka key: the object's PaymentIntent (or its own id if it is one), else the customer, else its id.
+
+    So everything about one payment is in one partition, and everything about a card follows its customer.
+    """
+    obj = event.object
+    if obj.get("object") == "payment_intent":
+        return _text(obj["id"])
+    return id_of(obj.get("payment_intent")) or id_of(obj.get("customer")) or id_of(obj.get("id")) or event.id
+
+
+def id_of(value: Any) -> str | None:
+    """The id in an expandable field: Stripe sends the id or the whole object."""
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, Mapping):
+        return id_of(cast(Mapping[str, Any], value).get("id"))
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentIntentView:
+    """What we read of a PaymentIntent."""
+
+    id: str
+    status: str
+    amount_minor: int
+    amount_received_minor: int
+    currency: str
+    customer: str | None
+    payment_method: str | None
+    latest_charge: str | None
+    metadata: Mapping[str, str]
+    created: datetime
+    decline_code: str | None
+    advice_code: str | None
+    error_code: str | None
+    client_secret: str | None
+
+    @staticmethod
+    def of(obj: Mapping[str, Any]) -> "PaymentIntentView":
+        """From Stripe's JSON; raises `MalformedEvent` where a field we rely on is missing or of another type."""
+        try:
+            error: Mapping[str, Any] = obj.get("last_payment_error") or {}
+            return PaymentIntentView(
+                id=_text(obj["id"]),
+                status=_text(obj["status"]),
+                amount_minor=_integer(obj["amount"]),
+                amount_received_minor=_integer(obj.get("amount_received") or 0),
+                currency=_text(obj["currency"]).lower(),
+                customer=id_of(obj.get("customer")),
+                payment_method=id_of(obj.get("payment_method")),
+                latest_charge=id_of(obj.get("latest_charge")),
+                metadata=dict(obj.get("metadata") or {}),
+                created=datetime.fromtimestamp(_integer(obj["created"]), UTC),
+                decline_code=error.get("decline_code"),
+                advice_code=error.get("advice_code"),
+                error_code=error.get("code"),
+                client_secret=obj.get("client_secret"),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as problem:
+            raise MalformedEvent(f"not a PaymentIntent: {problem}") from problem
+
+
+@dataclass(frozen=True, slots=True)
+class RefundView:
+    """What we read of a Refund. `status` is pending, requires_action, succeeded, failed or canceled."""
+
+    id: str
+    payment_intent: str | None
+    amount_minor: int
+    currency: str
+    status: str
+
+    @staticmethod
+    def of(obj: Mapping[str, Any]) -> "RefundView":
+        """From Stripe's JSON; raises `MalformedEvent`."""
+        try:
+            return RefundView(
+                id=_text(obj["id"]),
+                payment_intent=id_of(obj.get("payment_intent")),
+                amount_minor=_integer(obj["amount"]),
+                currency=_text(obj["currency"]).lower(),
+                status=_text(obj.get("status") or "pending"),
+            )
+        except (KeyError, TypeError) as problem:
+            raise MalformedEvent(f"not a Refund: {problem}") from problem
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeView:
+    """What we read of a Dispute. `warning_*` statuses withdraw nothing."""
+
+    id: str
+    payment_intent: str | None
+    charge: str | None
+    amount_minor: int
+    currency: str
+    status: str
+
+    @staticmethod
+    def of(obj: Mapping[str, Any]) -> "DisputeView":
+        """From Stripe's JSON; raises `MalformedEvent`."""
+        try:
+            return DisputeView(
+                id=_text(obj["id"]),
+                payment_intent=id_of(obj.get("payment_intent")),
+                charge=id_of(obj.get("charge")),
+                amount_minor=_integer(obj["amount"]),
+                currency=_text(obj["currency"]).lower(),
+                status=_text(obj["status"]),
+            )
+        except (KeyError, TypeError) as problem:
+            raise MalformedEvent(f"not a Dispute: {problem}") from problem
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentMethodView:
+    """What we read, and all we ever keep, of a card."""
+
+    id: str
+    customer: str | None
+    type: str
+    brand: str | None
+    last4: str | None
+    exp_month: int | None
+    exp_year: int | None
+    fingerprint: str | None
+
+    @staticmethod
+    def of(obj: Mapping[str, Any]) -> "PaymentMethodView":
+        """From Stripe's JSON; raises `MalformedEvent`."""
+        try:
+            card: Mapping[str, Any] = obj.get("card") or {}
+            return PaymentMethodView(
+                id=_text(obj["id"]),
+                customer=id_of(obj.get("customer")),
+                type=_text(obj["type"]),
+                brand=card.get("brand"),
+                last4=card.get("last4"),
+                exp_month=card.get("exp_month"),
+                exp_year=card.get("exp_year"),
+                fingerprint=card.get("fingerprint"),
+            )
+        except (KeyError, TypeError, AttributeError) as problem:
+            raise MalformedEvent(f"not a PaymentMethod: {problem}") from problem
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _integer(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no integer")
+    return value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError("no object")
+    return cast(Mapping[str, Any], value)

@@ -1,0 +1,106 @@
+"""Creates the topics, and checks at start-up that they are as declared."""
+
+import asyncio
+from collections.abc import Iterator
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+from shared.kafka import REQUEST_TIMEOUT_MS
+from shared.topics import DEAD_LETTER_CONFIGURATION, TOPICS, dead_letter_name
+
+
+class TopicsWrong(Exception):
+    """Topics are missing or not as declared; the message names them and the command that helps."""
+
+
+def _declared(prefix: str) -> Iterator[tuple[str, int, dict[str, str]]]:
+    for topic in TOPICS:
+        yield prefix + topic.name, topic.partitions, topic.configuration()
+        for reader in topic.readers:
+            yield prefix + dead_letter_name(topic.name, reader), 1, DEAD_LETTER_CONFIGURATION
+
+
+async def create_topics(bootstrap_servers: str, prefix: str = "", replication_factor: int = 1) -> list[str]:
+    """Creates what is missing and returns its names; what exists is left as it is. Repeatable."""
+    minimum_in_sync = str(max(1, replication_factor - 1))
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=REQUEST_TIMEOUT_MS)
+    await admin.start()
+    try:
+        existing = set(await admin.list_topics())
+        missing = [
+            NewTopic(
+                name=name,
+                num_partitions=partitions,
+                replication_factor=replication_factor,
+                topic_configs={**configuration, "min.insync.replicas": minimum_in_sync, "max.message.bytes": "2097152"},
+            )
+            for name, partitions, configuration in _declared(prefix)
+            if name not in existing
+        ]
+        if missing:
+            response = await admin.create_topics(missing, timeout_ms=REQUEST_TIMEOUT_MS)
+            for name, code, *_ in response.topic_errors:  # pyright: ignore[reportAttributeAccessIssue]
+                if code and for_code(code) is not TopicAlreadyExistsError:
+                    raise TopicsWrong(f"Kafka refused to create {name}: {for_code(code).__name__}")
+        return [topic.name for topic in missing]
+    finally:
+        await admin.close()
+
+
+async def check_topics(bootstrap_servers: str, prefix: str = "") -> None:
+    """Raises `TopicsWrong` unless every topic exists with its partitions and clean-up policy."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=REQUEST_TIMEOUT_MS)
+    await admin.start()
+    try:
+        described = {
+            topic["topic"]: len(topic["partitions"])
+            for topic in await admin.describe_topics()
+            if topic["error_code"] == 0
+        }
+        problems: list[str] = []
+        declared = list(_declared(prefix))
+        present = [ConfigResource(ConfigResourceType.TOPIC, name) for name, *_ in declared if name in described]
+        policies: dict[str, str] = {}
+        for response in await admin.describe_configs(present) if present else []:
+            for _code, _message, _type, name, entries in response.resources:  # pyright: ignore[reportAttributeAccessIssue]
+                policies[name] = {entry[0]: entry[1] for entry in entries}.get("cleanup.policy", "")
+        for name, partitions, configuration in declared:
+            if name not in described:
+                problems.append(f"{name} is missing")
+            elif described[name] != partitions:
+                problems.append(f"{name} has {described[name]} partitions, declared are {partitions}")
+            elif policies.get(name) != configuration["cleanup.policy"]:
+                problems.append(f"{name} is kept by {policies.get(name)!r}, not {configuration['cleanup.policy']!r}")
+        if problems:
+            raise TopicsWrong("; ".join(problems) + ". Run `python -m shared.topics create`.")
+    finally:
+        await admin.close()
+
+
+def main(arguments: list[str]) -> int:
+    """`create` or `check`, with the settings of the environment."""
+    from pydantic import Field
+
+    from shared.settings import KafkaSettings, load_settings
+
+    class TopicSettings(KafkaSettings):
+        kafka_replication_factor: int = Field(1, ge=1)
+
+    settings = load_settings(TopicSettings)
+    match arguments:
+        case ["create"]:
+            created = asyncio.run(
+                create_topics(
+                    settings.kafka_bootstrap_servers, settings.topic_prefix, settings.kafka_replication_factor
+                )
+            )
+            print(f"created {len(created)} topics" if created else "all topics exist")  # noqa: T201
+        case ["check"]:
+            asyncio.run(check_topics(settings.kafka_bootstrap_servers, settings.topic_prefix))
+            print("all topics are as declared")  # noqa: T201
+        case _:
+            print("usage: python -m shared.topics create|check")  # noqa: T201
+            return 2
+    return 0

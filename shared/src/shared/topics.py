@@ -1,0 +1,67 @@
+"""Every topic: who writes it, how it is keyed and kept. One list; created and checked by `python -m shared.topics`."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+DAY_MS = 24 * 60 * 60 * 1000
+
+
+class TopicName(StrEnum):
+    STRIPE_EVENTS = "stripe.events"
+    ENTRY_POSTED = "ledger.entry-posted"
+    BALANCE_CHANGED = "ledger.balance-changed"
+    BILLING_PROFILE_CHANGED = "payments.billing-profile-changed"
+    CATALOG_CHANGED = "payments.catalog-changed"
+    RECHARGE_REQUESTED = "payments.recharge-requested"
+    ATTEMPT_CHANGED = "recharge.attempt-changed"
+    USAGE_RECORDED = "usage.recorded"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as it must be. `retention_ms` None means compacted: the newest record of a key is kept for ever."""
+
+    name: TopicName
+    partitions: int
+    retention_ms: int | None
+    readers: tuple[str, ...]
+
+    @property
+    def is_state(self) -> bool:
+        """State topics carry a key's whole current state; the others carry what happened."""
+        return self.retention_ms is None
+
+    def configuration(self) -> dict[str, str]:
+        """Kafka's settings for the topic."""
+        if self.retention_ms is None:
+            return {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1"}
+        return {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms)}
+
+
+TOPICS: tuple[Topic, ...] = (
+    Topic(TopicName.STRIPE_EVENTS, 6, 30 * DAY_MS, ("payments", "ledger", "recharge")),
+    Topic(TopicName.ENTRY_POSTED, 6, 30 * DAY_MS, ("recharge", "payments")),
+    Topic(TopicName.BALANCE_CHANGED, 6, None, ("recharge", "payments")),
+    Topic(TopicName.BILLING_PROFILE_CHANGED, 6, None, ("recharge",)),
+    Topic(TopicName.CATALOG_CHANGED, 1, None, ("recharge",)),
+    Topic(TopicName.RECHARGE_REQUESTED, 6, 7 * DAY_MS, ("recharge",)),
+    Topic(TopicName.ATTEMPT_CHANGED, 6, 30 * DAY_MS, ("payments",)),
+    Topic(TopicName.USAGE_RECORDED, 6, 7 * DAY_MS, ("ledger",)),
+)
+BY_NAME = {topic.name: topic for topic in TOPICS}
+
+#: "Until handled": an operator replays or drops it, time does not.
+DEAD_LETTER_CONFIGURATION = {"cleanup.policy": "delete", "retention.ms": "-1"}
+
+
+def dead_letter_name(topic: str, group: str) -> str:
+    """Where `group` puts what it cannot read from `topic`."""
+    return f"{topic}.{group}.dead-letter"
+
+
+if __name__ == "__main__":
+    import sys
+
+    from shared.topic_admin import main
+
+    sys.exit(main(sys.argv[1:]))
