@@ -1,0 +1,202 @@
+"""A process that runs one child and never lets it outlive whoever asked for it.
+
+Run as `python -I -S guard.py '<json>'`, with the standard library only, so that it starts in milliseconds.
+
+- Its stdin is a pipe from the owner. Each byte on it is a signal number to pass on. End of file means that the owner is
+  gone, however it died: the child is asked to stop, given `grace_s`, then killed with everything it started.
+- Its stdout says the child's pid, once. Its own exit status is the child's (128 + n for signal n).
+- On Linux the kernel kills the child when the guard itself is killed, and orphans of the child come to the guard, so
+  that PostgreSQL's backends and a server's workers (which have sessions of their own) cannot escape either. Elsewhere
+  the child's process group is killed.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import pwd
+import select
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+LINUX = sys.platform.startswith("linux")
+PR_SET_PDEATHSIG = 1
+PR_SET_KEEPCAPS = 8
+PR_SET_CHILD_SUBREAPER = 36
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
+CAP_DAC_READ_SEARCH = 2
+CAPABILITY_VERSION_3 = 0x20080522
+#: How long killed descendants may take to disappear.
+REAP_TIMEOUT_S = 10.0
+#: Signals for the whole group rather than the child alone.
+GROUP_SIGNALS = (signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT)
+
+
+def _prctl(option: int, argument: int, second: int = 0) -> None:
+    if LINUX and ctypes.CDLL(None, use_errno=True).prctl(option, argument, second, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {argument})")
+
+
+def _become(user: str) -> None:
+    """Drops root, keeping on Linux only the right to read and search files.
+
+    PostgreSQL refuses to run as root. Its programs may lie below a directory that only root may enter (a checkout in
+    root's home), and opening that up for everybody would be worse than this one capability.
+    """
+    account = pwd.getpwnam(user)
+    _prctl(PR_SET_KEEPCAPS, 1)
+    os.setgroups([])
+    os.setgid(account.pw_gid)
+    os.setuid(account.pw_uid)
+    if LINUX:
+        bit = 1 << CAP_DAC_READ_SEARCH
+        header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+        # Twice (effective, permitted, inheritable): the low and the high 32 capabilities.
+        sets = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)
+        # A container without this capability may still be able to read everything: exec tells.
+        if ctypes.CDLL(None).capset(header, sets) == 0:
+            _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_READ_SEARCH)
+
+
+def _start(spec: dict[str, Any], guard_pid: int) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(2, 1)  # the owner gave us the log as stderr
+        if spec["user"]:
+            _become(spec["user"])
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which clears it
+        if os.getppid() != guard_pid:
+            os._exit(1)  # the guard died before the line above
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        os.chdir(spec["cwd"])
+        os.execvp(spec["argv"][0], spec["argv"])
+    except BaseException as error:
+        os.write(2, f"{spec['argv'][0]} cannot be started: {error}\n".encode())
+    finally:
+        os._exit(127)
+    return 0  # never reached; os._exit does not return
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if number in GROUP_SIGNALS:
+            os.killpg(pid, number)
+        else:
+            os.kill(pid, number)
+
+
+class _Children:
+    """The child and, on Linux, the orphans it leaves us."""
+
+    def __init__(self, main_pid: int) -> None:
+        self.main_pid = main_pid
+        self.status: int | None = None
+        self.any_left = True
+
+    def reap(self) -> None:
+        """Collects whoever has ended, without waiting."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                self.any_left = False
+                return
+            if pid == 0:
+                return
+            if pid == self.main_pid:
+                self.status = os.waitstatus_to_exitcode(status)
+
+    def kill_rest(self) -> None:
+        """Ends whatever the child left behind, bounded."""
+        deadline = time.monotonic() + REAP_TIMEOUT_S
+        while True:
+            _signal(self.main_pid, signal.SIGKILL)
+            for pid in self._adopted():
+                _signal_one(pid, signal.SIGKILL)
+            self.reap()
+            if not self.any_left or time.monotonic() > deadline:
+                return
+            time.sleep(0.01)
+
+    def _adopted(self) -> list[int]:
+        if not LINUX:
+            return []
+        try:
+            return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+        except OSError:
+            return []
+
+
+def _signal_one(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def _watch(children: _Children, spec: dict[str, Any], wakeup: int) -> bool:
+    """Until the child has ended. Answers whether the owner was gone by then."""
+    deadline: float | None = None
+    sources = [0, wakeup]
+    while True:
+        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ready, _, _ = select.select(sources, [], [], timeout)
+        if wakeup in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(wakeup, 64)
+            children.reap()
+        if 0 in ready:
+            orders = os.read(0, 64)
+            for number in orders:
+                _signal(children.main_pid, number)
+            if not orders:
+                sources.remove(0)
+                deadline = time.monotonic() + spec["grace_s"]
+                _signal(children.main_pid, signal.SIGCONT)
+                _signal(children.main_pid, spec["stop_signal"])
+        if children.status is not None:
+            return deadline is not None
+        if deadline is not None and time.monotonic() >= deadline:
+            return True
+
+
+def _remove(directories: list[str]) -> None:
+    """A throw-away directory whose owner cannot do it any more, and the then empty one above it."""
+    for directory in map(Path, directories):
+        shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            directory.parent.rmdir()
+
+
+def main() -> int:
+    spec: dict[str, Any] = json.loads(sys.argv[1])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)  # only the owner, by the pipe, ends us
+    wakeup, write_end = os.pipe()
+    os.set_blocking(wakeup, False)
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    children = _Children(_start(spec, os.getpid()))
+    os.write(1, f"{children.main_pid}\n".encode())
+    os.close(1)
+    owner_is_gone = _watch(children, spec, wakeup)
+    children.kill_rest()
+    if owner_is_gone:
+        _remove(spec["remove"])
+    status = children.status if children.status is not None else -signal.SIGKILL
+    return 128 - status if status < 0 else status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
