@@ -46,8 +46,8 @@ class ServiceEnvironment:
     topic_prefix: str = ""
     extra: dict[str, str] = field(default_factory=dict[str, str])
 
-    def of(self, service: str, http_port: int | None = None) -> dict[str, str]:
-        """Every variable of a process of `service`; a door gets the port it answers on."""
+    def of(self, service: str, http_port: str | None = None) -> dict[str, str]:
+        """Every variable of a process of `service`; one that answers HTTP gets its port."""
         variables = {
             **inherited(),
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
@@ -61,7 +61,7 @@ class ServiceEnvironment:
         if self.stripe.api_base is not None:
             variables["STRIPE_API_BASE"] = self.stripe.api_base
         if http_port is not None:
-            variables |= {"HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(http_port)}
+            variables |= {"HTTP_HOST": "127.0.0.1", "HTTP_PORT": http_port}
         if service in SERVICES_WITH_DATABASE:
             variables |= database_urls(self.postgres, service)
         return variables | self.extra

@@ -169,12 +169,14 @@ def _watch(children: _Children, spec: dict[str, Any], wakeup: int) -> bool:
             return True
 
 
-def _remove(directories: list[str]) -> None:
-    """A throw-away directory whose owner cannot do it any more, and the then empty one above it."""
-    for directory in map(Path, directories):
-        shutil.rmtree(directory, ignore_errors=True)
+def _remove(paths: list[str]) -> None:
+    """What nobody needs without the owner, and the directory above it if that is then empty."""
+    for path in map(Path, paths):
+        shutil.rmtree(path, ignore_errors=True)
         with contextlib.suppress(OSError):
-            directory.parent.rmdir()
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
 
 
 def main() -> int:

@@ -55,6 +55,10 @@ class Kafka:
             raise NotReady("Kafka has not been started.")
         return self._process
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.is_running
+
     def start(self) -> KafkaServer:
         """Fetches the jars if need be, formats an empty directory, returns once the broker answers; else `NotReady`."""
         class_path = os.pathsep.join(str(jar) for jar in kafka_class_path())

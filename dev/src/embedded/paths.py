@@ -1,6 +1,8 @@
 """Where the embedded stack keeps things, and the console it talks to."""
 
+import fcntl
 import os
+import shutil
 from pathlib import Path
 
 from rich.console import Console
@@ -25,3 +27,45 @@ def cache_dir() -> Path:
 def build_dir() -> Path:
     """Logs and the data of `make up`; may be deleted at any time while nothing runs."""
     return repository_root() / "build"
+
+
+class DirectoryInUse(Exception):
+    """Another running process works in this directory."""
+
+
+class ClaimedDirectory:
+    """A directory that is ours while this object lives; the claim ends with the process, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = (path / ".claim").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise DirectoryInUse(f"{path} is in use by another running stack: stop that one first.") from error
+
+    def empty(self) -> None:
+        """Removes everything in it but the claim."""
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != ".claim":
+                entry.unlink()
+
+    def close(self) -> None:
+        self._lock.close()
+
+
+def claim_log_dir(label: str) -> ClaimedDirectory:
+    """An empty `build/logs/<label>`, or `<label>-2`, … while other stacks of that label run."""
+    for number in range(1, 100):
+        name = label if number == 1 else f"{label}-{number}"
+        try:
+            claimed = ClaimedDirectory(build_dir() / "logs" / name)
+        except DirectoryInUse:
+            continue
+        claimed.empty()
+        return claimed
+    raise DirectoryInUse(f"99 stacks called {label} are running: stop some of them.")

@@ -56,6 +56,10 @@ class Postgres:
             raise NotReady("PostgreSQL has not been started.")
         return self._process
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.is_running
+
     def start(self) -> PostgresServer:
         """Makes the data directory if there is none, starts, and returns once it answers. `NotReady` if it does not."""
         if not (self._directory / "PG_VERSION").exists():
@@ -94,7 +98,7 @@ class Postgres:
         # A start that was interrupted here has left half a directory.
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(parents=True, mode=0o700)
-        password_file = self._directory.with_name(f"{self._directory.name}-password")
+        password_file = self._password_file
         password_file.write_text(DEVELOPMENT_PASSWORD)
         if self._user is not None:
             shutil.chown(self._directory, self._user)
@@ -108,6 +112,10 @@ class Postgres:
         finally:
             password_file.unlink()
 
+    @property
+    def _password_file(self) -> Path:
+        return self._directory.with_name(f"{self._directory.name}-password")
+
     def _command(self, name: str, program: str, *arguments: str) -> Command:
         return Command(
             name,
@@ -117,5 +125,5 @@ class Postgres:
             user=self._user,
             stop_signal=signal.SIGINT,
             grace_s=15.0,
-            remove_when_orphaned=(self._directory,) if self._throw_away else (),
+            remove_when_orphaned=(self._password_file, self._directory) if self._throw_away else (),
         )

@@ -141,6 +141,11 @@ class ChildProcess:
         return status
 
 
+def this_python(*arguments: str) -> list[str]:
+    """The command that runs the present Python."""
+    return [sys.executable, *arguments]
+
+
 def run_to_end(command: Command, log_file: Path, timeout_s: float) -> None:
     """Runs a command that ends by itself; `NotReady` with its output if it fails or takes longer."""
     process = ChildProcess(command, log_file)

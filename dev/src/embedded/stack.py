@@ -1,0 +1,226 @@
+"""The whole product on this machine: PostgreSQL, Kafka, the Stripe simulator, and one process per door."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from embedded.environment import (
+    SERVICES_WITH_DATABASE,
+    SIMULATOR_PUBLISHABLE_KEY,
+    SIMULATOR_SECRET_KEY,
+    SIMULATOR_WEBHOOK_SECRET,
+    ServiceEnvironment,
+    StripeAccess,
+    inherited,
+    role_passwords,
+)
+from embedded.http_process import HttpProcess
+from embedded.kafka import Kafka
+from embedded.paths import ClaimedDirectory, claim_log_dir, repository_root
+from embedded.ports import LOOPBACK
+from embedded.postgres import Postgres
+from embedded.process import Command, run_to_end, this_python
+from embedded.servers import KafkaServer, PostgresServer
+from embedded.side_by_side import side_by_side
+
+INIT_SQL = repository_root() / "deploy" / "postgres" / "init.sql"
+ONE_OFF_TIMEOUT_S = 60.0
+WELL_KNOWN_SIMULATOR_PORT = 12111
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One process of a service: `python -m <service> <command>`."""
+
+    service: str
+    command: str
+    well_known_port: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.service.replace('_', '-')}-{self.command}"
+
+
+GATEWAY_APP = Door("webhook_gateway", "app", 3000)
+GATEWAY_BACKFILL = Door("webhook_gateway", "backfill")
+PAYMENTS_APP = Door("payments", "app", 8000)
+PAYMENTS_WORKER = Door("payments", "worker")
+LEDGER_APP = Door("ledger", "app", 8001)
+LEDGER_WORKER = Door("ledger", "worker")
+RECHARGE_APP = Door("recharge", "app", 8002)
+RECHARGE_WORKER = Door("recharge", "worker")
+ALL_DOORS = (
+    *(GATEWAY_APP, GATEWAY_BACKFILL, PAYMENTS_APP, PAYMENTS_WORKER),
+    *(LEDGER_APP, LEDGER_WORKER, RECHARGE_APP, RECHARGE_WORKER),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StackConfig:
+    """What a stack is made of. `stripe` None means the simulator; `data_dir` None means data that is thrown away."""
+
+    label: str = "stack"
+    doors: tuple[Door, ...] = ALL_DOORS
+    stripe: StripeAccess | None = None
+    data_dir: Path | None = None
+    well_known_ports: bool = False
+    extra_env: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class Stack:
+    """Starts everything side by side; stops it on `close`, or when this process is gone, however that happens.
+
+    All calls block; from async code use `asyncio.to_thread`.
+    """
+
+    def __init__(self, config: StackConfig | None = None, say: Callable[[str], None] = lambda _text: None) -> None:
+        """Reserves the ports, so that every address is known before anything runs. `say` hears how it goes."""
+        self.config = config or StackConfig()
+        self._say = say
+        self._logs: ClaimedDirectory = claim_log_dir(self.config.label)
+        self._throw_away = self.config.data_dir is None
+        directory = self.config.data_dir or Path(tempfile.mkdtemp(prefix=f"prepaid-{self.config.label}-"))
+        self._claim: ClaimedDirectory | None = None if self._throw_away else ClaimedDirectory(directory)
+        self.directory = directory
+        self._run_dir = directory / "run"  # where the doors work: no .env there that they would read
+        self._run_dir.mkdir(exist_ok=True)
+        self.postgres = Postgres(directory / "postgres", self.log_file("postgres"), throw_away=self._throw_away)
+        self.kafka = Kafka(directory / "kafka", self.log_file("kafka"), throw_away=self._throw_away)
+        self.simulator: HttpProcess | None = None if self.config.stripe else self._make_simulator()
+        stripe = self.config.stripe or StripeAccess(api_base=self.simulator.url if self.simulator else None)
+        self.environment = ServiceEnvironment(
+            self.postgres.server, self.kafka.server, stripe, extra=dict(self.config.extra_env)
+        )
+        self.doors: dict[str, HttpProcess] = {}
+        for door in self.config.doors:
+            self._add_door(door.name, door, door.well_known_port if self.config.well_known_ports else None)
+        if self.simulator is not None and GATEWAY_APP.name in self.doors:
+            self.simulator.arguments += ["--webhook-url", f"{self.url(GATEWAY_APP)}/api/stripe/webhooks"]
+            self.simulator.arguments += ["--webhook-secret", SIMULATOR_WEBHOOK_SECRET]
+
+    @property
+    def postgres_server(self) -> PostgresServer:
+        return self.postgres.server
+
+    @property
+    def kafka_server(self) -> KafkaServer:
+        return self.kafka.server
+
+    def log_file(self, name: str) -> Path:
+        """Where a part of this stack logs."""
+        return self._logs.path / f"{name}.log"
+
+    def url(self, door: Door) -> str:
+        """Where a door answers."""
+        return self.doors[door.name].url
+
+    def start(self) -> None:
+        """Everything up, migrated and ready, or `NotReady` with the reason and nothing left running."""
+        begun = time.monotonic()
+        try:
+            self._start_servers()
+            side_by_side(process.start for process in self.doors.values())
+        except BaseException:
+            self.close()
+            raise
+        self._say(f"Everything is ready after {time.monotonic() - begun:.1f} s.")
+
+    def add_replica(self, door: Door) -> HttpProcess:
+        """One more process of a door, started and ready."""
+        name = f"{door.name}-{1 + sum(other.startswith(door.name) for other in self.doors)}"
+        replica = self._add_door(name, door, None)
+        replica.start()
+        return replica
+
+    def run(self, service: str, *command: str, timeout_s: float = ONE_OFF_TIMEOUT_S) -> None:
+        """`python -m <service> <command…>` with the stack's settings, to its end. `NotReady` if it fails."""
+        self._run_once(f"{service} {' '.join(command)}", service, [service, *command], timeout_s)
+
+    def close(self) -> None:
+        """Stops the doors, then what they stand on; removes throw-away data."""
+        side_by_side([process.close for process in self.doors.values()])
+        parts = (self.postgres, self.kafka, self.simulator)
+        side_by_side([part.close for part in parts if part is not None])
+        if self._throw_away:
+            shutil.rmtree(self.directory, ignore_errors=True)
+        if self._claim is not None:
+            self._claim.close()
+        self._logs.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start_servers(self) -> None:
+        side_by_side([self._start_postgres, self._start_kafka, self._start_simulator])
+
+    def _start_postgres(self) -> None:
+        server = self.postgres.start()
+        server.run_file(INIT_SQL, role_passwords())
+        self._say(f"PostgreSQL answers on port {server.port}.")
+        used = {door.service for door in self.config.doors}
+        migrating = [service for service in SERVICES_WITH_DATABASE if service in used]
+        side_by_side([partial(self.run, service, "migrate") for service in migrating])
+        self._say("The databases are migrated.")
+
+    def _start_kafka(self) -> None:
+        server = self.kafka.start()
+        self._say(f"Kafka answers on {server.bootstrap_servers}.")
+        self._run_once("topics", "shared", ["shared.topics", "create"], ONE_OFF_TIMEOUT_S)
+        self._say("The topics are there.")
+
+    def _start_simulator(self) -> None:
+        if self.simulator is not None:
+            self.simulator.start()
+            self._say(f"The Stripe simulator answers on {self.simulator.url}.")
+
+    def _run_once(self, name: str, service: str, arguments: list[str], timeout_s: float) -> None:
+        command = Command(
+            name,
+            this_python("-m", *arguments),
+            env=self.environment.of(service),
+            cwd=self._run_dir,
+            remove_when_orphaned=self._removable,
+        )
+        run_to_end(command, self.log_file(name.replace(" ", "-")), timeout_s)
+
+    def _add_door(self, name: str, door: Door, port: int | None) -> HttpProcess:
+        self.doors[name] = HttpProcess(
+            name,
+            [door.service, door.command],
+            env=self.environment.of(door.service, "{port}"),
+            log_file=self.log_file(name),
+            cwd=self._run_dir,
+            port=port,
+            remove_when_orphaned=self._removable,
+        )
+        return self.doors[name]
+
+    def _make_simulator(self) -> HttpProcess:
+        arguments = ["stripe_simulator", "--host", LOOPBACK, "--port", "{port}"]
+        arguments += ["--secret-key", SIMULATOR_SECRET_KEY, "--publishable-key", SIMULATOR_PUBLISHABLE_KEY]
+        return HttpProcess(
+            "stripe-simulator",
+            arguments,
+            env=inherited(),
+            log_file=self.log_file("stripe-simulator"),
+            cwd=self._run_dir,
+            ready_path="/_sim/healthz",
+            port=WELL_KNOWN_SIMULATOR_PORT if self.config.well_known_ports else None,
+            remove_when_orphaned=self._removable,
+        )
+
+    @property
+    def _removable(self) -> tuple[Path, ...]:
+        return (self._run_dir,) if self._throw_away else ()
