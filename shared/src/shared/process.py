@@ -81,8 +81,15 @@ async def wait_for_kafka(
             await asyncio.sleep(1.0)
 
 
-def run_process(service: str, log_level: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
+def run_process(
+    service: str,
+    log_level: str,
+    main: Callable[[asyncio.Event], Awaitable[None]],
+    reasons: tuple[type[Exception], ...] = (),
+) -> int:
     """Runs `main(stopping)` and returns the exit code: 0 when it was asked to stop, 1 with a reason otherwise.
+
+    Errors of `reasons` explain themselves, like Kafka being away: their message is logged without a trace.
 
     `stopping` is set on SIGTERM and SIGINT; a process that then takes longer than 10 s is ended.
     """
@@ -109,6 +116,8 @@ def run_process(service: str, log_level: str, main: Callable[[asyncio.Event], Aw
         for leaf in _leaves(error):
             if isinstance(leaf, (DatabaseUnavailable, KafkaUnavailable, TopicsWrong, InvalidSettings)):
                 log.critical("cannot_start", reason=str(leaf))
+            elif isinstance(leaf, reasons):
+                log.critical("not_done", reason=str(leaf))
             else:
                 log.critical("crashed", exc_info=leaf)
         return 1

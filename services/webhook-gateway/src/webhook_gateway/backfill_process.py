@@ -1,0 +1,65 @@
+"""The backfill as a process: every few minutes, or once."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from shared.http import Readiness, create_http_app, serve
+from shared.kafka import make_producer
+from shared.logs import get_logger
+from shared.process import Job, run_job, wait_for_kafka
+from shared.topics import TopicName
+from webhook_gateway.backfill import Backfill
+from webhook_gateway.publisher import EventPublisher, NotPublished
+from webhook_gateway.settings import BackfillSettings
+from webhook_gateway.stripe_gateway import StripeRefused, open_stripe
+
+log = get_logger()
+
+RUN_TIMEOUT_S = 900.0
+#: What may keep a backfill from its end without anything being broken here.
+BACKFILL_REASONS = (StripeRefused, NotPublished)
+
+
+async def run_backfill(stopping: asyncio.Event, settings: BackfillSettings) -> None:
+    """Backfills now and every `backfill_every_s`, and answers /healthz, /readyz, /metrics, until `stopping`."""
+    async with _open(settings) as (publisher, backfill):
+        app = create_http_app(
+            "Prepaid webhook gateway, backfill",
+            description="Health and metrics.",
+            readiness=Readiness({"kafka": publisher.problem}),
+        )
+
+        async def run() -> None:
+            try:
+                await backfill.run()
+            except BACKFILL_REASONS as reason:
+                log.error("backfill_failed_for_now", reason=str(reason), next_try_s=settings.backfill_every_s)
+
+        job = Job("backfill", run, every_s=settings.backfill_every_s, timeout_s=RUN_TIMEOUT_S)
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(run_job(job))
+            await serve(app, settings.http_host, settings.http_port, stopping)
+            running.cancel()
+
+
+async def backfill_once(settings: BackfillSettings) -> None:
+    """One run. Raises what kept it from its end."""
+    async with _open(settings) as (_publisher, backfill), asyncio.timeout(RUN_TIMEOUT_S):
+        await backfill.run()
+
+
+@asynccontextmanager
+async def _open(settings: BackfillSettings) -> AsyncGenerator[tuple[EventPublisher, Backfill]]:
+    publisher = EventPublisher(
+        lambda: make_producer(settings.kafka_bootstrap_servers, "webhook-gateway-backfill"),
+        settings.topic_prefix + TopicName.STRIPE_EVENTS,
+    )
+    try:
+        await wait_for_kafka(
+            publisher.producer, settings.kafka_bootstrap_servers, settings.topic_prefix, settings.start_timeout_s
+        )
+        async with open_stripe(settings) as stripe:
+            yield publisher, Backfill(stripe, publisher)
+    finally:
+        await publisher.stop()

@@ -1,0 +1,37 @@
+"""Settings of the gateway's processes."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from shared.settings import CommaSeparatedSecrets, KafkaSettings, ProcessSettings, StripeSettings
+
+
+class AppSettings(ProcessSettings, KafkaSettings):
+    """For the webhook door."""
+
+    stripe_webhook_secret: Annotated[
+        CommaSeparatedSecrets, Field(min_length=1, description="Every secret that is valid now: two in a rotation.")
+    ]
+    stripe_livemode: bool = Field(False, description="Whether live events are taken. Events of the other mode are not.")
+
+    @property
+    def webhook_secrets(self) -> tuple[bytes, ...]:
+        """The secrets as the signature check wants them."""
+        return tuple(secret.get_secret_value().encode() for secret in self.stripe_webhook_secret)
+
+
+class BackfillSettings(ProcessSettings, KafkaSettings, StripeSettings):
+    """For the backfill door."""
+
+    backfill_every_s: float = Field(300.0, gt=0)
+
+
+class BackfillOnceSettings(BackfillSettings):
+    """For one run of the backfill, which answers no HTTP."""
+
+    http_port: int = 0
+
+
+class EndpointSettings(StripeSettings):
+    """For creating Stripe's webhook endpoint."""

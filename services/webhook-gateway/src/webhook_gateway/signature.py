@@ -1,0 +1,70 @@
+"""Whether a webhook comes from Stripe. Pure.
+
+The scheme (https://docs.stripe.com/webhooks#verify-manually) is `Stripe-Signature: t=<seconds>,v1=<hex>[,v1=<hex>…]`,
+where each v1 is HMAC-SHA256 over `<t>.<body>`. While a secret is being rolled, Stripe signs with the old and the new.
+"""
+
+import hmac
+from collections.abc import Sequence
+
+#: How far `t` may be from our clock, before or after: it bounds replays and shows a clock that is wrong.
+TOLERANCE_S = 300
+HEADER_BYTES_MAX = 4_096
+#: Digits of `t`; today's have 10.
+TIMESTAMP_DIGITS_MAX = 12
+
+
+class SignatureRejected(Exception):
+    """The webhook cannot be trusted. `code` is stable, the message says what to check."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+def verify(header: bytes | None, body: bytes, secrets: Sequence[bytes], now: float) -> None:
+    """Returns if a v1 entry of the header was made with one of the secrets, at most 300 s from `now` (epoch seconds).
+
+    Raises `SignatureRejected`: `signature_missing`, `signature_malformed`, `signature_invalid` or `signature_stale`.
+    Every entry is compared with every secret in constant time, so that timing tells nothing about either.
+    """
+    if not header:
+        raise SignatureRejected("signature_missing", "There is no Stripe-Signature header. Only Stripe may call this.")
+    timestamp, signatures = _entries(header)
+    matches = 0
+    for secret in secrets:
+        expected = hmac.digest(secret, b"%b.%b" % (timestamp, body), "sha256").hex().encode()
+        for signature in signatures:
+            matches += hmac.compare_digest(expected, signature)
+    if not matches:
+        raise SignatureRejected(
+            "signature_invalid",
+            "No signature fits. Is STRIPE_WEBHOOK_SECRET this endpoint's, and does nothing rewrite the body?",
+        )
+    if abs(now - int(timestamp)) > TOLERANCE_S:
+        raise SignatureRejected(
+            "signature_stale", f"The signature is more than {TOLERANCE_S} s away from our clock. Check the clock."
+        )
+
+
+def _entries(header: bytes) -> tuple[bytes, list[bytes]]:
+    """The timestamp, as it was signed, and the v1 signatures. Entries of other schemes are passed over."""
+    timestamps: list[bytes] = []
+    signatures: list[bytes] = []
+    if len(header) <= HEADER_BYTES_MAX:
+        for entry in header.split(b","):
+            name, _, value = entry.strip().partition(b"=")
+            if name == b"v1":
+                signatures.append(value)
+            elif name == b"t":
+                timestamps.append(value)
+    is_well_formed = (
+        len(timestamps) == 1
+        and timestamps[0].isdigit()
+        and len(timestamps[0]) <= TIMESTAMP_DIGITS_MAX
+        and bool(signatures)
+    )
+    if not is_well_formed:
+        raise SignatureRejected("signature_malformed", "Stripe-Signature is not of the form t=<seconds>,v1=<hex>.")
+    return timestamps[0], signatures

@@ -1,0 +1,110 @@
+"""What the gateway asks of Stripe: the events it did not get, and the endpoint that sends them."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import stripe
+from pydantic_core import to_json
+
+from shared.settings import StripeSettings
+from shared.stripe_events import STRIPE_API_VERSION
+
+TIMEOUT_S = 20.0
+#: Stripe's limits: events a page, and types a question (https://docs.stripe.com/api/events/list).
+PAGE_EVENTS_MAX = 100
+TYPES_MAX = 20
+
+
+class StripeRefused(Exception):
+    """Stripe answered no, or not at all; the message says what to do. Nothing was published because of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Events as JSON, newest first, and whether older ones follow. `last_id` is where to go on."""
+
+    bodies: list[bytes]
+    last_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedEndpoint:
+    """A webhook endpoint; its secret is told only now."""
+
+    id: str
+    secret: str
+
+
+class StripeGateway:
+    """Stripe's API, pinned to one version, one attempt a call: whoever asks comes again by himself."""
+
+    def __init__(self, client: stripe.StripeClient) -> None:
+        self._client = client
+
+    async def undelivered_events(self, types: Sequence[str], created_since: int, after: str | None) -> Page:
+        """A page of the events of at most 20 types that no endpoint has acknowledged. Raises `StripeRefused`."""
+        params: stripe.params.EventListParams = {
+            "delivery_success": False,
+            "types": list(types),
+            "created": {"gte": created_since},
+            "limit": PAGE_EVENTS_MAX,
+        }
+        if after is not None:
+            params["starting_after"] = after
+        try:
+            listed = await self._client.v1.events.list_async(params)
+        except stripe.StripeError as error:
+            raise StripeRefused(_advice(error)) from error
+        return Page(
+            [to_json(event.to_dict(for_json=True)) for event in listed.data],
+            listed.data[-1].id if listed.data and listed.has_more else None,
+        )
+
+    async def create_endpoint(self, url: str, types: Sequence[str]) -> CreatedEndpoint:
+        """Makes the endpoint that sends us `types`, in the version that we read. Raises `StripeRefused`."""
+        try:
+            created = await self._client.v1.webhook_endpoints.create_async(
+                {
+                    "url": url,
+                    "enabled_events": list(types),  # pyright: ignore[reportArgumentType]  # our list, their literals
+                    "api_version": STRIPE_API_VERSION,
+                    "description": "Prepaid: credits",
+                }
+            )
+        except stripe.StripeError as error:
+            raise StripeRefused(_advice(error)) from error
+        return CreatedEndpoint(created.id, created.secret or "")
+
+
+@asynccontextmanager
+async def open_stripe(settings: StripeSettings) -> AsyncGenerator[StripeGateway]:
+    """A gateway to Stripe, or to `STRIPE_API_BASE`; its connections are closed at the end."""
+    http_client = stripe.HTTPXClient(timeout=TIMEOUT_S)
+    client = stripe.StripeClient(
+        settings.stripe_secret_key.get_secret_value(),
+        stripe_version=STRIPE_API_VERSION,
+        max_network_retries=0,
+        http_client=http_client,
+        base_addresses={"api": settings.stripe_api_base} if settings.stripe_api_base else None,
+    )
+    try:
+        yield StripeGateway(client)
+    finally:
+        await http_client.close_async()
+
+
+def _advice(error: stripe.StripeError) -> str:
+    match error:
+        case stripe.AuthenticationError() | stripe.PermissionError():
+            return f"Stripe refused the key ({error.http_status}). Check STRIPE_SECRET_KEY and what it may read."
+        case stripe.InvalidRequestError():
+            return (
+                f"Stripe refused the request ({error.http_status}, {error.param or error.code}): {error.user_message}"
+            )
+        case stripe.RateLimitError():
+            return "Stripe's rate limit is reached (429). Try again later."
+        case stripe.APIConnectionError():
+            return f"Stripe does not answer ({type(error).__name__}). Check the network and STRIPE_API_BASE."
+        case _:
+            return f"Stripe failed ({type(error).__name__}, {error.http_status}). Try again later."

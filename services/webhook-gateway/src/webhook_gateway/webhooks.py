@@ -1,0 +1,159 @@
+"""POST /api/stripe/webhooks: the hot path, plain ASGI.
+
+read the body ─▶ verify the signature ─▶ read what routes it ─▶ publish ─▶ 200 after Kafka's acknowledgement
+
+What cannot be trusted is answered 4xx, what cannot be kept 503: Stripe sends both again, for up to three days, and the
+backfill finds what Stripe has given up on.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from shared.clock import utc_now
+from shared.http import BODY_BYTES_MAX
+from shared.logs import get_logger
+from shared.problems import Problem, problem_response
+from shared.stripe_events import MalformedEvent, parse_event
+from shared.trace import current_traceparent, new_traceparent
+from webhook_gateway.publisher import EventPublisher, NotPublished
+from webhook_gateway.records import is_taken, record_of
+from webhook_gateway.signature import SignatureRejected, verify
+
+log = get_logger()
+
+PATH = "/api/stripe/webhooks"
+#: From the request's head to the last byte of its body.
+BODY_TIMEOUT_S = 10.0
+RETRY_AFTER_S = 5
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_outcomes = Counter("gateway_webhooks_total", "Webhooks answered.", ["outcome"])
+_published = _outcomes.labels("published")
+_not_taken = _outcomes.labels("type_not_taken")
+_seconds = Histogram(
+    "gateway_webhook_seconds",
+    "From a webhook's head to its answer.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+_in_flight = Gauge("gateway_webhooks_in_flight", "Webhooks being received or published now.")
+
+_BODY = b'{"received":true}'
+_ACCEPTED_START: Message = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(_BODY)).encode())],
+}
+_ACCEPTED_BODY: Message = {"type": "http.response.body", "body": _BODY}
+
+
+class ClientGone(Exception):
+    """The caller hung up before the body was there; nobody waits for an answer."""
+
+
+class WebhookEndpoint:
+    """The ASGI endpoint. `secrets` are all that are valid now; events of the other mode than `livemode` are refused."""
+
+    def __init__(self, publisher: EventPublisher, *, secrets: Sequence[bytes], livemode: bool) -> None:
+        self._publisher = publisher
+        self._secrets = tuple(secrets)
+        self._livemode = livemode
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        _in_flight.inc()
+        try:
+            await self._take(scope, receive)
+        except Problem as problem:
+            _outcomes.labels(problem.code).inc()
+            if problem.status != 405:
+                log.warning("webhook_refused", code=problem.code, detail=problem.detail)
+            await problem_response(problem)(scope, receive, send)
+        except ClientGone:
+            _outcomes.labels("client_gone").inc()
+        else:
+            await send(_ACCEPTED_START)
+            await send(_ACCEPTED_BODY)
+        finally:
+            _in_flight.dec()
+            _seconds.observe(time.perf_counter() - started)
+
+    async def _take(self, scope: dict[str, Any], receive: Receive) -> None:
+        """Returns when the event is kept, or is of a type that nobody reads; raises `Problem` or `ClientGone`."""
+        if scope["method"] != "POST":
+            raise Problem(405, "method_not_allowed", "Webhooks are sent with POST.", {"Allow": "POST"})
+        signature: bytes | None = None
+        for name, value in scope["headers"]:
+            if name == b"stripe-signature":
+                signature = value
+            elif name == b"content-length" and _announced(value) > BODY_BYTES_MAX:
+                raise _too_large()
+        body = await _read_body(receive)
+        try:
+            verify(signature, body, self._secrets, time.time())
+            event = parse_event(body)
+        except SignatureRejected as rejected:
+            raise Problem(400, rejected.code, rejected.detail) from None
+        except MalformedEvent:
+            raise Problem(400, "not_an_event", "The body is not a Stripe event. Send Stripe's own bytes.") from None
+        if event.livemode is not self._livemode:
+            wanted, came = ("live", "test") if self._livemode else ("test", "live")
+            raise Problem(
+                400,
+                "livemode_mismatch",
+                f"This gateway takes {wanted} events, this is a {came} one. See STRIPE_LIVEMODE.",
+            )
+        if not is_taken(event):
+            _not_taken.inc()
+            return
+        traceparent = new_traceparent()  # the trace begins here: Stripe sends none
+        current_traceparent.set(traceparent)
+        record = record_of(event, body, origin="webhook", received_at=utc_now(), traceparent=traceparent)
+        try:
+            await self._publisher.publish(record)
+        except NotPublished as reason:
+            raise Problem(503, reason.code, reason.detail, {"Retry-After": str(RETRY_AFTER_S)}) from None
+        _published.inc()
+        log.debug("webhook_published", event=event.id, type=event.type)
+
+
+async def _read_body(receive: Receive) -> bytes:
+    """The whole body; a Problem 413 beyond the limit, announced or not, 408 when it takes too long."""
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            message = await receive()
+            body: bytes = message.get("body", b"")
+            if not message.get("more_body", False):
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                return _within_limit(body)
+            parts = bytearray(body)
+            while message.get("more_body", False):
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                parts += message.get("body", b"")
+                _within_limit(parts)
+            return bytes(parts)
+    except TimeoutError:
+        raise Problem(408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from None
+
+
+def _announced(content_length: bytes) -> int:
+    return int(content_length) if content_length.isdigit() and len(content_length) < 20 else 0
+
+
+def _within_limit(body: Any) -> Any:
+    if len(body) > BODY_BYTES_MAX:
+        raise _too_large()
+    return body
+
+
+def _too_large() -> Problem:
+    return Problem(413, "body_too_large", f"The body is larger than {BODY_BYTES_MAX} bytes.", {"Connection": "close"})
