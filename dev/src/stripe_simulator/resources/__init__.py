@@ -1,0 +1,1 @@
+"""Stripe's objects and what each operation does to them; synchronous, so every operation is atomic."""
