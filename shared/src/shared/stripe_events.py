@@ -232,6 +232,48 @@ class PaymentMethodView:
             raise MalformedEvent(f"not a PaymentMethod: {problem}") from problem
 
 
+@dataclass(frozen=True, slots=True)
+class SetupIntentView:
+    """What we read of a SetupIntent: which card it saved for whom."""
+
+    id: str
+    status: str
+    customer: str | None
+    payment_method: str | None
+    client_secret: str | None
+
+    @staticmethod
+    def of(obj: Mapping[str, Any]) -> "SetupIntentView":
+        """From Stripe's JSON; raises `MalformedEvent`."""
+        try:
+            return SetupIntentView(
+                id=_text(obj["id"]),
+                status=_text(obj["status"]),
+                customer=id_of(obj.get("customer")),
+                payment_method=id_of(obj.get("payment_method")),
+                client_secret=obj.get("client_secret"),
+            )
+        except (KeyError, TypeError) as problem:
+            raise MalformedEvent(f"not a SetupIntent: {problem}") from problem
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerView:
+    """What we read of a Customer."""
+
+    id: str
+    default_payment_method: str | None
+
+    @staticmethod
+    def of(obj: Mapping[str, Any]) -> "CustomerView":
+        """From Stripe's JSON; raises `MalformedEvent`."""
+        try:
+            settings: Mapping[str, Any] = obj.get("invoice_settings") or {}
+            return CustomerView(_text(obj["id"]), id_of(settings.get("default_payment_method")))
+        except (KeyError, TypeError, AttributeError) as problem:
+            raise MalformedEvent(f"not a Customer: {problem}") from problem
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise TypeError(f"{value!r} is no text")
