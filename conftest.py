@@ -5,15 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from embedded.paths import build_dir
+from embedded.http_process import HttpProcess
+from embedded.paths import claim_log_dir
 from embedded.servers import KafkaServer, PostgresServer
+from embedded.simulator import make_simulator, send_webhooks_to
 from embedded.testing import Backend, Databases, ServiceDatabase, running_backend
 
 
 @pytest.fixture(scope="session")
-def log_dir() -> Path:
-    """Where the processes that tests start leave their logs."""
-    return build_dir() / "logs" / "test"
+def log_dir() -> Iterator[Path]:
+    """Where the processes that tests start leave their logs: `build/logs/test`."""
+    claimed = claim_log_dir("test")
+    yield claimed.path
+    claimed.close()
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +57,20 @@ def database_of(databases: Databases) -> Iterator[Callable[[str], ServiceDatabas
     yield create
     for database in made:
         databases.drop(database)
+
+
+@pytest.fixture
+def simulator(log_dir: Path, tmp_path: Path) -> Iterator[Callable[..., HttpProcess]]:
+    """`simulator(webhook_url)`: a Stripe of this test alone, running; `.url` is its address."""
+    made: list[HttpProcess] = []
+
+    def start(webhook_url: str | None = None) -> HttpProcess:
+        made.append(make_simulator(log_dir / "stripe-simulator.log", tmp_path))
+        if webhook_url is not None:
+            send_webhooks_to(made[-1], webhook_url)
+        made[-1].start()
+        return made[-1]
+
+    yield start
+    for process in made:
+        process.close()

@@ -64,8 +64,13 @@ def _become(user: str) -> None:
 
 
 def _start(spec: dict[str, Any], guard_pid: int) -> int:
+    """Answers the child's pid once it is the program itself: from then on a signal does to it what it should."""
+    read_end, write_end = os.pipe()  # closed by exec
     pid = os.fork()
     if pid:
+        os.close(write_end)
+        os.read(read_end, 1)
+        os.close(read_end)
         return pid
     try:
         os.setsid()

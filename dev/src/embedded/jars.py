@@ -26,6 +26,7 @@ LOCK_FILE = Path(__file__).with_name("kafka-jars.txt")
 
 PARALLEL_DOWNLOADS = 8
 TRIES_PER_JAR = 4
+FIRST_RETRY_DELAY_S = 2.0
 CONNECT_TIMEOUT_S = 20.0
 READ_TIMEOUT_S = 60.0
 
@@ -127,7 +128,7 @@ def fetch(client: httpx.Client, base_url: str, jar: Jar, directory: Path) -> Non
                     "HTTPS_PROXY and, for a private certificate authority, SSL_CERT_FILE. What has arrived is kept: "
                     "the same command goes on from there."
                 ) from error
-            time.sleep(random.uniform(0.5, 1.0) * 2**attempt)
+            time.sleep(random.uniform(0.5, 1.0) * FIRST_RETRY_DELAY_S * 2 ** (attempt - 1))
 
 
 def _download(client: httpx.Client, url: str, jar: Jar, directory: Path) -> None:

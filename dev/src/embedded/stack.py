@@ -12,22 +12,18 @@ from typing import Self
 
 from embedded.environment import (
     SERVICES_WITH_DATABASE,
-    SIMULATOR_PUBLISHABLE_KEY,
-    SIMULATOR_SECRET_KEY,
-    SIMULATOR_WEBHOOK_SECRET,
     ServiceEnvironment,
     StripeAccess,
-    inherited,
     role_passwords,
 )
 from embedded.http_process import HttpProcess
 from embedded.kafka import Kafka
 from embedded.paths import ClaimedDirectory, claim_log_dir, repository_root
-from embedded.ports import LOOPBACK
 from embedded.postgres import Postgres
 from embedded.process import Command, run_to_end, this_python
 from embedded.servers import KafkaServer, PostgresServer
 from embedded.side_by_side import side_by_side
+from embedded.simulator import make_simulator, send_webhooks_to
 
 INIT_SQL = repository_root() / "deploy" / "postgres" / "init.sql"
 ONE_OFF_TIMEOUT_S = 60.0
@@ -101,8 +97,7 @@ class Stack:
         for door in self.config.doors:
             self._add_door(door.name, door, door.well_known_port if self.config.well_known_ports else None)
         if self.simulator is not None and GATEWAY_APP.name in self.doors:
-            self.simulator.arguments += ["--webhook-url", f"{self.url(GATEWAY_APP)}/api/stripe/webhooks"]
-            self.simulator.arguments += ["--webhook-secret", SIMULATOR_WEBHOOK_SECRET]
+            send_webhooks_to(self.simulator, f"{self.url(GATEWAY_APP)}/api/stripe/webhooks")
 
     @property
     def postgres_server(self) -> PostgresServer:
@@ -208,18 +203,9 @@ class Stack:
         return self.doors[name]
 
     def _make_simulator(self) -> HttpProcess:
-        arguments = ["stripe_simulator", "--host", LOOPBACK, "--port", "{port}"]
-        arguments += ["--secret-key", SIMULATOR_SECRET_KEY, "--publishable-key", SIMULATOR_PUBLISHABLE_KEY]
-        return HttpProcess(
-            "stripe-simulator",
-            arguments,
-            env=inherited(),
-            log_file=self.log_file("stripe-simulator"),
-            cwd=self._run_dir,
-            ready_path="/_sim/healthz",
-            port=WELL_KNOWN_SIMULATOR_PORT if self.config.well_known_ports else None,
-            remove_when_orphaned=self._removable,
-        )
+        port = WELL_KNOWN_SIMULATOR_PORT if self.config.well_known_ports else None
+        log_file = self.log_file("stripe-simulator")
+        return make_simulator(log_file, self._run_dir, port=port, remove_when_orphaned=self._removable)
 
     @property
     def _removable(self) -> tuple[Path, ...]:

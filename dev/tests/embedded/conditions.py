@@ -1,0 +1,29 @@
+"""Bounded waits of these tests."""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+
+TIMEOUT_S = 20.0
+
+
+def eventually(condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
+    """Returns once the condition holds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of that id runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def all_gone(pids: Iterable[int]) -> Callable[[], bool]:
+    """A condition for `eventually`."""
+    return lambda: not any(is_alive(pid) for pid in pids)
