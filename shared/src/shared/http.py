@@ -22,6 +22,9 @@ log = get_logger()
 BODY_BYTES_MAX = 1024 * 1024
 CONNECTION_BACKLOG = 1_024
 READY_CHECK_TIMEOUT_S = 3.0
+#: How much of a refused body is read all the same, and for how long.
+DISCARDED_BYTES_MAX = 4 * BODY_BYTES_MAX
+DISCARD_TIMEOUT_S = 2.0
 
 #: Returns None when all is well, or what is wrong.
 ReadyCheck = Callable[[], Awaitable[str | None]]
@@ -110,6 +113,20 @@ async def serve(app: Any, host: str, port: int, stopping: asyncio.Event) -> None
     await serving
 
 
+async def discard_body(receive: Callable[[], Awaitable[Any]]) -> None:
+    """Reads a refused body, bounded, and throws it away: closing on a caller who still sends costs it the answer."""
+    discarded = 0
+    try:
+        async with asyncio.timeout(DISCARD_TIMEOUT_S):
+            while discarded < DISCARDED_BYTES_MAX:
+                message = await receive()
+                discarded += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
+
+
 class _Trace:
     """Continues the caller's trace, or begins one."""
 
@@ -153,9 +170,11 @@ class _BodyLimit:
             return message
 
         if announced.isdigit() and int(announced) > self._bytes_max:
+            await discard_body(receive)
             await too_large(scope, receive, send)
             return
         try:
             await self._app(scope, limited, send)
         except _BodyTooLarge:
+            await discard_body(receive)
             await too_large(scope, receive, send)

@@ -1,5 +1,6 @@
 """Errors over HTTP: RFC 9457 problem details with a stable `code` and a sentence that a person can act on."""
 
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -82,13 +83,17 @@ async def _on_invalid_request(_request: Request, error: Exception) -> JSONRespon
 
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
+_DETAILS = {404: "There is nothing here. /docs lists what there is.", 405: "This path is asked with another method."}
 
 
 async def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = _CODES.get(error.status_code, "invalid_request")
     headers = dict(error.headers) if error.headers else None
-    return problem_response(Problem(error.status_code, code, str(error.detail), headers=headers))
+    detail = str(error.detail)
+    if detail == HTTPStatus(error.status_code).phrase:  # the framework's own: it says no more than the status
+        detail = _DETAILS.get(error.status_code, f"{detail}.")
+    return problem_response(Problem(error.status_code, code, detail, headers=headers))
 
 
 async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -77,7 +77,7 @@ def parse_event(body: bytes) -> StripeEvent:
             type=_text(event["type"]),
             created=datetime.fromtimestamp(event["created"], UTC),
             livemode=event["livemode"] is True,
-            account=event.get("account"),
+            account=id_of(event.get("account")),
             object=_mapping(event["data"]["object"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
@@ -91,7 +91,7 @@ def routing_key(event: StripeEvent) -> str:
     """
     obj = event.object
     if obj.get("object") == "payment_intent":
-        return _text(obj["id"])
+        return id_of(obj.get("id")) or event.id
     return id_of(obj.get("payment_intent")) or id_of(obj.get("customer")) or id_of(obj.get("id")) or event.id
 
 

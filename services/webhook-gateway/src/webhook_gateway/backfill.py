@@ -85,7 +85,7 @@ class Backfill:
         record = record_of(found.event, found.body, origin="api", received_at=utc_now(), traceparent=new_traceparent())
         await self._publisher.publish(record)
         _events.labels("published").inc()
-        log.debug("backfill_published", event=found.event.id, type=found.event.type)
+        log.debug("backfill_published", event_id=found.event.id, type=found.event.type)
         self._published[found.event.id] = None
         if len(self._published) > REMEMBERED_EVENTS_MAX:
             self._published.popitem(last=False)

@@ -40,7 +40,7 @@ def verify(header: bytes | None, body: bytes, secrets: Sequence[bytes], now: flo
     if not matches:
         raise SignatureRejected(
             "signature_invalid",
-            "No signature fits. Is STRIPE_WEBHOOK_SECRET this endpoint's, and does nothing rewrite the body?",
+            "No signature fits. Set STRIPE_WEBHOOK_SECRET to this endpoint's secret; nothing may rewrite the body.",
         )
     if abs(now - int(timestamp)) > TOLERANCE_S:
         raise SignatureRejected(

@@ -14,7 +14,7 @@ from typing import Any
 from prometheus_client import Counter, Gauge, Histogram
 
 from shared.clock import utc_now
-from shared.http import BODY_BYTES_MAX
+from shared.http import BODY_BYTES_MAX, discard_body
 from shared.logs import get_logger
 from shared.problems import Problem, problem_response
 from shared.stripe_events import MalformedEvent, parse_event
@@ -74,9 +74,17 @@ class WebhookEndpoint:
             _outcomes.labels(problem.code).inc()
             if problem.status != 405:
                 log.warning("webhook_refused", code=problem.code, detail=problem.detail)
+            if problem.status == 413:
+                await discard_body(receive)
             await problem_response(problem)(scope, receive, send)
         except ClientGone:
             _outcomes.labels("client_gone").inc()
+        except Exception as error:  # a fault of ours: Stripe sends it again, and the log says why
+            _outcomes.labels("internal_error").inc()
+            log.error("webhook_failed", exc_info=error)
+            await problem_response(
+                Problem(500, "internal_error", "This is a fault of ours; it is logged. Send it again later.")
+            )(scope, receive, send)
         else:
             await send(_ACCEPTED_START)
             await send(_ACCEPTED_BODY)
@@ -120,7 +128,7 @@ class WebhookEndpoint:
         except NotPublished as reason:
             raise Problem(503, reason.code, reason.detail, {"Retry-After": str(RETRY_AFTER_S)}) from None
         _published.inc()
-        log.debug("webhook_published", event=event.id, type=event.type)
+        log.debug("webhook_published", event_id=event.id, type=event.type)
 
 
 async def _read_body(receive: Receive) -> bytes:
