@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,16 +26,17 @@ class RunningSimulator:
 
     url: str
     control: httpx.Client
+    process: subprocess.Popen[bytes]
 
     def client(self, key: str = Settings.secret_key, **options: Any) -> stripe.StripeClient:
         """Stripe's own SDK, pointed here."""
         return stripe.StripeClient(key, base_addresses={"api": self.url}, stripe_version=API_VERSION, **options)
 
-    def post(self, path: str, **body: Any) -> Any:
+    def post(self, path: str, /, **body: Any) -> Any:
         """POST to the control API; raises for anything but 2xx."""
         return self.control.post(f"/_sim{path}", json=body).raise_for_status().json()
 
-    def put(self, path: str, **body: Any) -> Any:
+    def put(self, path: str, /, **body: Any) -> Any:
         return self.control.put(f"/_sim{path}", json=body).raise_for_status().json()
 
     def get(self, path: str) -> Any:
@@ -49,7 +50,7 @@ class RunningSimulator:
 
 
 @contextmanager
-def run_simulator(*arguments: str, start_timeout_s: float = 20.0) -> Iterator[RunningSimulator]:
+def run_simulator(*arguments: str, start_timeout_s: float = 20.0) -> Generator[RunningSimulator]:
     """A simulator on a free port with these command-line arguments; gone at the end."""
     port = _free_port()
     command = [sys.executable, "-m", "stripe_simulator", "--port", str(port), *arguments]
@@ -57,7 +58,7 @@ def run_simulator(*arguments: str, start_timeout_s: float = 20.0) -> Iterator[Ru
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as control:
             _wait_until_ready(control, process, start_timeout_s)
-            yield RunningSimulator(f"http://127.0.0.1:{port}", control)
+            yield RunningSimulator(f"http://127.0.0.1:{port}", control, process)
     finally:
         process.terminate()
         process.wait(10)
@@ -110,7 +111,7 @@ class WebhookReceiver:
 
 
 @contextmanager
-def receive_webhooks() -> Iterator[WebhookReceiver]:
+def receive_webhooks() -> Generator[WebhookReceiver]:
     """An HTTP server of its own threads, so that it answers while a test waits for the API."""
     receiver = WebhookReceiver()
 
@@ -118,7 +119,7 @@ def receive_webhooks() -> Iterator[WebhookReceiver]:
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
-        def do_POST(self) -> None:  # noqa: N802 - named by http.server
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             status = receiver.take(ReceivedWebhook(body, self.headers["Stripe-Signature"]))
             self.send_response(status)

@@ -16,7 +16,7 @@ def charge(client: stripe.StripeClient, payment_method: str, customer: str | Non
         "currency": "usd",
         "payment_method": payment_method,
         "confirm": True,
-        "payment_method_types": ["card"],
+        "allowed_payment_method_types": ["card"],
     }
     return client.v1.payment_intents.create(params | ({"customer": customer} if customer else {}))  # pyright: ignore[reportArgumentType]
 

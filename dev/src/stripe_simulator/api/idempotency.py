@@ -66,7 +66,9 @@ class IdempotencyKeys:
 
     def keep(self, key: str, answer: Answer) -> None:
         """The request has been executed, with this answer."""
-        self._uses[key].answer = answer
+        use = self._uses.get(key)
+        if use is not None:  # else it was pruned or the simulator reset while the request hung
+            use.answer = answer
 
     def release(self, key: str) -> None:
         """The request did not begin to execute; the key is as if never used."""

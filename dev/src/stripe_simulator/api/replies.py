@@ -1,5 +1,9 @@
 """Answers on the wire: Stripe's headers, and connections that break before the answer is complete."""
 
+import os
+import socket
+from pathlib import Path
+
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -29,12 +33,44 @@ class ConnectionCutOff(Exception):
 
 
 class CutOffResponse(Response):
-    """Begins an answer and breaks off, so that the caller can't know what became of its request."""
+    """Closes the connection instead of answering, so that the caller can't know what became of its request."""
 
     def __init__(self, body: bytes) -> None:
         super().__init__(body, media_type="application/json")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _shut_connection(scope.get("client"))
+        # ASGI has no way to close a connection, and where its socket was not found this is the closest: half an answer.
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": bytes(self.body[:1]), "more_body": True})
         raise ConnectionCutOff
+
+
+def _shut_connection(peer: tuple[str, int | str] | None) -> None:
+    """Shut the TCP connection to this peer, found among the process's open files."""
+    if peer is None:
+        return
+    for file in Path("/dev/fd").iterdir():
+        try:
+            descriptor = os.dup(int(file.name))
+        except OSError:  # closed meanwhile, as the descriptor of the listing itself is
+            continue
+        try:
+            connection = socket.socket(fileno=descriptor)
+        except OSError:  # not a socket
+            os.close(descriptor)
+            continue
+        with connection:
+            if _is_connected_to(connection, peer):
+                connection.shutdown(socket.SHUT_RDWR)
+                return
+
+
+def _is_connected_to(connection: socket.socket, peer: tuple[str, int | str]) -> bool:
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    try:
+        host, port = connection.getpeername()[:2]
+        return (host, port) == (peer[0], int(peer[1]))  # granian gives the port as a string
+    except OSError:  # listening, not connected
+        return False

@@ -17,36 +17,47 @@ _PUBLIC_FIELDS_LISTED = (
 _PUBLIC_FIELDS = frozenset(_PUBLIC_FIELDS_LISTED.split())
 
 
+_SUPPORTED_TYPES = ("card", "link")
+
+
 def payment_method_fields(params: Json) -> Json:
-    """`automatic_payment_methods` and `payment_method_types` of a new intent; automatic unless types are named."""
+    """Which payment methods a new intent takes: the types named, else automatic ones, narrowed by those allowed."""
     automatic: Json | None = params.get("automatic_payment_methods")
+    allowed: list[str] | None = params.get("allowed_payment_method_types")
     types: list[str] | None = params.get("payment_method_types")
     if automatic is not None and automatic["enabled"] and types is not None:
         raise InvalidRequest(
             "You may only specify one of these parameters: automatic_payment_methods, payment_method_types.",
             param="automatic_payment_methods",
         )
-    if types is not None:
-        unsupported = [name for name in types if name not in ("card", "link")]
-        if unsupported:
+    for param, named in (("payment_method_types", types), ("allowed_payment_method_types", allowed)):
+        if named is not None and not set(named) & set(_SUPPORTED_TYPES):
             raise InvalidRequest(
-                f"The simulator takes payment method types card and link only, not {unsupported[0]}.",
-                param="payment_method_types",
+                f"The simulator takes payment method types card and link only, not {', '.join(named)}.", param=param
             )
-        return {"automatic_payment_methods": None, "payment_method_types": types}
-    if automatic is not None and not automatic["enabled"]:
-        return {"automatic_payment_methods": None, "payment_method_types": ["card"]}
-    redirects = (automatic or {}).get("allow_redirects", "always")
+    if types is None and (automatic is None or automatic["enabled"]):
+        redirects = (automatic or {}).get("allow_redirects", "always")
+        automatic = {"allow_redirects": redirects, "enabled": True}
+        types = [name for name in _SUPPORTED_TYPES if allowed is None or name in allowed]
+    else:
+        automatic = None
+        types = types or ["card"]
     return {
-        "automatic_payment_methods": {"allow_redirects": redirects, "enabled": True},
-        "payment_method_types": ["card", "link"],
+        "allowed_payment_method_types": allowed,
+        "automatic_payment_methods": automatic,
+        "payment_method_types": types,
     }
 
 
 def check_return_url(intent: Json, params: Json, *, publishable: bool) -> None:
     """Confirming needs `return_url` while methods that redirect are allowed. Stripe.js brings its own."""
     automatic: Json | None = intent["automatic_payment_methods"]
-    if publishable or automatic is None or automatic["allow_redirects"] == "never" or params.get("return_url"):
+    may_redirect = (
+        automatic is not None
+        and automatic["allow_redirects"] != "never"
+        and intent["allowed_payment_method_types"] is None
+    )
+    if publishable or not may_redirect or params.get("return_url"):
         return
     kind = "PaymentIntent" if intent["object"] == "payment_intent" else "SetupIntent"
     raise InvalidRequest(
