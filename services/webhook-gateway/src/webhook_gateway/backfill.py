@@ -55,6 +55,7 @@ class Backfill:
         total = 0
         while True:
             found = await self._collect()
+            found.reverse()  # Stripe lists the newest first, and its times are whole seconds
             for each in sorted(found, key=lambda each: each.event.created):
                 await self._publish(each)
             total += len(found)

@@ -1,0 +1,248 @@
+"""The backfill against the simulated Stripe and real Kafka."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import stripe
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import ConsumerRecord
+
+from embedded.environment import SIMULATOR_SECRET_KEY, inherited
+from embedded.http_process import HttpProcess
+from embedded.servers import KafkaServer
+from load.waiting import until
+from shared.kafka import make_producer
+from shared.settings import StripeSettings
+from shared.stripe_events import EVENT_TYPES, STRIPE_API_VERSION
+from webhook_gateway.backfill import Backfill
+from webhook_gateway.publisher import EventPublisher
+from webhook_gateway.stripe_gateway import StripeGateway, StripeRefused, open_stripe
+
+NOBODY = "http://127.0.0.1:9/api/stripe/webhooks"
+Published = Callable[[], list["ConsumerRecord[bytes, bytes]"]]
+
+
+@pytest.fixture
+def lossy_stripe(simulator: Callable[..., HttpProcess]) -> HttpProcess:
+    """A Stripe whose webhooks reach nobody."""
+    return simulator(NOBODY)
+
+
+@pytest.fixture
+def sdk(lossy_stripe: HttpProcess) -> stripe.StripeClient:
+    return stripe.StripeClient(
+        SIMULATOR_SECRET_KEY, base_addresses={"api": lossy_stripe.url}, stripe_version=STRIPE_API_VERSION
+    )
+
+
+@pytest.fixture
+async def asked(lossy_stripe: HttpProcess) -> AsyncIterator[StripeGateway]:
+    settings = StripeSettings(stripe_secret_key=SIMULATOR_SECRET_KEY, stripe_api_base=lossy_stripe.url)  # type: ignore[arg-type]
+    async with open_stripe(settings) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def publisher(kafka_server: KafkaServer, topic_prefix: str) -> AsyncIterator[EventPublisher]:
+    publisher = EventPublisher(
+        lambda: make_producer(kafka_server.bootstrap_servers, "test"), f"{topic_prefix}stripe.events"
+    )
+    await publisher.producer.start()
+    yield publisher
+    await publisher.stop()
+
+
+@pytest.fixture
+async def consumer(kafka_server: KafkaServer, topic_prefix: str) -> AsyncIterator[AIOKafkaConsumer]:
+    """Reads what is published from now on."""
+    consumer = AIOKafkaConsumer(
+        f"{topic_prefix}stripe.events", bootstrap_servers=kafka_server.bootstrap_servers, auto_offset_reset="latest"
+    )
+    await consumer.start()
+    await consumer.seek_to_end()
+    for partition in consumer.assignment():
+        await consumer.position(partition)
+    yield consumer
+    await consumer.stop()
+
+
+async def take(consumer: AIOKafkaConsumer, n: int, timeout_s: float = 20) -> list["ConsumerRecord[bytes, bytes]"]:
+    """The next `n` records, in the order they were published."""
+    taken: list[ConsumerRecord[bytes, bytes]] = []
+    async with asyncio.timeout(timeout_s):
+        while len(taken) < n:
+            for records in (await consumer.getmany(timeout_ms=100)).values():
+                taken.extend(records)
+    assert len(taken) == n
+    return sorted(taken, key=lambda record: (record.timestamp, record.offset))
+
+
+def pay(sdk: stripe.StripeClient) -> str:
+    """A payment that succeeds; its id."""
+    return sdk.v1.payment_intents.create(
+        {
+            "amount": 1000,
+            "currency": "usd",
+            "payment_method": "pm_card_visa",
+            "confirm": True,
+            "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
+        }
+    ).id
+
+
+def cancel_many(sdk: stripe.StripeClient, n: int) -> None:
+    """`n` events of a type that is taken, and others of types that are not."""
+    for _ in range(n):
+        sdk.v1.payment_intents.cancel(sdk.v1.payment_intents.create({"amount": 1000, "currency": "usd"}).id)
+
+
+async def test_events_that_no_webhook_brought_are_published_like_those_that_one_did(
+    sdk: stripe.StripeClient, asked: StripeGateway, publisher: EventPublisher, consumer: AIOKafkaConsumer
+) -> None:
+    payments = [pay(sdk) for _ in range(3)]
+    assert await Backfill(asked, publisher).run() == 3
+    records = await take(consumer, 3)
+    assert [record.key.decode() for record in records if record.key] == payments, "oldest first"
+    for record in records:
+        headers = dict(record.headers)
+        assert headers["origin"] == b"api"
+        assert headers["stripe-event-type"] == b"payment_intent.succeeded"
+        event_id = headers["stripe-event-id"].decode()
+        assert json.loads(record.value or b"") == sdk.v1.events.retrieve(event_id).to_dict(for_json=True)
+
+
+async def test_a_process_publishes_an_event_once_and_another_one_may_again(
+    sdk: stripe.StripeClient, asked: StripeGateway, publisher: EventPublisher, consumer: AIOKafkaConsumer
+) -> None:
+    pay(sdk)
+    backfill = Backfill(asked, publisher)
+    assert [await backfill.run(), await backfill.run()] == [1, 0]
+    assert await Backfill(asked, publisher).run() == 1
+    first, again = await take(consumer, 2)
+    assert first.value == again.value
+
+
+@pytest.mark.parametrize("pass_events_max", [1_000, 40])
+async def test_it_reads_to_the_last_page_whatever_it_may_hold_in_memory(
+    sdk: stripe.StripeClient,
+    asked: StripeGateway,
+    publisher: EventPublisher,
+    consumer: AIOKafkaConsumer,
+    pass_events_max: int,
+) -> None:
+    await asyncio.to_thread(cancel_many, sdk, 105)
+    assert await Backfill(asked, publisher, pass_events_max=pass_events_max).run() == 105
+    ids = [dict(record.headers)["stripe-event-id"] for record in await take(consumer, 105)]
+    assert len(set(ids)) == 105
+
+
+async def test_what_keeps_stripe_from_answering_is_said(lossy_stripe: HttpProcess, publisher: EventPublisher) -> None:
+    wrong_key = StripeSettings(stripe_secret_key="sk_test_wrong", stripe_api_base=lossy_stripe.url)  # type: ignore[arg-type]
+    nowhere = StripeSettings(stripe_secret_key="sk_test_1", stripe_api_base="http://127.0.0.1:9")  # type: ignore[arg-type]
+    for settings, advice in ((wrong_key, "STRIPE_SECRET_KEY"), (nowhere, "STRIPE_API_BASE")):
+        async with open_stripe(settings) as gateway:
+            with pytest.raises(StripeRefused, match=advice):
+                await Backfill(gateway, publisher).run()
+
+
+def environment(kafka: KafkaServer, topic_prefix: str, stripe_url: str) -> dict[str, str]:
+    return {
+        **inherited(),
+        "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+        "TOPIC_PREFIX": topic_prefix,
+        "STRIPE_SECRET_KEY": SIMULATOR_SECRET_KEY,
+        "STRIPE_API_BASE": stripe_url,
+    }
+
+
+def command(*arguments: str, env: dict[str, str], cwd: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "webhook_gateway", *arguments],
+        env=env,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+async def test_on_command_it_runs_once_and_says_how_many(
+    sdk: stripe.StripeClient,
+    lossy_stripe: HttpProcess,
+    kafka_server: KafkaServer,
+    topic_prefix: str,
+    consumer: AIOKafkaConsumer,
+    tmp_path: Path,
+) -> None:
+    pay(sdk)
+    env = environment(kafka_server, topic_prefix, lossy_stripe.url)
+    done = await asyncio.to_thread(command, "backfill", "--once", env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"published": 1' in done.stdout
+    await take(consumer, 1)
+    failed = await asyncio.to_thread(
+        command, "backfill", "--once", env=env | {"STRIPE_SECRET_KEY": "sk_test_wrong_0123"}, cwd=tmp_path
+    )
+    assert failed.returncode == 1
+    last = json.loads(failed.stdout.splitlines()[-1])
+    assert (last["event"], "STRIPE_SECRET_KEY" in last["reason"]) == ("not_done", True)
+    assert "sk_test_wrong_0123" not in failed.stdout
+
+
+async def test_as_a_process_it_outlives_an_outage_of_stripe(
+    sdk: stripe.StripeClient,
+    lossy_stripe: HttpProcess,
+    kafka_server: KafkaServer,
+    topic_prefix: str,
+    consumer: AIOKafkaConsumer,
+    log_dir: Path,
+    tmp_path: Path,
+) -> None:
+    async with httpx.AsyncClient(base_url=lossy_stripe.url) as control:
+        fault = {"kind": "rate_limit", "method": "GET", "path": "/v1/events", "count": 2}
+        (await control.post("/_sim/faults", json=fault)).raise_for_status()
+    pay(sdk)
+    process = HttpProcess(
+        "gateway-backfill",
+        ["webhook_gateway", "backfill"],
+        log_file=log_dir / "gateway-backfill.log",
+        cwd=tmp_path,
+        env=environment(kafka_server, topic_prefix, lossy_stripe.url)
+        | {"HTTP_PORT": "{port}", "BACKFILL_EVERY_S": "0.2"},
+    )
+    try:
+        process.start()
+        await take(consumer, 1)
+        assert "backfill_failed_for_now" in process.log_file.read_text()
+        async with httpx.AsyncClient(base_url=process.url) as client:
+
+            async def is_counted() -> bool:
+                return 'gateway_backfill_events_total{outcome="published"} 1.0' in (await client.get("/metrics")).text
+
+            await until(is_counted)
+        assert process.stop() == 0
+    finally:
+        process.close()
+
+
+async def test_create_endpoint_asks_for_our_types_in_our_version_and_shows_the_secret_once(
+    sdk: stripe.StripeClient, lossy_stripe: HttpProcess, kafka_server: KafkaServer, tmp_path: Path
+) -> None:
+    url = "https://billing.example/api/stripe/webhooks"
+    env = environment(kafka_server, "", lossy_stripe.url)
+    done = await asyncio.to_thread(command, "create-endpoint", "--url", url, env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    endpoint: Any = next(each for each in sdk.v1.webhook_endpoints.list().data if each.url == url)
+    assert endpoint.id in done.stdout
+    assert done.stdout.count("STRIPE_WEBHOOK_SECRET=whsec_") == 1
+    assert (set(endpoint.enabled_events), endpoint.api_version) == (set(EVENT_TYPES), STRIPE_API_VERSION)
+    refused = await asyncio.to_thread(command, "create-endpoint", "--url", "not a url", env=env, cwd=tmp_path)
+    assert (refused.returncode, "Traceback" in refused.stderr) == (1, False)
