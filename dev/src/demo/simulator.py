@@ -1,0 +1,55 @@
+"""The simulator's control API, as the demo and the tests use it (`/_sim/docs` lists all of it)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+
+@dataclass(frozen=True, slots=True)
+class Simulator:
+    """What Stripe does not offer: losing and shuffling webhooks, reading the books."""
+
+    url: str
+    http: httpx.AsyncClient
+
+    async def books(self) -> dict[str, Any]:
+        """Every charge that succeeded, and where webhooks stand."""
+        return await self._get("/books")
+
+    async def requests(self) -> list[dict[str, Any]]:
+        """What was asked of Stripe, oldest first."""
+        return await self._get("/requests")
+
+    async def lose_webhooks(self, event_type: str, count: int = 1) -> None:
+        """The next `count` webhooks of the type are never sent."""
+        await self._post("/webhooks/faults", {"kind": "drop", "event_type": event_type, "count": count})
+
+    async def hold_webhooks(self) -> None:
+        """Keeps every webhook back until `release_webhooks`."""
+        await self._post("/webhooks/faults", {"kind": "hold", "event_type": "*", "count": None})
+
+    async def release_webhooks(self, *, copies: int, seed: int | None = None) -> int:
+        """Sends what was kept, shuffled, each `copies` times; returns how many were sent."""
+        await self.http.delete(f"{self.url}/_sim/webhooks/faults")
+        released = await self._post("/webhooks/release", {"shuffle": True, "copies": copies, "seed": seed})
+        return int(released["sent"])
+
+    async def settle_webhooks(self, timeout_s: float = 60.0) -> bool:
+        """Waits until no delivery is under way."""
+        settled = await self._post("/webhooks/settle", {"timeout_s": timeout_s}, timeout_s=timeout_s + 5)
+        return bool(settled["settled"])
+
+    async def fault(self, kind: str, path: str, **more: Any) -> None:
+        """Puts a fault into the API: `error_after`, `drop_answer`, `hang`, …"""
+        await self._post("/faults", {"kind": kind, "path": path, **more})
+
+    async def _get(self, path: str) -> Any:
+        response = await self.http.get(f"{self.url}/_sim{path}")
+        response.raise_for_status()
+        return response.json()
+
+    async def _post(self, path: str, body: dict[str, Any], timeout_s: float = 10.0) -> Any:
+        response = await self.http.post(f"{self.url}/_sim{path}", json=body, timeout=timeout_s)
+        response.raise_for_status()
+        return response.json()

@@ -1,0 +1,66 @@
+"""Customers who buy while parts of the stack die: every call is repeated under its own key until it is answered."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import httpx
+
+from demo.clients import Refused, Tenant
+from shared.ids import new_id
+
+ResultT = TypeVar("ResultT")
+
+PATIENCE_S = 60.0
+CUSTOMERS_AT_ONCE = 8
+
+
+async def until_answered(call: Callable[[], Awaitable[ResultT]], patience_s: float = PATIENCE_S) -> ResultT:
+    """Repeats `call` as a good client does: on a lost connection and on 503, with backoff, for `patience_s` at most.
+
+    `call` has to be repeatable: the same Idempotency-Key or reference each time.
+    """
+    deadline = asyncio.get_running_loop().time() + patience_s
+    delay_s = 0.05
+    while True:
+        try:
+            return await call()
+        except (httpx.TransportError, Refused) as error:
+            if isinstance(error, Refused) and error.status not in {500, 502, 503, 504}:
+                raise
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+        await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+        delay_s = min(2 * delay_s, 1.0)
+
+
+async def purchase(tenant: Tenant, package: str) -> str:
+    """Buys a package once with 4242, whatever it takes; returns the PaymentIntent's id."""
+    key = new_id("key")
+    created = await until_answered(lambda: tenant.create_purchase(package, key=key))
+
+    async def pay() -> None:
+        try:
+            await tenant.pay_in_browser(created)
+        except Refused as refused:  # an earlier try got through and its answer was lost
+            if refused.problem.get("error", {}).get("code") != "payment_intent_unexpected_state":
+                raise
+
+    await until_answered(pay)
+    return str(created["paymentIntentId"])
+
+
+async def purchases(
+    tenants: Sequence[Tenant], count: int, package: str, *, pause_s: float = 0.0, at_once: int = CUSTOMERS_AT_ONCE
+) -> list[str]:
+    """`count` purchases, spread over the tenants; returns the PaymentIntents' ids."""
+    places = asyncio.Semaphore(at_once)
+
+    async def one(number: int) -> str:
+        async with places:
+            payment_intent = await purchase(tenants[number % len(tenants)], package)
+            await asyncio.sleep(pause_s)
+            return payment_intent
+
+    return list(await asyncio.gather(*(one(number) for number in range(count))))

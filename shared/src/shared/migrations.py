@@ -1,0 +1,67 @@
+"""`python -m <service> migrate`: brings a service's database to this version, once, however many start it."""
+
+import asyncio
+import hashlib
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.database import DatabaseUnavailable, make_engine, wait_for_database
+from shared.logs import get_logger
+from shared.process import run_process
+from shared.settings import OwnerDatabaseSettings, load_settings
+
+log = get_logger()
+
+LOCK_POLL_S = 0.2
+
+
+class MigrateSettings(OwnerDatabaseSettings):
+    log_level: str = "info"
+    start_timeout_s: float = 60.0
+
+
+def run_migrate(service: str) -> int:
+    """The command: migrates by the environment's settings and returns the exit code."""
+    settings = load_settings(MigrateSettings)
+    url = settings.database_url_owner.get_secret_value()
+    return run_process(service, settings.log_level, lambda _stopping: migrate(service, url, settings.start_timeout_s))
+
+
+async def migrate(service: str, database_url_owner: str, timeout_s: float) -> None:
+    """Applies `<service>:migrations` in one transaction.
+
+    Waits for PostgreSQL, and for another migrator of the same service, for `timeout_s` at most, else raises
+    `DatabaseUnavailable`.
+    """
+    engine = make_engine(database_url_owner, application_name=f"{service}-migrate", pool_size=1)
+    try:
+        await wait_for_database(engine, timeout_s)
+        async with engine.begin() as connection:
+            await _lock(service, connection, timeout_s)
+            await connection.run_sync(_upgrade, service)
+        log.info("migrated")
+    finally:
+        await engine.dispose()
+
+
+async def _lock(service: str, connection: AsyncConnection, timeout_s: float) -> None:
+    key = int.from_bytes(hashlib.sha256(f"migrate {service}".encode()).digest()[:8], signed=True)
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while not await connection.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key}):
+        if asyncio.get_running_loop().time() > deadline:
+            raise DatabaseUnavailable(
+                f"Another migration has held its lock for {timeout_s:.0f} s: "
+                f"look for '{service}-migrate' in pg_stat_activity."
+            )
+        await asyncio.sleep(LOCK_POLL_S)
+
+
+def _upgrade(connection: Connection, service: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", f"{service}:migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
