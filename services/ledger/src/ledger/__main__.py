@@ -1,0 +1,49 @@
+"""`python -m ledger app|worker|migrate|check|republish`"""
+
+import sys
+from functools import partial
+
+from shared.process import run_command, run_process
+from shared.settings import load_settings
+
+USAGE = "usage: python -m ledger app|worker|migrate|check|republish\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command and returns its exit code. Each imports what it needs only."""
+    match arguments:
+        case ["app"]:
+            from ledger import app
+            from ledger.settings import AppSettings
+
+            settings = load_settings(AppSettings)
+            return run_process("ledger", settings.log_level, partial(app.run, settings))
+        case ["worker"]:
+            from ledger import worker
+            from ledger.settings import WorkerSettings
+
+            settings = load_settings(WorkerSettings)
+            return run_process("ledger", settings.log_level, partial(worker.run, settings))
+        case ["migrate"]:
+            from ledger import migrate
+            from ledger.settings import MigrateSettings
+
+            settings = load_settings(MigrateSettings)
+            return migrate.run(settings)
+        case ["check"]:
+            from ledger import check
+            from ledger.settings import OperatorSettings
+
+            return check.run(load_settings(OperatorSettings))
+        case ["republish"]:
+            from ledger import republish
+            from ledger.settings import OperatorSettings
+
+            return republish.run(load_settings(OperatorSettings))
+        case _:
+            sys.stderr.write(USAGE)
+            return 2
+
+
+if __name__ == "__main__":
+    run_command(partial(main, sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""One batch of commands, in one transaction: lock, read, plan, write, announce. All doors end here."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from ledger.core.accounts import Door, Kind
+from ledger.core.commands import Command, Credit, Debit, DisputeSeen, Expire, Outcome, RefundSeen, Unapplied, Usage
+from ledger.core.plan import plan
+from ledger.core.state import Changes, PaymentIntent, ReferenceKey, State, Transfer
+from ledger.repository import Batch, begin_batch
+from shared.events import EntryPosted
+from shared.outbox import Transaction
+from shared.topics import TopicName
+
+
+async def apply(transaction: Transaction, commands: Sequence[Command], now: datetime) -> Sequence[Outcome]:
+    """Applies the commands and answers each. What they changed is published once the transaction commits."""
+    async with begin_batch(transaction.connection) as batch:
+        changes = plan(await _lock_and_read(batch, commands, now), commands, now)
+        await _write(batch, changes, now)
+    _announce(transaction, changes, now)
+    return changes.outcomes
+
+
+async def _lock_and_read(batch: Batch, commands: Sequence[Command], now: datetime) -> State:
+    ids = sorted({each.payment_intent for each in commands if isinstance(each, _OF_PAYMENT_INTENT)})
+    intents = await batch.lock_payment_intents(ids, now) if ids else {}
+    credited = sorted({each.tenant for each in commands if isinstance(each, Credit)})
+    if credited:
+        await batch.open_balances(credited, now)
+    tenants = _tenants(commands, intents)
+    if not tenants:
+        return State(payment_intents=intents)
+    balances = await batch.lock_balances(tenants)
+    references = await batch.read_references(_references(commands))
+    of_reversals = [(each.credit.tenant, each.credit.grant_number) for each in intents.values() if each.credit]
+    grants = await batch.read_grants(tenants, of_reversals)
+    return State(balances, grants, references, intents)
+
+
+async def _write(batch: Batch, changes: Changes, now: datetime) -> None:
+    if changes.transfers:
+        await batch.insert_transfers(changes.transfers)
+        await batch.update_balances(changes.balances)
+    if changes.new_grants:
+        await batch.insert_grants(changes.new_grants)
+    if changes.changed_grants:
+        await batch.update_grants(changes.changed_grants)
+    if changes.payment_intents:
+        await batch.update_payment_intents(changes.payment_intents)
+    if changes.receipts:
+        await batch.insert_receipts(changes.receipts, now)
+    if changes.resolved_receipts:
+        await batch.resolve_receipts(changes.resolved_receipts, now)
+
+
+def _announce(transaction: Transaction, changes: Changes, now: datetime) -> None:
+    for balance in changes.balances:
+        transaction.mark(TopicName.BALANCE_CHANGED, balance.tenant, balance.version, tenant=balance.tenant)
+    for transfer in changes.transfers:
+        if transfer.kind is not Kind.USAGE:
+            transaction.publish(_entry_posted(transfer))
+    for receipt in changes.receipts:
+        if receipt.purchase or receipt.attempt:
+            transaction.publish(_receipt_posted(receipt, now))
+
+
+def _entry_posted(transfer: Transfer) -> EntryPosted:
+    return EntryPosted(
+        tenant=transfer.tenant,
+        reference=transfer.reference,
+        door=transfer.door.value,
+        kind=transfer.kind,
+        credits=transfer.balance_change,
+        amount_minor=transfer.amount_minor,
+        currency=transfer.currency,
+        payment_intent=transfer.payment_intent,
+        purchase=transfer.purchase,
+        attempt=transfer.attempt,
+        balance_version=transfer.version,
+        posted_at=transfer.created_at,
+    )
+
+
+def _receipt_posted(receipt: Unapplied, now: datetime) -> EntryPosted:
+    """Tells whoever asked for the money that it came and bought nothing. Its reference leaves the credit's own free."""
+    return EntryPosted(
+        tenant=receipt.claimed_tenant,
+        reference=f"{receipt.payment_intent}:unapplied",
+        door=Door.STRIPE.value,
+        kind="unapplied_receipt",
+        credits=0,
+        amount_minor=receipt.amount_minor,
+        currency=receipt.currency,
+        payment_intent=receipt.payment_intent,
+        purchase=receipt.purchase,
+        attempt=receipt.attempt,
+        balance_version=0,
+        posted_at=now,
+    )
+
+
+_OF_PAYMENT_INTENT = (Credit, Unapplied, RefundSeen, DisputeSeen)
+
+
+def _tenants(commands: Sequence[Command], intents: dict[str, PaymentIntent]) -> list[str]:
+    named = {each.tenant for each in commands if isinstance(each, (Credit, Usage, Debit, Expire))}
+    return sorted(named | {each.credit.tenant for each in intents.values() if each.credit})
+
+
+def _references(commands: Sequence[Command]) -> list[ReferenceKey]:
+    keys: list[ReferenceKey] = []
+    for each in commands:
+        if isinstance(each, (Usage, Debit)):
+            keys.append(ReferenceKey(each.tenant, Door.PRODUCT, each.reference))
+        elif isinstance(each, Credit):
+            keys.append(ReferenceKey(each.tenant, Door.STRIPE, each.payment_intent))
+    return keys

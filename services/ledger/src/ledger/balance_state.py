@@ -1,0 +1,41 @@
+"""`ledger.balance-changed` as it is now: read when it is sent, and by the API."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ledger.tables import balance
+from shared.events import BalanceChanged, DomainEvent
+from shared.outbox_publisher import StateSource
+from shared.topics import TopicName
+
+PURPOSES_PUBLISHED_MAX = 20
+
+
+async def load_balances(connection: AsyncConnection, tenants: Sequence[str]) -> Mapping[str, tuple[int, DomainEvent]]:
+    """The current (version, event) of each tenant that has a balance."""
+    rows = await connection.execute(select(balance).where(balance.c.tenant_id.in_(tenants)))
+    return {row.tenant_id: (row.version, balance_changed(row)) for row in rows}
+
+
+def balance_changed(row: Any) -> BalanceChanged:
+    """The event of a row of `balance`."""
+    largest = sorted(row.usage_by_purpose.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(credits for _purpose, credits in largest[PURPOSES_PUBLISHED_MAX:])
+    return BalanceChanged(
+        tenant=row.tenant_id,
+        version=row.version,
+        available=row.balance - row.held,
+        held=row.held,
+        owed=row.owed,
+        receivable=row.receivable,
+        usage_day=row.usage_day,
+        usage_by_purpose=dict(largest[:PURPOSES_PUBLISHED_MAX]),
+        usage_of_other_purposes=row.usage_of_other_purposes + rest,
+        changed_at=row.changed_at,
+    )
+
+
+BALANCE_STATE = StateSource(TopicName.BALANCE_CHANGED, load_balances)

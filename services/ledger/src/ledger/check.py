@@ -1,0 +1,168 @@
+"""`python -m ledger check`: proves the books against themselves, from one snapshot, while the ledger works on.
+
+Ends with 0 if every book is right, with 1 if one is wrong (and says whose, and how), and with 2 if nothing was compared
+or the role does not see every row.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ledger import check_sql
+from ledger.core.reversals import credits_to_reverse
+from ledger.payment_intent_rows import payment_intent_of
+from ledger.repository import Statements
+from ledger.settings import OperatorSettings
+from shared.database import DatabaseUnavailable, make_engine, wait_for_database
+from shared.logs import configure_logging
+
+PAGE_TENANTS = 1_000
+STATEMENT_TIMEOUT_S = 600
+WRONG_SHOWN_MAX = 100
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was compared, and what is wrong: one sentence each. `unseen`: tables that the role cannot see in full."""
+
+    tenants: int = 0
+    transfers: int = 0
+    grants: int = 0
+    payment_intents: int = 0
+    waiting_payment_intents: int = 0
+    open_receipts: Sequence[str] = ()
+    unseen: Sequence[str] = ()
+    wrong: list[str] = field(default_factory=list[str])
+
+    @property
+    def exit_code(self) -> int:
+        """0 right, 1 wrong, 2 nothing proven."""
+        if self.unseen or not self.transfers:
+            return 2
+        return 1 if self.wrong else 0
+
+
+async def check(engine: AsyncEngine) -> Findings:
+    """Compares every balance, grant and PaymentIntent with the transfers. Reads one snapshot and locks nothing."""
+    findings = Findings()
+    async with _snapshot(engine) as reading:
+        findings.unseen = [row["name"] for row in await reading(check_sql.TABLES_NOT_FULLY_VISIBLE)]
+        if findings.unseen:
+            return findings
+        after = ""
+        while True:
+            bounds = await reading(check_sql.PAGE_END, after, PAGE_TENANTS)
+            upto: str | None = bounds[0]["upto"]
+            await _check_page(reading, findings, after, upto)
+            if upto is None:
+                break
+            after = upto
+        totals = (await reading(check_sql.TOTALS))[0]
+        findings.waiting_payment_intents = totals["waiting"]
+        findings.open_receipts = [
+            f"{row['payment_intent']}: {row['amount_minor']} {row['currency']}, {row['reason']}"
+            for row in await reading(check_sql.OPEN_RECEIPTS, WRONG_SHOWN_MAX)
+        ]
+    return findings
+
+
+async def _check_page(reading: "Reading", findings: Findings, after: str, upto: str | None) -> None:
+    """Tenants after `after` up to `upto`, or to the last one."""
+    for row in await reading(check_sql.BALANCES, after, upto):
+        findings.tenants += 1
+        findings.transfers += row["transfers"]
+        findings.wrong += _wrong(row, check_sql.BALANCE_RULES, f"tenant {row['tenant_id']!r}")
+    for row in await reading(check_sql.GRANTS, after, upto):
+        findings.grants += 1
+        name = f"tenant {row['tenant_id']!r}, grant {row['grant_number']}"
+        findings.wrong += _wrong(row, check_sql.GRANT_RULES, name)
+    for row in await reading(check_sql.PAYMENT_INTENTS, after, upto):
+        findings.payment_intents += 1
+        name = f"tenant {row['tenant_id']!r}, {row['payment_intent']}"
+        findings.wrong += _wrong(row, check_sql.PAYMENT_INTENT_RULES, name)
+        intent = payment_intent_of(row)
+        assert intent.credit is not None, "the query asks for credited ones"
+        due = credits_to_reverse(intent.credit, intent)
+        if due != intent.credit.reversed_credits:
+            findings.wrong.append(f"{name}: {intent.credit.reversed_credits} credits are reversed, {due} are due")
+
+
+def _wrong(row: Any, rules: Sequence[tuple[str, str, str]], name: str) -> list[str]:
+    """The rules (what, column, column it must equal) that the row breaks."""
+    return [
+        f"{name}: {what} is {row[actual]}, its transfers say {row[expected]}"
+        for what, actual, expected in rules
+        if row[actual] != row[expected]
+    ]
+
+
+class Reading:
+    """Reads within the snapshot, each statement in bounded time."""
+
+    def __init__(self, driver: Statements) -> None:
+        self._driver = driver
+
+    async def __call__(self, query: str, *values: Any) -> list[Any]:
+        return await self._driver.fetch(query, *values, timeout=STATEMENT_TIMEOUT_S)
+
+
+@asynccontextmanager
+async def _snapshot(engine: AsyncEngine) -> AsyncGenerator[Reading]:
+    async with engine.connect() as plain:
+        connection: AsyncConnection = await plain.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        async with connection.begin():
+            await connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S}s'"))
+            yield Reading(cast(Statements, (await connection.get_raw_connection()).driver_connection))
+
+
+def report(findings: Findings) -> str:
+    """What `check` prints."""
+    if findings.unseen:
+        return (
+            f"This role does not see all rows of {', '.join(findings.unseen)}: nothing is proven. "
+            "Run with DATABASE_URL_WORKER of the role ledger_worker."
+        )
+    lines = [
+        f"compared {findings.tenants} tenants, {findings.transfers} transfers, {findings.grants} grants, "
+        f"{findings.payment_intents} PaymentIntents",
+        f"waiting for their credit: {findings.waiting_payment_intents} PaymentIntents with refunds or disputes",
+        f"open unapplied receipts: {len(findings.open_receipts)}",
+        *(f"  {receipt}" for receipt in findings.open_receipts),
+    ]
+    if findings.wrong:
+        lines.append(f"WRONG: {len(findings.wrong)}")
+        lines += [f"  {sentence}" for sentence in findings.wrong[:WRONG_SHOWN_MAX]]
+    else:
+        lines.append("every book is right" if findings.transfers else "there is nothing to compare")
+    return "\n".join(lines)
+
+
+def run(settings: OperatorSettings) -> int:
+    """Checks, prints the report and returns the exit code."""
+    configure_logging("ledger", settings.log_level)
+
+    async def main() -> Findings:
+        engine = make_engine(
+            settings.database_url_worker.get_secret_value(), application_name="ledger-check", pool_size=1
+        )
+        try:
+            await wait_for_database(engine, settings.start_timeout_s)
+            return await check(engine)
+        finally:
+            await engine.dispose()
+
+    try:
+        findings = asyncio.run(main())
+    except DatabaseUnavailable as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    print(report(findings))  # noqa: T201  # a command's answer
+    return findings.exit_code

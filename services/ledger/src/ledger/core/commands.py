@@ -1,0 +1,143 @@
+"""What the ledger can be asked to do, and what comes of it. One batch is a list of commands, one outcome each."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from ledger.core.accounts import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """A PaymentIntent of ours succeeded, and what it sells is proven by its signature."""
+
+    tenant: str
+    payment_intent: str
+    kind: Literal[Kind.PURCHASE, Kind.RECHARGE]
+    credits: int
+    amount_minor: int
+    currency: str
+    expires_in_days: int | None = None
+    purchase: str | None = None
+    attempt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unapplied:
+    """A PaymentIntent with our marker succeeded, and what it claims cannot be believed. The tenant is a claim too."""
+
+    claimed_tenant: str
+    payment_intent: str
+    amount_minor: int
+    currency: str
+    reason: str
+    purchase: str | None = None
+    attempt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefundSeen:
+    """A refund as Stripe shows it. `failed` and `canceled` are final and count nothing; all else counts."""
+
+    payment_intent: str
+    refund: str
+    amount_minor: int
+    currency: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeSeen:
+    """Funds that a dispute moved: out of the account, or back."""
+
+    payment_intent: str
+    dispute: str
+    amount_minor: int
+    currency: str
+    moved: Literal["withdrawn", "reinstated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Credits that were used: a fact, recorded even where it leaves the tenant owing."""
+
+    tenant: str
+    reference: str
+    credits: int
+    purpose: str
+    occurred_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Debit:
+    """A request to use credits: refused where they are not available."""
+
+    tenant: str
+    reference: str
+    credits: int
+    purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """Look whether grants of the tenant are due to expire."""
+
+    tenant: str
+
+
+Command = Credit | Unapplied | RefundSeen | DisputeSeen | Usage | Debit | Expire
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """The transfer that carries the command's reference. `repeated`: it was there before, and nothing was changed."""
+
+    version: int
+    credits: int
+    available_after: int
+    posted_at: datetime
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """The reference carries another input already."""
+
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Insufficient:
+    """The credits are not available."""
+
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownTenant:
+    """The tenant has never had credits."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeyondLimit:
+    """The balance would leave the range of `CREDITS_MAX`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A reversal whose credit has not been seen: kept, and applied together with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """No credits moved: known already, nothing left to reverse, an unapplied receipt, or nothing due."""
+
+
+Outcome = Posted | Conflict | Insufficient | UnknownTenant | BeyondLimit | Waiting | Noted
+
+
+def input_hash(kind: Kind, credits: int, amount_minor: int | None = None, currency: str | None = None) -> bytes:
+    """16 bytes that tell two inputs under one reference apart: kind, credits, amount and currency, nothing else."""
+    text = f"{kind.value}|{credits}|{amount_minor}|{currency}"
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -1,0 +1,179 @@
+"""What a plan starts from and what it leads to. Repositories read the one and write the other."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import NamedTuple
+
+from ledger.core.accounts import Account, Door, Kind
+from ledger.core.commands import Outcome, Unapplied
+
+
+class ReferenceKey(NamedTuple):
+    tenant: str
+    door: Door
+    reference: str
+
+
+class PostedReference(NamedTuple):
+    """What is remembered under a reference: the input's hash, and the first result."""
+
+    input_hash: bytes
+    version: int
+    credits: int
+    available_after: int
+    posted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DayUsage:
+    """Running totals of one day (UTC): at most `PURPOSES_MAX` purposes by name, the rest in one sum."""
+
+    day: date | None = None
+    by_purpose: Mapping[str, int] = field(default_factory=dict[str, int])
+    of_other_purposes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """A tenant's balance in credits. `balance` = what its grants have left − `owed`.
+
+    `version` counts the tenant's transfers. `receivable` is the part of `owed` that reversals left.
+    """
+
+    tenant: str
+    version: int
+    balance: int
+    held: int
+    owed: int
+    receivable: int
+    grants_made: int
+    usage: DayUsage
+    changed_at: datetime
+
+
+class Grant(NamedTuple):
+    """A lot of credits: `credits` at first, `remaining` now. Numbered by tenant, in the order they were made."""
+
+    tenant: str
+    number: int
+    door: Door
+    reference: str
+    payment_intent: str | None
+    credits: int
+    remaining: int
+    priority: int
+    expires_at: datetime | None
+    created_at: datetime
+
+
+class GrantChange(NamedTuple):
+    tenant: str
+    number: int
+    remaining: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefundState:
+    amount_minor: int
+    is_void: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeState:
+    withdrawn_minor: int = 0
+    reinstated_minor: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CreditOfIntent:
+    """What a PaymentIntent was credited with, and what has been reversed of it."""
+
+    tenant: str
+    grant_number: int
+    kind: Kind
+    credits: int
+    amount_minor: int
+    currency: str
+    purchase: str | None
+    attempt: str | None
+    reversed_credits: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentIntent:
+    """All that the ledger knows of a PaymentIntent. Reversals wait here until there is a `credit`.
+
+    `receipt_tenant` is set where it has an unapplied receipt: the tenant it claims, or "".
+    """
+
+    id: str
+    credit: CreditOfIntent | None = None
+    receipt_tenant: str | None = None
+    refunds: Mapping[str, RefundState] = field(default_factory=dict[str, RefundState])
+    disputes: Mapping[str, DisputeState] = field(default_factory=dict[str, DisputeState])
+
+
+class Transfer(NamedTuple):
+    """Credits moved from one account of a tenant to another; never changed afterwards.
+
+    `grant_numbers` and `grant_credits` say what each grant gained or lost by it, `owed_change` and `receivable_change`
+    what it did to the debt, so that every number in the books can be added up again.
+    """
+
+    tenant: str
+    door: Door
+    reference: str
+    input_hash: bytes
+    kind: Kind
+    source: Account
+    destination: Account
+    credits: int
+    version: int
+    balance_after: int
+    available_after: int
+    owed_change: int
+    receivable_change: int
+    grant_numbers: Sequence[int]
+    grant_credits: Sequence[int]
+    created_at: datetime
+    purpose: str | None = None
+    occurred_at: datetime | None = None
+    amount_minor: int | None = None
+    currency: str | None = None
+    payment_intent: str | None = None
+    purchase: str | None = None
+    attempt: str | None = None
+
+    @property
+    def balance_change(self) -> int:
+        """Credits, signed as the tenant sees them."""
+        return self.credits if self.destination is Account.AVAILABLE else -self.credits
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything a batch touches, read under its locks.
+
+    `grants` holds the tenants' unspent grants and those that reversals are about; a tenant without balance is unknown.
+    """
+
+    balances: Mapping[str, Balance] = field(default_factory=dict[str, Balance])
+    grants: Mapping[str, Sequence[Grant]] = field(default_factory=dict[str, Sequence[Grant]])
+    references: Mapping[ReferenceKey, PostedReference] = field(default_factory=dict[ReferenceKey, PostedReference])
+    payment_intents: Mapping[str, PaymentIntent] = field(default_factory=dict[str, PaymentIntent])
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a batch does. `outcomes` answers the commands in their order."""
+
+    outcomes: Sequence[Outcome]
+    transfers: Sequence[Transfer]
+    balances: Sequence[Balance]
+    new_grants: Sequence[Grant]
+    changed_grants: Sequence[GrantChange]
+    payment_intents: Sequence[PaymentIntent]
+    receipts: Sequence[Unapplied]
+    resolved_receipts: Sequence[tuple[str, str]]
+    """(claimed tenant, PaymentIntent) of receipts whose PaymentIntent has been credited after all."""

@@ -1,0 +1,96 @@
+"""What the ledger does with each event, in the order it happens: events become commands, commands are applied."""
+
+from collections.abc import Sequence
+
+from prometheus_client import Counter
+
+from ledger.apply import apply
+from ledger.core.commands import BeyondLimit, Command, Conflict, Outcome, UnknownTenant, Usage
+from ledger.stripe_commands import HANDLED_TYPES, command_of
+from shared.clock import utc_now
+from shared.events import UndecodableEvent, UsageRecorded, decode
+from shared.kafka import Record
+from shared.logs import get_logger
+from shared.outbox import Transaction
+from shared.poison import Poison
+from shared.stripe_events import EVENT_TYPES, Header, MalformedEvent, parse_event
+
+log = get_logger()
+
+_stripe_events = Counter("ledger_stripe_events_total", "Stripe events, by what became of them.", ["type", "outcome"])
+_usage = Counter("ledger_usage_records_total", "usage.recorded, by what became of them.", ["outcome"])
+
+
+class Handlers:
+    """The handlers of both topics. `signing_keys` verify what a PaymentIntent says it is for."""
+
+    def __init__(self, signing_keys: Sequence[str]) -> None:
+        self._signing_keys = signing_keys
+
+    async def on_stripe_events(self, transaction: Transaction, records: Sequence[Record]) -> None:
+        """Credits, receipts and reversals. Types that move no credits, and what is not ours, are counted and left."""
+        commands: list[Command] = []
+        types: list[str] = []
+        for record in records:
+            event_type = record.headers.get(Header.TYPE)
+            if event_type is not None and event_type not in HANDLED_TYPES:
+                _count_stripe(event_type, "ignored")
+                continue
+            try:
+                event = parse_event(record.value or b"")
+                command = command_of(event, self._signing_keys)
+            except MalformedEvent as error:
+                raise Poison(str(error)) from error
+            if command is None:
+                _count_stripe(event.type, "ignored")
+                continue
+            log.debug("stripe_event_read", event_id=event.id, command=type(command).__name__)
+            commands.append(command)
+            types.append(event.type)
+        if not commands:
+            return
+        outcomes = await apply(transaction, commands, utc_now())
+        for event_type, command, outcome in zip(types, commands, outcomes, strict=True):
+            _refuse_unfit(outcome, of=command)
+            _count_stripe(event_type, type(outcome).__name__.lower())
+            log.debug("stripe_event_applied", command=type(command).__name__, outcome=type(outcome).__name__)
+
+    async def on_usage(self, transaction: Transaction, records: Sequence[Record]) -> None:
+        """Usage is a fact: recorded whatever the balance. Unknown tenants and contradictions are dead-lettered."""
+        commands: list[Usage] = []
+        for record in records:
+            try:
+                usage = decode(record.value, UsageRecorded)
+            except UndecodableEvent as error:
+                raise Poison(str(error)) from error
+            if usage is None:
+                _usage.labels("ignored").inc()
+                continue
+            if "\x00" in usage.tenant + usage.reference + usage.purpose:
+                raise Poison("usage with a NUL character, which no text column holds")
+            if usage.occurred_at.tzinfo is None:
+                raise Poison("usage whose time has no zone")
+            commands.append(Usage(usage.tenant, usage.reference, usage.credits, usage.purpose, usage.occurred_at))
+        if not commands:
+            return
+        for command, outcome in zip(commands, await apply(transaction, commands, utc_now()), strict=True):
+            _refuse_unfit(outcome, of=command)
+            _usage.labels(type(outcome).__name__.lower()).inc()
+
+
+def _refuse_unfit(outcome: Outcome, of: Command) -> None:
+    """Raises `Poison` where a fact cannot be written: the batch is undone, the others are applied without it."""
+    match outcome:
+        case Conflict(reference):
+            raise Poison(f"{type(of).__name__}: reference {reference!r} carries another input already")
+        case UnknownTenant():
+            raise Poison(f"{type(of).__name__}: the tenant has never had credits")
+        case BeyondLimit():
+            raise Poison(f"{type(of).__name__}: the balance would leave the range of 2^53 - 1 credits")
+        case _:
+            return
+
+
+def _count_stripe(event_type: str, outcome: str) -> None:
+    known = event_type if event_type in EVENT_TYPES else "other"
+    _stripe_events.labels(known, outcome).inc()

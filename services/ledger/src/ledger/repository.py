@@ -1,0 +1,159 @@
+"""The ledger's writing SQL: set-based, a constant number of statements a batch, whatever its size.
+
+Order of locks, the same in every transaction: PaymentIntents sorted by id, then balances sorted by tenant. References,
+grants and waiting reversals are read after the locks, in statements of their own: PostgreSQL's READ COMMITTED gives
+each statement a new snapshot, so what another worker committed before it let go of a lock is seen.
+"""
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, Protocol, cast
+
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ledger import sql
+from ledger.core.accounts import Door
+from ledger.core.commands import Unapplied
+from ledger.core.state import (
+    Balance,
+    DayUsage,
+    Grant,
+    GrantChange,
+    PaymentIntent,
+    PostedReference,
+    ReferenceKey,
+    Transfer,
+)
+from ledger.payment_intent_rows import payment_intent_columns, payment_intent_of
+
+
+class Statements(Protocol):
+    """The part of asyncpg's connection that is used here."""
+
+    async def fetch(self, query: str, *args: Any, timeout: float | None = None) -> list[Any]: ...
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str: ...
+
+
+# Every statement of a batch finds its rows by key. Without statistics (a young table) the planner may think that a scan
+# is cheaper, and keep that plan while the table grows; so it is told.
+_BEGIN_BATCH = text("""
+    SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+           set_config('enable_mergejoin', 'off', true)
+""")
+
+
+@asynccontextmanager
+async def begin_batch(connection: AsyncConnection) -> AsyncGenerator["Batch"]:
+    """The statements of one batch, in the connection's transaction. Errors are SQLAlchemy's, as everywhere else."""
+    await connection.execute(_BEGIN_BATCH)
+    driver = cast(Statements, (await connection.get_raw_connection()).driver_connection)
+    try:
+        yield Batch(driver)
+    except asyncpg.PostgresError as error:
+        raise DBAPIError("a statement of ledger.sql", None, error) from error
+    except asyncpg.InterfaceError as error:
+        raise InterfaceError("a statement of ledger.sql", None, error) from error
+
+
+class Batch:
+    """What a batch reads and writes, in the order in which it has to be called."""
+
+    def __init__(self, driver: Statements) -> None:
+        self._driver = driver
+
+    async def lock_payment_intents(self, ids: Sequence[str], now: datetime) -> dict[str, PaymentIntent]:
+        """Locks every PaymentIntent of the batch, known or not, and then reads what is known. `ids` are sorted."""
+        await self._driver.execute(sql.INSERT_PAYMENT_INTENTS, ids, now)
+        await self._driver.execute(sql.LOCK_PAYMENT_INTENTS, ids)
+        rows = await self._driver.fetch(sql.READ_PAYMENT_INTENTS, ids)
+        return {row["payment_intent"]: payment_intent_of(row) for row in rows}
+
+    async def open_balances(self, tenants: Sequence[str], now: datetime) -> None:
+        """Makes empty balances for tenants that have none. `tenants` are sorted."""
+        await self._driver.execute(sql.INSERT_BALANCES, tenants, now)
+
+    async def lock_balances(self, tenants: Sequence[str]) -> dict[str, Balance]:
+        """Locks and reads the balances that exist. `tenants` are sorted."""
+        rows = await self._driver.fetch(sql.LOCK_BALANCES, tenants)
+        return {
+            row[0]: Balance(
+                row[0], row[1], row[2], row[3], row[4], row[5], row[6],
+                DayUsage(row[7], row[8], row[9]), row[10],
+            )
+            for row in rows
+        }  # fmt: skip
+
+    async def read_references(self, keys: Sequence[ReferenceKey]) -> dict[ReferenceKey, PostedReference]:
+        """What has been posted under these references."""
+        if not keys:
+            return {}
+        tenants, doors, references = zip(*keys, strict=True)
+        rows = await self._driver.fetch(sql.READ_REFERENCES, tenants, doors, references)
+        return {ReferenceKey(row[0], Door(row[1]), row[2]): PostedReference(*row[3:]) for row in rows}
+
+    async def read_grants(
+        self, tenants: Sequence[str], of_reversals: Sequence[tuple[str, int]]
+    ) -> dict[str, list[Grant]]:
+        """The tenants' unspent grants, and those that reversals are about (tenant, number), spent or not."""
+        rows = await self._driver.fetch(sql.READ_UNSPENT_GRANTS, tenants)
+        if of_reversals:
+            owners, numbers = zip(*of_reversals, strict=True)
+            rows += await self._driver.fetch(sql.READ_SPENT_GRANTS, owners, numbers)
+        grants: dict[str, list[Grant]] = {}
+        for row in rows:
+            grants.setdefault(row[0], []).append(Grant(*row))
+        return grants
+
+    async def insert_transfers(self, transfers: Sequence[Transfer]) -> None:
+        columns: list[Sequence[Any]] = list(zip(*transfers, strict=True))
+        for index in sql.TRANSFER_ARRAY_COLUMNS:
+            columns[index] = [str(values).replace("[", "{").replace("]", "}") for values in columns[index]]
+        await self._driver.execute(sql.INSERT_TRANSFERS, *columns)
+
+    async def update_balances(self, balances: Sequence[Balance]) -> None:
+        await self._driver.execute(
+            sql.UPDATE_BALANCES,
+            [each.tenant for each in balances],
+            [each.version for each in balances],
+            [each.balance for each in balances],
+            [each.held for each in balances],
+            [each.owed for each in balances],
+            [each.receivable for each in balances],
+            [each.grants_made for each in balances],
+            [each.usage.day for each in balances],
+            [json.dumps(each.usage.by_purpose) for each in balances],
+            [each.usage.of_other_purposes for each in balances],
+            [each.changed_at for each in balances],
+        )
+
+    async def insert_grants(self, grants: Sequence[Grant]) -> None:
+        await self._driver.execute(sql.INSERT_GRANTS, *zip(*grants, strict=True))
+
+    async def update_grants(self, changes: Sequence[GrantChange]) -> None:
+        await self._driver.execute(sql.UPDATE_GRANTS, *zip(*changes, strict=True))
+
+    async def update_payment_intents(self, intents: Sequence[PaymentIntent]) -> None:
+        await self._driver.execute(sql.UPDATE_PAYMENT_INTENTS, *payment_intent_columns(intents))
+
+    async def insert_receipts(self, receipts: Sequence[Unapplied], now: datetime) -> None:
+        await self._driver.execute(
+            sql.INSERT_RECEIPTS,
+            [each.claimed_tenant for each in receipts],
+            [each.payment_intent for each in receipts],
+            [each.amount_minor for each in receipts],
+            [each.currency for each in receipts],
+            [each.reason for each in receipts],
+            [each.purchase for each in receipts],
+            [each.attempt for each in receipts],
+            now,
+        )
+
+    async def resolve_receipts(self, receipts: Sequence[tuple[str, str]], now: datetime) -> None:
+        """Closes receipts (claimed tenant, PaymentIntent) that have been credited after all."""
+        await self._driver.execute(sql.RESOLVE_RECEIPTS, *zip(*receipts, strict=True), now)

@@ -1,0 +1,37 @@
+"""What each of the ledger's processes reads from the environment."""
+
+from pydantic_settings import SettingsConfigDict
+
+from shared.settings import (
+    ApiDatabaseSettings,
+    AuthSettings,
+    KafkaSettings,
+    OwnerDatabaseSettings,
+    ProcessSettings,
+    SigningSettings,
+    WorkerDatabaseSettings,
+)
+
+
+class AppSettings(ProcessSettings, KafkaSettings, AuthSettings, ApiDatabaseSettings):
+    """`python -m ledger app`"""
+
+
+class WorkerSettings(ProcessSettings, KafkaSettings, WorkerDatabaseSettings, SigningSettings):
+    """`python -m ledger worker`"""
+
+
+class MigrateSettings(OwnerDatabaseSettings):
+    """`python -m ledger migrate`"""
+
+    log_level: str = "info"
+    start_timeout_s: float = 60.0
+
+
+class OperatorSettings(WorkerDatabaseSettings):
+    """`python -m ledger check` and `republish`"""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+
+    log_level: str = "warning"
+    start_timeout_s: float = 60.0

@@ -1,0 +1,127 @@
+"""The statements of a batch, for asyncpg. Arrays come in, so that one statement serves any number of rows."""
+
+INSERT_PAYMENT_INTENTS = """
+    INSERT INTO payment_intent (payment_intent, first_seen_at)
+    SELECT id, $2 FROM unnest($1::text[]) AS new (id) ORDER BY id
+    ON CONFLICT DO NOTHING
+"""
+
+LOCK_PAYMENT_INTENTS = """
+    SELECT FROM payment_intent WHERE payment_intent = ANY($1::text[]) ORDER BY payment_intent FOR UPDATE
+"""
+
+READ_PAYMENT_INTENTS = """
+    SELECT payment_intent, tenant_id, grant_number, kind, credits, amount_minor, currency, purchase, attempt,
+           reversed_credits, refunds, disputes, receipt_tenant
+    FROM payment_intent WHERE payment_intent = ANY($1::text[])
+"""
+
+UPDATE_PAYMENT_INTENTS = """
+    UPDATE payment_intent SET
+        tenant_id = new.tenant_id, grant_number = new.grant_number, kind = new.kind, credits = new.credits,
+        amount_minor = new.amount_minor, currency = new.currency, purchase = new.purchase, attempt = new.attempt,
+        reversed_credits = new.reversed_credits, refunds = new.refunds, disputes = new.disputes,
+        receipt_tenant = new.receipt_tenant
+    FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[],
+                $9::text[], $10::bigint[], $11::jsonb[], $12::jsonb[], $13::text[])
+        AS new (payment_intent, tenant_id, grant_number, kind, credits, amount_minor, currency, purchase, attempt,
+                reversed_credits, refunds, disputes, receipt_tenant)
+    WHERE payment_intent.payment_intent = new.payment_intent
+"""
+
+INSERT_BALANCES = """
+    INSERT INTO balance (tenant_id, version, balance, held, owed, receivable, grants_made, usage_by_purpose,
+                         usage_of_other_purposes, changed_at)
+    SELECT tenant_id, 0, 0, 0, 0, 0, 0, '{}', 0, $2 FROM unnest($1::text[]) AS new (tenant_id) ORDER BY tenant_id
+    ON CONFLICT DO NOTHING
+"""
+
+LOCK_BALANCES = """
+    SELECT tenant_id, version, balance, held, owed, receivable, grants_made, usage_day, usage_by_purpose,
+           usage_of_other_purposes, changed_at
+    FROM balance WHERE tenant_id = ANY($1::text[]) ORDER BY tenant_id FOR UPDATE
+"""
+
+UPDATE_BALANCES = """
+    UPDATE balance SET
+        version = new.version, balance = new.balance, held = new.held, owed = new.owed, receivable = new.receivable,
+        grants_made = new.grants_made, usage_day = new.usage_day, usage_by_purpose = new.usage_by_purpose,
+        usage_of_other_purposes = new.usage_of_other_purposes, changed_at = new.changed_at
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::int[],
+                $8::date[], $9::jsonb[], $10::bigint[], $11::timestamptz[])
+        AS new (tenant_id, version, balance, held, owed, receivable, grants_made, usage_day, usage_by_purpose,
+                usage_of_other_purposes, changed_at)
+    WHERE balance.tenant_id = new.tenant_id
+"""
+
+READ_REFERENCES = """
+    SELECT transfer.tenant_id, transfer.door, transfer.reference, input_hash, version, credits, available_after,
+           created_at
+    FROM unnest($1::text[], $2::text[], $3::text[]) AS asked (tenant_id, door, reference)
+    JOIN transfer USING (tenant_id, door, reference)
+"""
+
+_GRANT = """
+    credit_grant.tenant_id, credit_grant.grant_number, door, reference, payment_intent, credits, remaining, priority,
+    expires_at, created_at
+"""
+
+READ_UNSPENT_GRANTS = f"""
+    SELECT {_GRANT} FROM credit_grant WHERE tenant_id = ANY($1::text[]) AND NOT spent
+"""  # noqa: S608  # a constant of this file
+
+READ_SPENT_GRANTS = f"""
+    SELECT {_GRANT} FROM unnest($1::text[], $2::int[]) AS asked (tenant_id, grant_number)
+    JOIN credit_grant USING (tenant_id, grant_number) WHERE spent
+"""  # noqa: S608
+
+INSERT_GRANTS = """
+    INSERT INTO credit_grant (tenant_id, grant_number, door, reference, payment_intent, credits, remaining, spent,
+                              priority, expires_at, created_at)
+    SELECT tenant_id, grant_number, door, reference, payment_intent, credits, remaining, remaining = 0, priority,
+           expires_at, created_at
+    FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::smallint[],
+                $9::timestamptz[], $10::timestamptz[])
+        AS new (tenant_id, grant_number, door, reference, payment_intent, credits, remaining, priority, expires_at,
+                created_at)
+"""
+
+UPDATE_GRANTS = """
+    UPDATE credit_grant SET remaining = new.remaining, spent = new.remaining = 0
+    FROM unnest($1::text[], $2::int[], $3::bigint[]) AS new (tenant_id, grant_number, remaining)
+    WHERE credit_grant.tenant_id = new.tenant_id AND credit_grant.grant_number = new.grant_number
+"""
+
+#: Where in `Transfer` the arrays are: they travel as text, since unnest would flatten an array of arrays.
+TRANSFER_ARRAY_COLUMNS = (13, 14)
+
+INSERT_TRANSFERS = """
+    INSERT INTO transfer (tenant_id, door, reference, input_hash, kind, source, destination, credits, version,
+                          balance_after, available_after, owed_change, receivable_change, grant_numbers, grant_credits,
+                          created_at, purpose, occurred_at, amount_minor, currency, payment_intent, purchase, attempt)
+    SELECT tenant_id, door, reference, input_hash, kind, source, destination, credits, version,
+           balance_after, available_after, owed_change, receivable_change, grant_numbers::int[],
+           grant_credits::bigint[], created_at, purpose, occurred_at, amount_minor, currency, payment_intent,
+           purchase, attempt
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[], $8::bigint[],
+                $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[], $15::text[],
+                $16::timestamptz[], $17::text[], $18::timestamptz[], $19::bigint[], $20::text[], $21::text[],
+                $22::text[], $23::text[])
+        AS new (tenant_id, door, reference, input_hash, kind, source, destination, credits, version,
+                balance_after, available_after, owed_change, receivable_change, grant_numbers, grant_credits,
+                created_at, purpose, occurred_at, amount_minor, currency, payment_intent, purchase, attempt)
+"""
+
+INSERT_RECEIPTS = """
+    INSERT INTO unapplied_receipt (tenant_id, payment_intent, amount_minor, currency, reason, purchase, attempt,
+                                   received_at)
+    SELECT new.*, $8 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])
+        AS new
+"""
+
+RESOLVE_RECEIPTS = """
+    UPDATE unapplied_receipt SET resolved_at = $3, resolution = 'credited'
+    FROM unnest($1::text[], $2::text[]) AS credited (tenant_id, payment_intent)
+    WHERE unapplied_receipt.tenant_id = credited.tenant_id
+      AND unapplied_receipt.payment_intent = credited.payment_intent AND resolved_at IS NULL
+"""

@@ -1,0 +1,154 @@
+"""The ledger's tables. Every key begins with the tenant, so that they distribute by it, but for `payment_intent`:
+Stripe knows no tenants, so what is locked and waits there is keyed as Stripe names it.
+
+Rows that are updated often leave room in their pages and have no index on what changes, so that updates stay in place
+(HOT). Migrations make the tables; a test compares the two.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from shared.outbox_tables import outbox_tables
+
+metadata = MetaData()
+
+#: What a tenant has. One row a tenant; its lock orders everything that happens to the tenant.
+balance = Table(
+    "balance",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("balance", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
+    Column("owed", BigInteger, nullable=False),
+    Column("receivable", BigInteger, nullable=False),
+    Column("grants_made", Integer, nullable=False),
+    Column("usage_day", Date),
+    Column("usage_by_purpose", JSONB, nullable=False),
+    Column("usage_of_other_purposes", BigInteger, nullable=False),
+    Column("changed_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("held >= 0 AND receivable >= 0 AND owed >= receivable", name="balance_debts"),
+    postgresql_with={"fillfactor": 50},
+)
+
+#: Lots of credits. `spent` says that nothing remains; it is there so that the index changes once in a grant's life.
+credit_grant = Table(
+    "credit_grant",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("grant_number", Integer, primary_key=True),
+    Column("door", Text, nullable=False),
+    Column("reference", Text, nullable=False),
+    Column("payment_intent", Text),
+    Column("credits", BigInteger, nullable=False),
+    Column("remaining", BigInteger, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("spent", Boolean, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("remaining BETWEEN 0 AND credits AND spent = (remaining = 0)", name="credit_grant_remaining"),
+    postgresql_with={"fillfactor": 50},
+)
+Index(
+    "credit_grant_unspent",
+    credit_grant.c.tenant_id,
+    credit_grant.c.grant_number,
+    postgresql_where=text("NOT spent"),
+)
+Index(
+    "credit_grant_expiring",
+    credit_grant.c.expires_at,
+    postgresql_where=text("NOT spent AND expires_at IS NOT NULL"),
+)
+
+#: The books: credits moved between accounts of a tenant. Only ever added to; the key carries idempotency.
+transfer = Table(
+    "transfer",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("door", Text, primary_key=True),
+    Column("reference", Text, primary_key=True),
+    Column("input_hash", LargeBinary, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("credits", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("balance_after", BigInteger, nullable=False),
+    Column("available_after", BigInteger, nullable=False),
+    Column("owed_change", BigInteger, nullable=False),
+    Column("receivable_change", BigInteger, nullable=False),
+    Column("grant_numbers", ARRAY(Integer), nullable=False),
+    Column("grant_credits", ARRAY(BigInteger), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("purpose", Text),
+    Column("occurred_at", DateTime(timezone=True)),
+    Column("amount_minor", BigInteger),
+    Column("currency", Text),
+    Column("payment_intent", Text),
+    Column("purchase", Text),
+    Column("attempt", Text),
+    CheckConstraint("credits > 0 AND source <> destination", name="transfer_moves"),
+)
+#: By time and by version at once: within a tenant neither ever goes back.
+Index("transfer_in_order", transfer.c.tenant_id, transfer.c.created_at, transfer.c.version)
+
+#: What is known of each PaymentIntent, and the lock that a credit and its reversals share. `tenant_id` is set with the
+#: credit; until then refunds and disputes wait here. `receipt_tenant` is the tenant that an unapplied receipt claims.
+payment_intent = Table(
+    "payment_intent",
+    metadata,
+    Column("payment_intent", Text, primary_key=True),
+    Column("tenant_id", Text),
+    Column("grant_number", Integer),
+    Column("kind", Text),
+    Column("credits", BigInteger),
+    Column("amount_minor", BigInteger),
+    Column("currency", Text),
+    Column("purchase", Text),
+    Column("attempt", Text),
+    Column("reversed_credits", BigInteger, nullable=False, server_default=text("0")),
+    Column("refunds", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("disputes", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("receipt_tenant", Text),
+    Column("first_seen_at", DateTime(timezone=True), nullable=False),
+)
+
+#: Money that came with our marker and could not be believed. `tenant_id` is what it claims, nothing more, or empty.
+unapplied_receipt = Table(
+    "unapplied_receipt",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("payment_intent", Text, primary_key=True),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("purchase", Text),
+    Column("attempt", Text),
+    Column("received_at", DateTime(timezone=True), nullable=False),
+    Column("resolved_at", DateTime(timezone=True)),
+    Column("resolution", Text),
+)
+Index(
+    "unapplied_receipt_open",
+    unapplied_receipt.c.received_at,
+    unapplied_receipt.c.payment_intent,
+    postgresql_where=text("resolved_at IS NULL"),
+)
+
+outbox, outbox_mark, published_state = outbox_tables(metadata)
