@@ -7,7 +7,7 @@ import asyncpg
 import httpx
 
 from embedded.servers import PostgresServer
-from proof.sentences import Charge, Entry, Receipt
+from proof.sentences import AttemptSpan, Cap, Charge, Entry, Receipt
 
 SERVICES = ("ledger", "payments", "recharge")
 TIMEOUT_S = 30
