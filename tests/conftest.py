@@ -1,0 +1,53 @@
+"""The whole product on real parts, once for all end-to-end tests: each test brings tenants of its own."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from demo.__main__ import addresses_of
+from demo.clients import Addresses, Product, Tenant
+from demo.simulator import Simulator
+from embedded.stack import Stack, StackConfig
+from proof.judge import Verdict, judge_when_settled
+from shared.ids import new_id
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A running stack and those who use it."""
+
+    stack: Stack
+    http: httpx.AsyncClient
+    addresses: Addresses
+    simulator: Simulator
+    product: Product
+
+    def tenant(self, name: str = "tenant") -> Tenant:
+        """A tenant nobody else uses."""
+        return Tenant(self.addresses, self.http, new_id(name))
+
+    async def verdict(self, timeout_s: float = 60.0) -> Verdict:
+        """The three sentences, once everything has arrived; and the ledger's own check."""
+        return await judge_when_settled(self.http, self.addresses.stripe, self.stack.postgres_server, timeout_s)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """PostgreSQL, Kafka, the simulator, every door, and a second replica of each worker only where a test adds it."""
+    with Stack(StackConfig(label="test-flow")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def flow(stack: Stack) -> AsyncIterator[Flow]:
+    addresses = addresses_of(stack)
+    async with httpx.AsyncClient(timeout=30.0) as http:
+        yield Flow(stack, http, addresses, Simulator(addresses.stripe, http), Product(addresses, http))
+
+
+@pytest.fixture
+def new_tenants(flow: Flow) -> Callable[[int], list[Tenant]]:
+    """`new_tenants(5)`: tenants nobody else uses."""
+    return lambda count: [flow.tenant() for _ in range(count)]
