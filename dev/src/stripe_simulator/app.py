@@ -41,16 +41,17 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=["Request-Id"]
     )
+    door = Door(simulator)
+    # First, because routes are tried in order and these are the busy ones.
+    _add_operations(app, simulator, door)
     for router in (state.router, faults.router, webhooks.router, objects.router):
         app.include_router(router, prefix="/_sim", tags=["control"])
+    app.add_route("/{path:path}", door.refuse_unknown, methods=["GET", "POST", "DELETE", "PUT", "PATCH"])
     app.state.simulator = simulator
-    _add_operations(app, simulator)
     return app
 
 
-def _add_operations(app: FastAPI, simulator: Simulator) -> None:
-    door = Door(simulator)
-
+def _add_operations(app: FastAPI, simulator: Simulator, door: Door) -> None:
     def route(spec: OperationSpec) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             return await door.answer(spec, request)
@@ -60,4 +61,3 @@ def _add_operations(app: FastAPI, simulator: Simulator) -> None:
     for key in OPERATIONS:
         spec = simulator.contract.operations[key]
         app.add_route(spec.path, route(spec), methods=[spec.method])
-    app.add_route("/{path:path}", door.refuse_unknown, methods=["GET", "POST", "DELETE", "PUT", "PATCH"])
