@@ -25,10 +25,13 @@ from typing import Any
 
 LINUX = sys.platform.startswith("linux")
 PR_SET_PDEATHSIG = 1
-PR_SET_KEEPCAPS = 8
+PR_SET_SECUREBITS = 28
 PR_SET_CHILD_SUBREAPER = 36
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
+#: A change of user leaves the capabilities alone, and access(2), which initdb asks, takes them into account.
+SECBIT_NO_SETUID_FIXUP = 1 << 2
+CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
 CAPABILITY_VERSION_3 = 0x20080522
 #: How long killed descendants may take to disappear.
@@ -46,21 +49,28 @@ def _become(user: str) -> None:
     """Drops root, keeping on Linux only the right to read and search files.
 
     PostgreSQL refuses to run as root. Its programs may lie below a directory that only root may enter (a checkout in
-    root's home), and opening that up for everybody would be worse than this one capability.
+    root's home), and opening that up for everybody would be worse than this one capability. Root in a container often
+    lacks it and has the larger one; without either the files must be readable anyway, which exec finds out.
     """
     account = pwd.getpwnam(user)
-    _prctl(PR_SET_KEEPCAPS, 1)
+    _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)
-    if LINUX:
-        bit = 1 << CAP_DAC_READ_SEARCH
-        header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-        # Twice (effective, permitted, inheritable): the low and the high 32 capabilities.
-        sets = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)
-        # A container without this capability may still be able to read everything: exec tells.
-        if ctypes.CDLL(None).capset(header, sets) == 0:
-            _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_READ_SEARCH)
+    if LINUX and not _keep_only(CAP_DAC_READ_SEARCH):
+        _keep_only(CAP_DAC_OVERRIDE)
+
+
+def _keep_only(capability: int) -> bool:
+    """Gives up every other capability, and hands this one on to the program that is started. False if we lack it."""
+    bit = 1 << capability
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    # Effective, permitted, inheritable; once for the low 32 capabilities and once for the high ones.
+    sets = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)
+    if ctypes.CDLL(None).capset(header, sets) != 0:
+        return False
+    _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)
+    return True
 
 
 def _start(spec: dict[str, Any], guard_pid: int) -> int:

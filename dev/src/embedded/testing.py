@@ -104,11 +104,9 @@ def running_backend(log_dir: Path) -> Generator[Backend]:
         if os.environ.get("PREPAID_TEST_BACKEND", "embedded") == "testcontainers":
             from embedded.containers import kafka_container, postgres_container
 
-            start_postgres, start_kafka = postgres_container, kafka_container
-            with ThreadPoolExecutor(2) as pool:
-                starting = [pool.submit(lambda: stack.enter_context(start_postgres()))]
-                kafka = stack.enter_context(start_kafka())
-                postgres = starting[0].result()
+            # One after the other: testcontainers starts its reaper with the first, and only one at a time.
+            postgres = stack.enter_context(postgres_container())
+            kafka = stack.enter_context(kafka_container())
         else:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prepaid-test-")))
             own_postgres = stack.enter_context(closing(Postgres(directory / "postgres", log_dir / "postgres.log")))

@@ -1,8 +1,9 @@
 """Bounded waits of these tests."""
 
-import os
 import time
 from collections.abc import Callable, Iterable
+
+import psutil
 
 TIMEOUT_S = 20.0
 
@@ -16,12 +17,11 @@ def eventually(condition: Callable[[], bool], what: str, timeout_s: float = TIME
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of that id runs."""
+    """Whether a process of that id runs; one that has ended and that nobody has waited for (in a container) does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return True
 
 
 def all_gone(pids: Iterable[int]) -> Callable[[], bool]:
