@@ -1,0 +1,138 @@
+"""A purchase's life, decided from what Stripe says in whatever order it says it. Pure.
+
+    created ─▶ open ◀─▶ processing ─▶ succeeded
+        └───────┴───────────┴───────▶ canceled
+
+`created`: the row exists, Stripe has perhaps not been asked yet. `succeeded` and `canceled` absorb; `succeeded` wins
+even over `canceled`, because then money has come in. Nothing here starts a charge: that takes the buyer's confirmation.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import assert_never
+
+#: An unconfirmed purchase is cancelled at this age.
+OPEN_FOR = timedelta(minutes=30)
+#: How long the request that made the row has for asking Stripe itself; its Stripe time-out is 20 s.
+CREATION_GRACE = timedelta(seconds=60)
+#: Stripe keeps idempotency keys for at least 24 h; after this the key no longer proves that nothing is made twice.
+KEY_TRUSTED_FOR = timedelta(hours=20)
+#: How often a payment in process is looked at, beside its webhooks.
+FOLLOW_EVERY = timedelta(minutes=10)
+
+
+class PurchaseState(StrEnum):
+    CREATED = "created"
+    OPEN = "open"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    CANCELED = "canceled"
+
+
+#: States whose PaymentIntent may still succeed.
+UNFINISHED = frozenset({PurchaseState.CREATED, PurchaseState.OPEN, PurchaseState.PROCESSING})
+
+#: Stripe's statuses (https://docs.stripe.com/payments/paymentintents/lifecycle). Unknown ones change nothing.
+_STATE_OF_STATUS = {
+    "requires_payment_method": PurchaseState.OPEN,
+    "requires_confirmation": PurchaseState.OPEN,
+    "requires_action": PurchaseState.OPEN,
+    "processing": PurchaseState.PROCESSING,
+    "succeeded": PurchaseState.SUCCEEDED,
+    "canceled": PurchaseState.CANCELED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The part of a purchase that changes. `observed_at` is the `created` of the newest event applied."""
+
+    state: PurchaseState
+    payment_intent: str | None
+    status: str | None
+    decline_code: str | None
+    observed_at: datetime | None
+    look_at: datetime | None
+
+
+class Source(StrEnum):
+    """How old a word of Stripe's may be."""
+
+    EVENT = "event"  # as old as its `created`
+    RETRIEVED = "retrieved"  # current
+    ANSWER = "answer"  # of unknown age: an idempotent replay looks the same
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What Stripe said of the purchase's PaymentIntent. `created` is the event's, None for API answers."""
+
+    source: Source
+    payment_intent: str
+    status: str
+    decline_code: str | None
+    created: datetime | None = None
+
+
+def is_known_status(status: str) -> bool:
+    """Whether the status is one that we act on."""
+    return status in _STATE_OF_STATUS
+
+
+def observe(progress: Progress, seen: Observation, *, opened_at: datetime, now: datetime) -> Progress:
+    """The purchase after the observation; the same object where it changes nothing.
+
+    `look_at` comes back as `now` where only a retrieval can tell which of two words is the newer one.
+    """
+    state = _STATE_OF_STATUS.get(seen.status)
+    if state is None or progress.state is PurchaseState.SUCCEEDED:
+        return progress
+    if state is PurchaseState.SUCCEEDED:
+        return Progress(state, seen.payment_intent, seen.status, None, seen.created or progress.observed_at, None)
+    is_another = progress.payment_intent not in (None, seen.payment_intent)
+    if is_another or progress.state is PurchaseState.CANCELED:
+        return progress
+    if state is PurchaseState.CANCELED:
+        return Progress(state, seen.payment_intent, seen.status, None, seen.created or progress.observed_at, None)
+    followed = Progress(
+        state=state,
+        payment_intent=seen.payment_intent,
+        status=seen.status,
+        decline_code=seen.decline_code,
+        observed_at=seen.created or progress.observed_at,
+        look_at=now + FOLLOW_EVERY if state is PurchaseState.PROCESSING else opened_at + OPEN_FOR,
+    )
+    if progress.state is PurchaseState.CREATED or seen.source is Source.RETRIEVED:
+        return followed
+    same = (progress.status, progress.decline_code) == (seen.status, seen.decline_code)
+    match seen.source:
+        case Source.ANSWER:
+            return progress if same else replace(progress, look_at=now)
+        case Source.EVENT:
+            assert seen.created is not None, "events have a time"
+            if progress.observed_at is None or seen.created > progress.observed_at:
+                return followed
+            if seen.created < progress.observed_at or same:
+                return progress
+            return replace(progress, look_at=now)
+        case _:
+            assert_never(seen.source)
+
+
+class Step(StrEnum):
+    """What the sweeper does with a purchase that is due. None of them starts a charge."""
+
+    CREATE_AGAIN = "create_again"
+    FIND = "find"
+    CANCEL = "cancel"
+    RETRIEVE = "retrieve"
+
+
+def next_step(progress: Progress, *, opened_at: datetime, now: datetime) -> Step:
+    """What brings an unfinished purchase that is due to its end."""
+    if progress.payment_intent is None:
+        return Step.CREATE_AGAIN if now - opened_at < KEY_TRUSTED_FOR else Step.FIND
+    if progress.state is PurchaseState.OPEN and now - opened_at >= OPEN_FOR:
+        return Step.CANCEL
+    return Step.RETRIEVE

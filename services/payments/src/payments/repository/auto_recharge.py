@@ -1,0 +1,96 @@
+"""Auto-recharge settings and the evidence of consent to them. Evidence is only ever added."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from payments.recharge_settings import ConsentEvidence, Terms
+from shared.money import Money
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings in force. `consent` is what they were last enabled with."""
+
+    terms: Terms
+    consent: ConsentEvidence | None
+
+
+async def load(connection: AsyncConnection, tenant: str) -> Settings | None:
+    """The tenant's settings, or None where they were never set."""
+    row = (await connection.execute(_LOAD, {"tenant": tenant})).one_or_none()
+    if row is None:
+        return None
+    terms = Terms(
+        enabled=row.enabled,
+        threshold_credits=row.threshold_credits,
+        limit=Money(row.amount_minor, row.currency),
+        monthly_cap_minor=row.monthly_cap_minor,
+    )
+    if row.consent_id is None:
+        return Settings(terms, None)
+    return Settings(terms, ConsentEvidence(row.consent_id, row.text_version, row.given_by, row.given_at))
+
+
+async def save(
+    connection: AsyncConnection,
+    tenant: str,
+    terms: Terms,
+    consent: ConsentEvidence | None,
+    *,
+    changed_by: str,
+    now: datetime,
+) -> None:
+    """Writes settings of a tenant whose profile is locked, and new evidence; without, the old evidence stays."""
+    if consent is not None:
+        await connection.execute(
+            _INSERT_CONSENT,
+            {
+                "tenant": tenant,
+                "consent": consent.consent_id,
+                "text_version": consent.text_version,
+                "given_by": consent.given_by,
+                "given_at": consent.given_at,
+                "terms": json.dumps(asdict(terms)),
+            },
+        )
+    await connection.execute(
+        _SAVE,
+        {
+            "tenant": tenant,
+            "enabled": terms.enabled,
+            "threshold_credits": terms.threshold_credits,
+            "amount_minor": terms.limit.amount_minor,
+            "currency": terms.limit.currency,
+            "monthly_cap_minor": terms.monthly_cap_minor,
+            "consent": None if consent is None else consent.consent_id,
+            "changed_by": changed_by,
+            "now": now,
+        },
+    )
+
+
+_LOAD = text("""
+    SELECT auto_recharge.*, consent.text_version, consent.given_by, consent.given_at
+    FROM auto_recharge LEFT JOIN consent USING (tenant_id, consent_id) WHERE auto_recharge.tenant_id = :tenant
+""")
+
+_INSERT_CONSENT = text("""
+    INSERT INTO consent (tenant_id, consent_id, text_version, given_by, given_at, terms)
+    VALUES (:tenant, :consent, :text_version, :given_by, :given_at, CAST(:terms AS jsonb))
+""")
+
+_SAVE = text("""
+    INSERT INTO auto_recharge AS old (tenant_id, enabled, threshold_credits, amount_minor, currency, monthly_cap_minor,
+                                      consent_id, changed_by, changed_at)
+    VALUES (:tenant, :enabled, :threshold_credits, :amount_minor, :currency, :monthly_cap_minor,
+            CAST(:consent AS text), :changed_by, :now)
+    ON CONFLICT (tenant_id) DO UPDATE SET
+        enabled = excluded.enabled, threshold_credits = excluded.threshold_credits,
+        amount_minor = excluded.amount_minor, currency = excluded.currency,
+        monthly_cap_minor = excluded.monthly_cap_minor, consent_id = coalesce(excluded.consent_id, old.consent_id),
+        changed_by = excluded.changed_by, changed_at = excluded.changed_at
+""")

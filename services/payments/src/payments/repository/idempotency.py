@@ -1,0 +1,84 @@
+"""Idempotency keys: the same request again gets the same answer, another request under the same key is refused."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+KEPT_FOR = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """Under what a request is known."""
+
+    tenant: str
+    route: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRequest:
+    """What is known of a request: the resource it made or concerns, and its answer once there was one."""
+
+    input_hash: str
+    resource_id: str
+    stripe_try: int
+    response: dict[str, Any] | None
+
+
+async def find(connection: AsyncConnection, key: RequestKey) -> KnownRequest | None:
+    """The request as it is known, or None for a new one."""
+    row = (await connection.execute(_FIND, _named(key))).one_or_none()
+    return None if row is None else KnownRequest(row.input_hash, row.resource_id, row.stripe_try, row.response)
+
+
+async def claim(
+    connection: AsyncConnection, key: RequestKey, *, input_hash: str, resource_id: str, now: datetime
+) -> bool:
+    """Takes the key for a new request; waits for anybody who is just taking it. False: it is taken, `find` it."""
+    parameters = {**_named(key), "input_hash": input_hash, "resource_id": resource_id, "now": now}
+    return (await connection.execute(_CLAIM, parameters)).rowcount == 1
+
+
+async def answer(connection: AsyncConnection, key: RequestKey, response: dict[str, Any]) -> None:
+    """Keeps the answer for later requests under the key; the first answer stays."""
+    await connection.execute(_ANSWER, {**_named(key), "response": json.dumps(response)})
+
+
+async def next_stripe_try(connection: AsyncConnection, key: RequestKey, stripe_try: int) -> None:
+    """Gives up a Stripe key under which Stripe repeats a 5xx."""
+    await connection.execute(_NEXT_TRY, {**_named(key), "try": stripe_try})
+
+
+async def forget_old(connection: AsyncConnection, now: datetime) -> None:
+    """Deletes keys that are too old to be repeated."""
+    await connection.execute(_FORGET, {"before": now - KEPT_FOR})
+
+
+def _named(key: RequestKey) -> dict[str, Any]:
+    return {"tenant": key.tenant, "route": key.route, "key": key.key}
+
+
+_FIND = text("SELECT * FROM idempotency WHERE tenant_id = :tenant AND route = :route AND key = :key")
+
+_CLAIM = text("""
+    INSERT INTO idempotency (tenant_id, route, key, input_hash, resource_id, created_at)
+    VALUES (:tenant, :route, :key, :input_hash, :resource_id, :now)
+    ON CONFLICT (tenant_id, route, key) DO NOTHING
+""")
+
+_ANSWER = text("""
+    UPDATE idempotency SET response = CAST(:response AS jsonb)
+    WHERE tenant_id = :tenant AND route = :route AND key = :key AND response IS NULL
+""")
+
+_NEXT_TRY = text("""
+    UPDATE idempotency SET stripe_try = stripe_try + 1
+    WHERE tenant_id = :tenant AND route = :route AND key = :key AND stripe_try = :try
+""")
+
+_FORGET = text("DELETE FROM idempotency WHERE created_at < :before")

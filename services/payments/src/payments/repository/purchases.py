@@ -1,0 +1,170 @@
+"""Purchases."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from payments.purchases import Progress, PurchaseState
+
+#: Tenant and purchase id.
+PurchaseKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """A purchase. `create_parameters` are what its PaymentIntent is created from, whenever that succeeds."""
+
+    tenant: str
+    purchase_id: str
+    package_id: str | None
+    credits: int
+    amount_minor: int
+    currency: str
+    create_parameters: Mapping[str, Any]
+    creation_try: int
+    created_by: str
+    created_at: datetime
+    progress: Progress
+
+    @property
+    def idempotency_key(self) -> str:
+        """Stripe's key for creating its PaymentIntent. The next try's key is taken after a 5xx, final for its key."""
+        return self.purchase_id + (f":{self.creation_try}" if self.creation_try > 1 else "")
+
+    @property
+    def stripe_customer(self) -> str:
+        """The customer it is bought for."""
+        return str(self.create_parameters["customer"])
+
+
+async def insert(connection: AsyncConnection, purchase: Purchase) -> None:
+    """Writes a new purchase; its tenant's profile is locked."""
+    await connection.execute(
+        _INSERT,
+        {
+            "tenant": purchase.tenant,
+            "purchase": purchase.purchase_id,
+            "state": purchase.progress.state,
+            "package": purchase.package_id,
+            "credits": purchase.credits,
+            "amount_minor": purchase.amount_minor,
+            "currency": purchase.currency,
+            "parameters": json.dumps(dict(purchase.create_parameters)),
+            "look_at": purchase.progress.look_at,
+            "created_by": purchase.created_by,
+            "created_at": purchase.created_at,
+        },
+    )
+
+
+async def count_unfinished(connection: AsyncConnection, tenant: str) -> int:
+    """How many purchases of the tenant may still succeed."""
+    return (await connection.execute(_COUNT_UNFINISHED, {"tenant": tenant})).scalar_one()
+
+
+async def load(connection: AsyncConnection, keys: Iterable[PurchaseKey]) -> dict[PurchaseKey, Purchase]:
+    """The purchases by key; unknown ones are left out. Under their profiles' locks they stay as they are."""
+    ordered = sorted(set(keys))
+    rows = await connection.execute(_LOAD, {"tenants": [key[0] for key in ordered], "ids": [key[1] for key in ordered]})
+    return {(row.tenant_id, row.purchase_id): _purchase(row) for row in rows}
+
+
+async def save_progress(connection: AsyncConnection, progress: Mapping[PurchaseKey, Progress]) -> None:
+    """Writes how far purchases have come; their profiles are locked."""
+    if not progress:
+        return
+    ordered = sorted(progress.items())
+    await connection.execute(
+        _SAVE,
+        {
+            "tenants": [key[0] for key, _ in ordered],
+            "ids": [key[1] for key, _ in ordered],
+            "states": [each.state for _, each in ordered],
+            "intents": [each.payment_intent for _, each in ordered],
+            "statuses": [each.status for _, each in ordered],
+            "declines": [each.decline_code for _, each in ordered],
+            "observed": [each.observed_at for _, each in ordered],
+            "looks": [each.look_at for _, each in ordered],
+        },
+    )
+
+
+async def next_creation_try(connection: AsyncConnection, purchase: Purchase) -> None:
+    """Gives up a key under which Stripe has answered 5xx and made nothing."""
+    await connection.execute(
+        _NEXT_TRY, {"tenant": purchase.tenant, "purchase": purchase.purchase_id, "try": purchase.creation_try}
+    )
+
+
+async def claim_due(connection: AsyncConnection, now: datetime, limit: int) -> Sequence[Purchase]:
+    """Purchases to look at, put off for two minutes in case this process dies."""
+    return [_purchase(row) for row in await connection.execute(_CLAIM_DUE, {"now": now, "limit": limit})]
+
+
+def _purchase(row: Any) -> Purchase:
+    return Purchase(
+        tenant=row.tenant_id,
+        purchase_id=row.purchase_id,
+        package_id=row.package_id,
+        credits=row.credits,
+        amount_minor=row.amount_minor,
+        currency=row.currency,
+        create_parameters=row.create_parameters,
+        creation_try=row.creation_try,
+        created_by=row.created_by,
+        created_at=row.created_at,
+        progress=Progress(
+            state=PurchaseState(row.state),
+            payment_intent=row.payment_intent,
+            status=row.status,
+            decline_code=row.decline_code,
+            observed_at=row.observed_at,
+            look_at=row.look_at,
+        ),
+    )
+
+
+_INSERT = text("""
+    INSERT INTO purchase (tenant_id, purchase_id, state, package_id, credits, amount_minor, currency,
+                          create_parameters, look_at, created_by, created_at)
+    VALUES (:tenant, :purchase, :state, :package, :credits, :amount_minor, :currency,
+            CAST(:parameters AS jsonb), :look_at, :created_by, :created_at)
+""")
+
+_COUNT_UNFINISHED = text("""
+    SELECT count(*) FROM purchase WHERE tenant_id = :tenant AND state IN ('created', 'open', 'processing')
+""")
+
+_LOAD = text("""
+    SELECT purchase.* FROM purchase
+    JOIN unnest(CAST(:tenants AS text[]), CAST(:ids AS text[])) AS wanted (tenant, id)
+        ON purchase.tenant_id = wanted.tenant AND purchase.purchase_id = wanted.id
+""")
+
+_SAVE = text("""
+    UPDATE purchase SET state = new.state, payment_intent = new.intent, status = new.status,
+        decline_code = new.decline, observed_at = new.observed, look_at = new.look
+    FROM unnest(CAST(:tenants AS text[]), CAST(:ids AS text[]), CAST(:states AS text[]), CAST(:intents AS text[]),
+                CAST(:statuses AS text[]), CAST(:declines AS text[]), CAST(:observed AS timestamptz[]),
+                CAST(:looks AS timestamptz[]))
+        AS new (tenant, id, state, intent, status, decline, observed, look)
+    WHERE purchase.tenant_id = new.tenant AND purchase.purchase_id = new.id
+""")
+
+_NEXT_TRY = text("""
+    UPDATE purchase SET creation_try = creation_try + 1
+    WHERE tenant_id = :tenant AND purchase_id = :purchase AND creation_try = :try
+""")
+
+_CLAIM_DUE = text("""
+    UPDATE purchase SET look_at = CAST(:now AS timestamptz) + interval '2 minutes'
+    WHERE (tenant_id, purchase_id) IN (
+        SELECT tenant_id, purchase_id FROM purchase WHERE look_at <= :now ORDER BY look_at LIMIT :limit
+        FOR UPDATE SKIP LOCKED)
+    RETURNING *
+""")

@@ -1,0 +1,164 @@
+"""The jobs of the worker: what was begun comes to its end, also when nobody asks any more. Never starts a charge."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.contextvars import bound_contextvars
+
+from payments.cards import CardState, next_default, retrieved
+from payments.facts import details_of
+from payments.purchases import Source, Step, next_step
+from payments.purchasing import create_payment_intent, note_never_made, note_observation
+from payments.repository import cards, idempotency, profiles, purchases
+from payments.repository.cards import DueCard
+from payments.repository.profiles import DefaultRepair
+from payments.repository.purchases import Purchase
+from payments.saved_cards import detach_at_stripe, note_detached
+from payments.stripe_gateway import StripeGateway, StripeProblem, StripeRefused
+from shared.faults import fault_point
+from shared.logs import get_logger
+from shared.outbox import Outbox
+from shared.process import Job
+from shared.stripe_events import PaymentIntentView
+
+log = get_logger()
+
+#: Rows a run takes; each may cost a Stripe call of up to 20 s, so a run stays within its time-out of 60 s by leaving
+#: the rest to the next one.
+ROWS_MAX = 10
+PURCHASES_EVERY_S = 5.0
+CARDS_EVERY_S = 1.0
+DEFAULTS_EVERY_S = 2.0
+FORGET_EVERY_S = 3_600.0
+
+
+class Sweeper:
+    """`engine` has the worker's role. Any number of replicas: rows are claimed and skipped while locked."""
+
+    def __init__(
+        self, engine: AsyncEngine, outbox: Outbox, stripe: StripeGateway, clock: Callable[[], datetime]
+    ) -> None:
+        self._engine = engine
+        self._outbox = outbox
+        self._stripe = stripe
+        self._clock = clock
+
+    def jobs(self) -> tuple[Job, ...]:
+        """For `run_worker`."""
+        return (
+            Job("sweep_purchases", self.sweep_purchases, every_s=PURCHASES_EVERY_S),
+            Job("sweep_cards", self.sweep_cards, every_s=CARDS_EVERY_S),
+            Job("repair_defaults", self.repair_defaults, every_s=DEFAULTS_EVERY_S),
+            Job("forget_old_rows", self.forget_old_rows, every_s=FORGET_EVERY_S),
+        )
+
+    async def sweep_purchases(self) -> None:
+        """Creates again, follows or cancels the purchases that are due."""
+        async with self._engine.begin() as connection:
+            due = await purchases.claim_due(connection, self._clock(), ROWS_MAX)
+        for purchase in due:
+            with bound_contextvars(tenant=purchase.tenant, purchase=purchase.purchase_id):
+                await self._bear(lambda purchase=purchase: self._advance(purchase))
+
+    async def sweep_cards(self) -> None:
+        """Detaches removed cards and looks at those of which an event did not tell enough."""
+        async with self._engine.begin() as connection:
+            due = await cards.claim_due(connection, self._clock(), ROWS_MAX)
+        for each in due:
+            with bound_contextvars(tenant=each.tenant, payment_method=each.card.payment_method):
+                await self._bear(lambda each=each: self._look_at_card(each))
+
+    async def repair_defaults(self) -> None:
+        """Tells Stripe which card is the default: our row is the truth."""
+        async with self._engine.begin() as connection:
+            due = await profiles.claim_default_repairs(connection, self._clock(), ROWS_MAX)
+        for repair in due:
+            with bound_contextvars(tenant=repair.tenant):
+                await self._bear(lambda repair=repair: self._repair_default(repair))
+
+    async def forget_old_rows(self) -> None:
+        """Deletes idempotency keys and locks that nobody can need any more."""
+        async with self._engine.begin() as connection:
+            await idempotency.forget_old(connection, self._clock())
+            await cards.forget_old_locks(connection, self._clock())
+
+    async def _bear(self, work: Callable[[], Awaitable[None]]) -> None:
+        """One row's trouble with Stripe is logged; the row is due again in two minutes."""
+        try:
+            await work()
+        except StripeProblem as problem:
+            log.warning("left_for_later", problem=type(problem).__name__, reason=str(problem)[:300])
+
+    async def _advance(self, purchase: Purchase) -> None:
+        step = next_step(purchase.progress, opened_at=purchase.created_at, now=self._clock())
+        log.info("purchase_swept", step=step)
+        match step:
+            case Step.CREATE_AGAIN:
+                try:
+                    view = await create_payment_intent(self._engine, self._stripe, purchase)
+                except StripeRefused as refused:
+                    log.warning("purchase_never_made", reason=str(refused)[:300])
+                    await note_never_made(self._engine, self._outbox, purchase)
+                    return
+                await fault_point("payments.sweeper_created")
+                await self._note(purchase, view, Source.ANSWER)
+            case Step.FIND:
+                found = await self._stripe.find_payment_intent(
+                    purchase.stripe_customer, purchase.purchase_id, purchase.created_at
+                )
+                if found is None:
+                    await note_never_made(self._engine, self._outbox, purchase)
+                else:
+                    await self._note(purchase, found, Source.RETRIEVED)
+            case Step.CANCEL:
+                await self._cancel(purchase)
+            case Step.RETRIEVE:
+                payment_intent = purchase.progress.payment_intent
+                assert payment_intent is not None, "only what has a PaymentIntent is retrieved"
+                await self._note(purchase, await self._stripe.retrieve_payment_intent(payment_intent), Source.RETRIEVED)
+
+    async def _cancel(self, purchase: Purchase) -> None:
+        payment_intent = purchase.progress.payment_intent
+        assert payment_intent is not None, "only what has a PaymentIntent is cancelled"
+        try:
+            view = await self._stripe.cancel_payment_intent(payment_intent)
+        except StripeRefused:  # it has succeeded, is in process or was cancelled: follow it
+            view = await self._stripe.retrieve_payment_intent(payment_intent)
+        await self._note(purchase, view, Source.RETRIEVED)
+
+    async def _note(self, purchase: Purchase, view: PaymentIntentView, source: Source) -> None:
+        await note_observation(self._engine, self._outbox, purchase, view, source, self._clock())
+
+    async def _look_at_card(self, due: DueCard) -> None:
+        card = due.card
+        if card.state is CardState.ATTACHED and card.removal_requested_at is not None:
+            await detach_at_stripe(self._stripe, card.payment_method)
+            await note_detached(self._engine, self._outbox, due.tenant, card.payment_method)
+            return
+        view = await self._stripe.retrieve_payment_method(card.payment_method)
+        belongs = view is not None and view.customer is not None and view.customer == due.stripe_customer
+        details = details_of(view) if view is not None and belongs and view.type == "card" else None
+        key = (due.tenant, card.payment_method)
+        async with self._outbox.transaction(self._engine) as transaction:
+            connection = transaction.connection
+            detached = await cards.lock(connection, [card.payment_method])
+            default = (await profiles.lock(connection, [due.tenant]))[due.tenant]
+            before = (await cards.load(connection, [key]))[key]
+            if before.removal_requested_at is not None:
+                return
+            after = retrieved(before, None if detached else details)
+            await cards.save(connection, {key: after})
+            chosen = next_default(default, before, after)
+            if chosen != default:
+                await profiles.set_defaults(connection, {due.tenant: chosen}, self._clock())
+            await profiles.changed(transaction, [due.tenant])
+
+    async def _repair_default(self, repair: DefaultRepair) -> None:
+        try:
+            await self._stripe.set_default_card(repair.stripe_customer, repair.default_payment_method)
+        except StripeRefused as refused:
+            # The card or the customer is gone at Stripe; the event that says so changes our row, which asks again.
+            log.warning("default_not_repaired", reason=str(refused)[:300])
+        async with self._engine.begin() as connection:
+            await profiles.default_repaired(connection, repair)

@@ -1,0 +1,191 @@
+"""The two processes on real PostgreSQL and Kafka: what goes in as events comes out over HTTP and as events."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiokafka import AIOKafkaConsumer
+
+from embedded.environment import (
+    DEVELOPMENT_JWT_SECRET,
+    DEVELOPMENT_SIGNING_KEY,
+    SIMULATOR_PUBLISHABLE_KEY,
+    SIMULATOR_SECRET_KEY,
+    inherited,
+)
+from embedded.http_process import HttpProcess
+from embedded.servers import KafkaServer
+from embedded.testing import ServiceDatabase
+from shared.events import BillingProfile, CreditPackage, DomainEvent, RechargeRequested, decode
+from shared.kafka import make_producer
+from shared.topic_admin import create_topics
+from shared.topics import TopicName
+from stripe_simulator.testing import RunningSimulator
+
+WAIT_S = 30.0
+
+
+@pytest.fixture
+async def topic_prefix(kafka_server: KafkaServer) -> str:
+    prefix = f"payments-{secrets.token_hex(4)}."
+    await create_topics(kafka_server.bootstrap_servers, prefix)
+    return prefix
+
+
+@pytest.fixture
+async def start(
+    kafka_server: KafkaServer,
+    topic_prefix: str,
+    database: ServiceDatabase,
+    stripe_account: RunningSimulator,
+    log_dir: Path,
+    tmp_path: Path,
+) -> AsyncIterator[Callable[..., Any]]:
+    """`await start("worker", VARIABLE="value")`: the process, ready."""
+    made: list[HttpProcess] = []
+
+    async def run(door: str, **variables: str) -> HttpProcess:
+        process = HttpProcess(
+            f"payments-{door}",
+            ["payments", door],
+            log_file=log_dir / f"payments-{door}.log",
+            cwd=tmp_path,
+            env={
+                **inherited(),
+                **database.environment(),
+                "HTTP_PORT": "{port}",
+                "KAFKA_BOOTSTRAP_SERVERS": kafka_server.bootstrap_servers,
+                "TOPIC_PREFIX": topic_prefix,
+                "AUTH_JWT_SECRET": DEVELOPMENT_JWT_SECRET,
+                "METADATA_SIGNING_KEYS": DEVELOPMENT_SIGNING_KEY,
+                "STRIPE_SECRET_KEY": SIMULATOR_SECRET_KEY,
+                "STRIPE_PUBLISHABLE_KEY": SIMULATOR_PUBLISHABLE_KEY,
+                "STRIPE_API_BASE": stripe_account.url,
+                **variables,
+            },
+        )
+        made.append(process)
+        await asyncio.to_thread(process.start)
+        return process
+
+    yield run
+    for process in made:
+        await asyncio.to_thread(process.close)
+
+
+@pytest.fixture
+async def published(kafka_server: KafkaServer, topic_prefix: str) -> AsyncIterator[Callable[..., Any]]:
+    """`await published(BillingProfile, lambda profile: …)`: the first such event, within a bounded time."""
+    consumers: list[AIOKafkaConsumer] = []
+
+    async def wait(kind: type[DomainEvent], fits: Callable[[Any], bool]) -> Any:
+        consumer = AIOKafkaConsumer(
+            topic_prefix + kind.TOPIC,
+            bootstrap_servers=kafka_server.bootstrap_servers,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+        )
+        consumers.append(consumer)
+        await consumer.start()
+        async with asyncio.timeout(WAIT_S):
+            async for message in consumer:
+                event = decode(message.value, kind)
+                if event is not None and fits(event):
+                    return event
+        raise AssertionError("unreachable")
+
+    yield wait
+    for consumer in consumers:
+        await consumer.stop()
+
+
+async def eventually(check: Callable[[], Awaitable[bool]]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not await check():
+        assert time.monotonic() < deadline, f"not within {WAIT_S} s"
+        await asyncio.sleep(0.05)
+
+
+async def test_a_card_is_saved_bought_with_and_published(
+    start: Callable[..., Any],
+    published: Callable[..., Any],
+    kafka_server: KafkaServer,
+    topic_prefix: str,
+    stripe_account: RunningSimulator,
+    token_of: Callable[..., str],
+) -> None:
+    app, _worker = await asyncio.gather(start("app"), start("worker"))
+    assert (await published(CreditPackage, lambda each: each.package == "scale")).credits == 12000
+
+    producer = make_producer(kafka_server.bootstrap_servers, "test")
+    await producer.start()
+    sent: set[str] = set()
+
+    async def deliver() -> None:
+        response = stripe_account.control.get(
+            "/v1/events", params={"limit": 100}, headers={"Authorization": f"Bearer {SIMULATOR_SECRET_KEY}"}
+        )
+        for event in reversed(response.json()["data"]):
+            if event["id"] not in sent:
+                sent.add(event["id"])
+                body = httpx.Request("POST", "http://x", json=event).content
+                await producer.send_and_wait(topic_prefix + TopicName.STRIPE_EVENTS, body, key=event["id"].encode())
+
+    headers = {"Authorization": f"Bearer {token_of('acme')}", "Idempotency-Key": "k1"}
+    async with httpx.AsyncClient(base_url=app.url, headers=headers, timeout=30) as client:
+
+        async def post(path: str, body: Any = None) -> Any:
+            response = await client.post(path, json=body)
+            assert response.is_success, response.text
+            return response.json()
+
+        setup = await post("/api/stripe/create-setup-intent")
+        stripe_account.client().v1.setup_intents.confirm(setup["setupIntentId"], {"payment_method": "pm_card_visa"})
+        await deliver()
+
+        async def has_card() -> bool:
+            listed = (await client.get("/api/stripe/payment-methods")).json()["paymentMethods"]
+            return [card["isDefault"] for card in listed] == [True]
+
+        await eventually(has_card)
+        card = (await client.get("/api/stripe/payment-methods")).json()["paymentMethods"][0]["paymentMethodId"]
+        bought = await post("/api/stripe/create-payment-intent", {"packageId": "starter"})
+        await published(BillingProfile, lambda profile: profile.open_purchases == (bought["purchaseId"],))
+        paid = await post(
+            "/api/stripe/confirm-payment-intent", {"purchaseId": bought["purchaseId"], "paymentMethodId": card}
+        )
+        assert paid["status"] == "succeeded"
+        await deliver()
+        profile = await published(
+            BillingProfile, lambda profile: profile.default_payment_method == card and not profile.open_purchases
+        )
+        assert [each.usable for each in profile.cards] == [True]
+        saved = await client.put(
+            "/api/credits/auto-recharge",
+            json={
+                "enabled": True,
+                "thresholdCredits": 500,
+                "amountMinor": 5000,
+                "currency": "usd",
+                "monthlyCapMinor": 20000,
+                "consent": {"textVersion": "2026-01"},
+            },
+        )
+        assert saved.status_code == 200, saved.text
+        triggered = await post("/api/credits/auto-recharge/trigger-now")
+        request = await published(RechargeRequested, lambda each: each.request == triggered["requestId"])
+        assert request.requested_by == "user-of-acme"
+        profile = await published(BillingProfile, lambda profile: profile.auto_recharge is not None)
+        assert profile.auto_recharge.consent.given_by == "user-of-acme"
+
+        async def default_is_repaired() -> bool:
+            customer = stripe_account.client().v1.customers.retrieve(profile.stripe_customer).to_dict()
+            return customer["invoice_settings"]["default_payment_method"] == card
+
+        await eventually(default_is_repaired)
+    await producer.stop()

@@ -1,0 +1,215 @@
+"""Buying over HTTP, on a real database and the simulated Stripe."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from embedded.environment import DEVELOPMENT_SIGNING_KEY
+from shared.auth import Scope
+from shared.events import EXAMPLES, AttemptChanged
+from shared.signed_metadata import verify
+from stripe_simulator.testing import RunningSimulator
+
+CREATE = "/api/stripe/create-payment-intent"
+CONFIRM = "/api/stripe/confirm-payment-intent"
+Call = Callable[..., Any]
+
+
+def problem(response: httpx.Response) -> tuple[int, str]:
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    return response.status_code, response.json()["code"]
+
+
+async def test_a_package_is_priced_by_the_server_and_signed_into_the_payment_intent(
+    buy: Call, stripe_account: RunningSimulator
+) -> None:
+    bought = await buy("acme", packageId="growth")
+    assert (bought["credits"], bought["amountMinor"], bought["currency"]) == (5500, 5000, "usd")
+    intent = stripe_account.client().v1.payment_intents.retrieve(bought["paymentIntentId"]).to_dict()
+    assert intent["status"] == "requires_payment_method"
+    order = verify(intent["metadata"], [DEVELOPMENT_SIGNING_KEY])
+    assert (order.tenant, order.credits, order.purchase) == ("acme", 5500, bought["purchaseId"])
+    assert stripe_account.get("/books")["charges"] == []
+
+
+async def test_a_custom_amount_buys_at_the_rate_of_the_best_package_it_would_pay_for(buy: Call) -> None:
+    assert (await buy("acme", amountMinor=2000, currency="usd"))["credits"] == 2000
+    assert (await buy("acme", amountMinor=7000, currency="USD"))["credits"] == 7700
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"packageId": "nonsense"}, (404, "unknown_package")),
+        ({"amountMinor": 49, "currency": "usd"}, (422, "amount_below_minimum")),
+        ({"amountMinor": 100_000_000, "currency": "usd"}, (422, "amount_not_chargeable")),
+        ({"amountMinor": 5000, "currency": "chf"}, (422, "unknown_currency")),
+        ({"packageId": "starter", "credits": 1_000_000}, (422, "invalid_request")),
+        ({"packageId": "starter", "amountMinor": 1, "currency": "usd"}, (422, "invalid_request")),
+        ({}, (422, "invalid_request")),
+    ],
+)
+async def test_what_cannot_be_sold_is_a_problem_and_stripe_is_not_asked(
+    call: Call, stripe_account: RunningSimulator, body: dict[str, Any], expected: tuple[int, str]
+) -> None:
+    stripe_account.control.delete("/_sim/requests")
+    assert problem(await call("acme", "POST", CREATE, body, key="k")) == expected
+    assert stripe_account.get("/requests") == []
+
+
+async def test_a_purchase_needs_an_idempotency_key(call: Call) -> None:
+    assert problem(await call("acme", "POST", CREATE, {"packageId": "starter"})) == (400, "idempotency_key_required")
+
+
+async def test_tokens_are_checked(http: httpx.AsyncClient, token_of: Callable[..., str]) -> None:
+    async def with_token(value: str | None) -> httpx.Response:
+        headers = {"Idempotency-Key": "k"} | ({"Authorization": f"Bearer {value}"} if value else {})
+        return await http.post(CREATE, json={"packageId": "starter"}, headers=headers)
+
+    assert problem(await with_token(None)) == (401, "unauthorized")
+    assert problem(await with_token("nonsense")) == (401, "unauthorized")
+    assert problem(await with_token(token_of("acme", lives_for_s=-3600))) == (401, "unauthorized")
+    assert problem(await with_token(token_of("acme", (Scope.BILLING_READ,)))) == (403, "scope_missing")
+    assert problem(await with_token(token_of(None))) == (403, "tenant_required")
+
+
+async def test_the_same_request_again_gets_the_same_answer_and_another_one_is_refused(
+    call: Call, stripe_account: RunningSimulator
+) -> None:
+    first = await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
+    again = await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
+    assert first.json() == again.json()
+    other = await call("acme", "POST", CREATE, {"packageId": "growth"}, key="k")
+    assert problem(other) == (409, "idempotency_key_reused")
+    assert stripe_account.get("/books")["counts"]["payment_intents"] == {"requires_payment_method": 1}
+
+
+async def test_the_same_key_of_another_tenant_is_another_request(buy: Call) -> None:
+    one = await buy("acme", key="k", packageId="starter")
+    other = await buy("other", key="k", packageId="starter")
+    assert one["purchaseId"] != other["purchaseId"]
+
+
+async def test_duplicates_at_the_same_time_make_one_payment_intent(
+    call: Call, stripe_account: RunningSimulator
+) -> None:
+    async def create() -> httpx.Response:
+        return await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
+
+    responses = await asyncio.gather(*(create() for _ in range(8)))
+    for response in responses:
+        assert response.status_code == 200 or problem(response) == (409, "request_under_way")
+    answers = {r.json()["paymentIntentId"] for r in [*responses, await create()] if r.status_code == 200}
+    assert len(answers) == 1
+    counts = stripe_account.get("/books")["counts"]
+    assert (counts["payment_intents"], counts["customers"]) == ({"requires_payment_method": 1}, 1)
+
+
+async def test_purchases_at_the_same_time_share_one_customer(buy: Call, stripe_account: RunningSimulator) -> None:
+    await asyncio.gather(*(buy("acme", packageId="starter") for _ in range(4)))
+    assert stripe_account.get("/books")["counts"]["customers"] == 1
+
+
+@pytest.mark.parametrize("kind", ["error_before", "error_after"])
+@pytest.mark.parametrize("path", ["/v1/customers", "/v1/payment_intents"])
+async def test_an_error_of_stripes_loses_nothing_and_the_same_key_goes_on(
+    call: Call, stripe_account: RunningSimulator, kind: str, path: str
+) -> None:
+    stripe_account.post("/faults", kind=kind, path=path)
+    responses = [await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")]
+    if responses[0].status_code != 200:
+        assert problem(responses[0]) == (503, "stripe_unavailable")
+        assert "Retry-After" in responses[0].headers
+        responses.append(await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k"))
+    assert responses[-1].status_code == 200, responses[-1].text
+    counts = stripe_account.get("/books")["counts"]
+    assert (counts["payment_intents"], counts["customers"]) == ({"requires_payment_method": 1}, 1)
+
+
+async def test_a_purchase_waits_while_a_card_is_being_charged_unless_its_buyer_insists(call: Call, tell: Call) -> None:
+    example = EXAMPLES[AttemptChanged]
+    await tell(example.model_copy(update={"tenant": "acme", "state": "charging", "version": 2}))
+    body = {"packageId": "starter"}
+    assert problem(await call("acme", "POST", CREATE, body, key="k")) == (409, "recharge_under_way")
+    insisting = await call("acme", "POST", CREATE, {**body, "insist": True}, key="k")
+    assert insisting.status_code == 200
+    await tell(example.model_copy(update={"tenant": "acme", "state": "credited", "version": 4}))
+    assert (await call("acme", "POST", CREATE, body, key="k2")).status_code == 200
+
+
+async def test_a_saved_card_pays_and_the_same_key_charges_once(
+    call: Call, buy: Call, save_card: Call, stripe_account: RunningSimulator
+) -> None:
+    card = await save_card("acme")
+    bought = await buy("acme", packageId="starter")
+    body = {"purchaseId": bought["purchaseId"], "paymentMethodId": card}
+    for _ in range(2):
+        paid = await call("acme", "POST", CONFIRM, body, key="c")
+        assert (paid.status_code, paid.json()["status"]) == (200, "succeeded"), paid.text
+        assert paid.json()["clientSecret"] is None
+    with_another_key = await call("acme", "POST", CONFIRM, body, key="c2")
+    assert with_another_key.json()["status"] == "succeeded"
+    assert [charge["amount_minor"] for charge in stripe_account.get("/books")["charges"]] == [1000]
+
+
+@pytest.mark.parametrize("kind", ["error_before", "error_after"])
+async def test_a_confirmation_whose_answer_was_lost_charges_once(
+    call: Call, buy: Call, save_card: Call, stripe_account: RunningSimulator, kind: str
+) -> None:
+    card = await save_card("acme")
+    bought = await buy("acme", packageId="starter")
+    stripe_account.post("/faults", kind=kind, path="/v1/payment_intents/*/confirm")
+    body = {"purchaseId": bought["purchaseId"], "paymentMethodId": card}
+    first = await call("acme", "POST", CONFIRM, body, key="c")
+    assert first.status_code == 200 or problem(first) == (503, "stripe_unavailable")
+    again = await call("acme", "POST", CONFIRM, body, key="c")
+    assert again.json()["status"] == "succeeded"
+    assert len(stripe_account.get("/books")["charges"]) == 1
+
+
+async def test_a_decline_says_why_and_another_card_may_pay(
+    call: Call, buy: Call, save_card: Call, stripe_account: RunningSimulator
+) -> None:
+    bad = await save_card("acme", "pm_card_chargeCustomerFail")
+    good = await save_card("acme")
+    bought = await buy("acme", packageId="starter")
+    body = {"purchaseId": bought["purchaseId"], "paymentMethodId": bad}
+    declined = await call("acme", "POST", CONFIRM, body, key="c1")
+    assert problem(declined) == (402, "card_declined")
+    assert declined.json()["declineCode"] == "generic_decline"
+    paid = await call("acme", "POST", CONFIRM, body | {"paymentMethodId": good}, key="c2")
+    assert paid.json()["status"] == "succeeded"
+    assert len(stripe_account.get("/books")["charges"]) == 1
+
+
+async def test_a_card_that_wants_authentication_hands_over_to_the_browser(
+    call: Call, buy: Call, save_card: Call
+) -> None:
+    card = await save_card("acme", "pm_card_authenticationRequired")
+    bought = await buy("acme", packageId="starter")
+    body = {"purchaseId": bought["purchaseId"], "paymentMethodId": card}
+    response = await call("acme", "POST", CONFIRM, body, key="c")
+    assert (response.status_code, response.json()["status"]) == (200, "requires_action"), response.text
+    assert response.json()["clientSecret"] == bought["clientSecret"]
+
+
+async def test_what_belongs_to_another_tenant_does_not_exist(
+    call: Call, buy: Call, save_card: Call, stripe_account: RunningSimulator
+) -> None:
+    theirs, own = await save_card("other"), await save_card("acme")
+    bought, theirs_bought = await buy("acme", packageId="starter"), await buy("other", packageId="starter")
+
+    async def confirm(purchase: str, card: str) -> tuple[int, str]:
+        body = {"purchaseId": purchase, "paymentMethodId": card}
+        return problem(await call("acme", "POST", CONFIRM, body, key=f"{purchase}-{card}"))
+
+    assert await confirm(bought["purchaseId"], theirs) == (404, "unknown_payment_method")
+    assert await confirm(bought["purchaseId"], "pm_nobodys") == (404, "unknown_payment_method")
+    assert await confirm(theirs_bought["purchaseId"], own) == (404, "unknown_purchase")
+    unknown = (404, "unknown_payment_method")
+    assert problem(await call("acme", "DELETE", f"/api/stripe/payment-methods/{theirs}")) == unknown
+    assert problem(await call("acme", "POST", f"/api/stripe/payment-methods/{theirs}/default")) == unknown
+    assert stripe_account.get("/books")["charges"] == []
