@@ -25,10 +25,14 @@ CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 CommaSeparatedSecrets = Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)]
 
 
-class ProcessSettings(BaseSettings):
-    """What every process needs."""
+class EnvironmentSettings(BaseSettings):
+    """How all of them are read. Each class here inherits it: where several are combined, the last one's rules count."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True, populate_by_name=True)
+
+
+class ProcessSettings(EnvironmentSettings):
+    """What every process needs."""
 
     log_level: str = "info"
     http_host: str = "127.0.0.1"
@@ -36,12 +40,12 @@ class ProcessSettings(BaseSettings):
     start_timeout_s: float = Field(60.0, description="How long to wait for PostgreSQL and Kafka at start.")
 
 
-class KafkaSettings(BaseSettings):
+class KafkaSettings(EnvironmentSettings):
     kafka_bootstrap_servers: str
     topic_prefix: str = Field("", description="Put before every topic and group, so that stacks can share a cluster.")
 
 
-class AuthSettings(BaseSettings):
+class AuthSettings(EnvironmentSettings):
     """Who may call: JWTs of an issuer's JWKS, or of one shared secret in development."""
 
     auth_jwks_url: str | None = None
@@ -51,30 +55,29 @@ class AuthSettings(BaseSettings):
     cors_origins: CommaSeparated = []
 
 
-class ApiDatabaseSettings(BaseSettings):
+class ApiDatabaseSettings(EnvironmentSettings):
     database_url_api: SecretStr
     database_url_worker: SecretStr
 
 
-class WorkerDatabaseSettings(BaseSettings):
+class WorkerDatabaseSettings(EnvironmentSettings):
     database_url_worker: SecretStr
 
 
-class OwnerDatabaseSettings(BaseSettings):
+class OwnerDatabaseSettings(EnvironmentSettings):
     """For migrations alone."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
     database_url_owner: SecretStr
 
 
-class StripeSettings(BaseSettings):
+class StripeSettings(EnvironmentSettings):
     """How to reach Stripe. A base address other than Stripe's own points at a simulator."""
 
     stripe_secret_key: SecretStr
     stripe_api_base: str | None = None
 
 
-class SigningSettings(BaseSettings):
+class SigningSettings(EnvironmentSettings):
     """Keys that sign what a PaymentIntent is for. The first one signs, all verify."""
 
     metadata_signing_keys: Annotated[CommaSeparatedSecrets, Field(min_length=1)]

@@ -1,0 +1,36 @@
+"""Settings combined from several classes keep the rules of reading them."""
+
+from pathlib import Path
+
+import pytest
+
+from shared.settings import AuthSettings, InvalidSettings, KafkaSettings, ProcessSettings, load_settings
+
+
+class CombinedSettings(ProcessSettings, KafkaSettings, AuthSettings):
+    """As an API has them."""
+
+
+@pytest.fixture
+def env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("HTTP_PORT", "KAFKA_BOOTSTRAP_SERVERS", "AUTH_JWKS_URL", "AUTH_JWT_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / ".env"
+    path.write_text("HTTP_PORT=8001\nKAFKA_BOOTSTRAP_SERVERS=kafka:9092\nPOSTGRES_PASSWORD=of-another-process\n")
+    return path
+
+
+def test_an_empty_variable_counts_as_missing(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTH_JWKS_URL", "")
+    assert load_settings(CombinedSettings, env_file).auth_jwks_url is None
+
+
+def test_variables_of_other_processes_in_the_env_file_are_ignored(env_file: Path) -> None:
+    settings = load_settings(CombinedSettings, env_file)
+    assert (settings.http_port, settings.kafka_bootstrap_servers) == (8001, "kafka:9092")
+
+
+def test_everything_missing_is_named_at_once(env_file: Path) -> None:
+    env_file.write_text("")
+    with pytest.raises(InvalidSettings, match=r"HTTP_PORT[\s\S]*KAFKA_BOOTSTRAP_SERVERS"):
+        load_settings(CombinedSettings, env_file)
