@@ -16,8 +16,6 @@ class LogEntry:
     idempotency_key: str | None = None
     replayed: bool = False
     fault: str | None = None
-    error_code: str | None = None
-    object_id: str | None = None
 
 
 class RequestLog:

@@ -1,7 +1,6 @@
 """Payment methods: cards made from test numbers or tokens, attached to one customer at most."""
 
 import hashlib
-from dataclasses import replace
 
 from stripe_simulator.account import Account, snapshot
 from stripe_simulator.cards.behaviour import Behaviour, CardState, Decline
@@ -135,13 +134,6 @@ def listed_of_customer(account: Account, call: Call) -> Json:
     customer_id = call.path["customer"]
     account.require(account.customers, customer_id, "customer")
     return _of_customer(account, call, customer_id, f"/v1/customers/{customer_id}/payment_methods")
-
-
-def retrieve_of_customer(account: Account, call: Call) -> Json:
-    method = retrieve(account, call)
-    if method["customer"] != call.path["customer"]:
-        raise no_such("PaymentMethod", method["id"], param="payment_method")
-    return method
 
 
 def _of_customer(account: Account, call: Call, customer_id: str, url: str) -> Json:
@@ -281,8 +273,3 @@ def _by_number(number: str) -> TestCard:
 def _passes_luhn(digits: str) -> bool:
     doubled = [sum(divmod(int(digit) * 2, 10)) for digit in digits[-2::-2]]
     return (sum(doubled) + sum(int(digit) for digit in digits[-1::-2])) % 10 == 0
-
-
-def with_decline(behaviour: Behaviour, declined: Decline | None) -> Behaviour:
-    """The same card, declining from now on or no longer."""
-    return replace(behaviour, decline=declined, declines_setup=declined is not None)
