@@ -37,30 +37,36 @@ def main(arguments: list[str]) -> int:
         )
     if arguments[:1] == ["uv"]:
         return subprocess.run([find_uv(), *arguments[1:]], cwd=ROOT, env=environment(), check=False).returncode
-    fingerprint = wanted()
-    if STAMP.exists() and STAMP.read_text() == fingerprint and python_of(VENV).exists():
-        STAMP.touch()
-        return 0
-    install()
-    STAMP.write_text(fingerprint)
+    locked, ours = fingerprint([LOCK]), fingerprint([ROOT / package / "pyproject.toml" for package in PACKAGES])
+    installed = STAMP.read_text().split() if STAMP.exists() else []
+    if installed != [locked, ours]:
+        if installed[:1] != [locked]:
+            install_locked()
+        install_ours()
+    STAMP.write_text(f"{locked} {ours}\n")
     return 0
 
 
-def wanted() -> str:
-    """What the environment is made from: the lock, the packages' definitions and the Python."""
+def fingerprint(files: list[Path]) -> str:
+    """Of the files' content, in this place and for this Python."""
     digest = hashlib.sha256(f"{sys.version}\n{ROOT}\n".encode())
-    for path in (LOCK, *(ROOT / package / "pyproject.toml" for package in PACKAGES)):
+    for path in files:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def install() -> None:
+def install_locked() -> None:
+    """A virtual environment with exactly what the lock pins."""
     say("Installing what requirements.lock pins into .venv (about 120 MB the first time).")
     uv, env = find_uv(), environment()
     if not works(python_of(VENV)):
         run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(VENV)], env)
-    python = ["--python", str(python_of(VENV))]
-    run([uv, "pip", "sync", *python, "--require-hashes", str(LOCK)], env)
+    run([uv, "pip", "sync", "--python", str(python_of(VENV)), "--require-hashes", str(LOCK)], env)
+
+
+def install_ours() -> None:
+    """The packages of this tree, editable: their code is used where it lies."""
+    uv, env, python = find_uv(), environment(), ["--python", str(python_of(VENV))]
     editable = [argument for package in PACKAGES for argument in ("--editable", str(ROOT / package))]
     run([uv, "pip", "install", "--quiet", *python, "--no-deps", "--no-build-isolation", *editable], env)
     say("Installed.")

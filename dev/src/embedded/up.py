@@ -116,7 +116,9 @@ class _Part(Protocol):
 
 
 @dataclass(slots=True)
-class _Watched:
+class Watched:
+    """A part, and when it is to be started again if it has died."""
+
     name: str
     part: _Part
     restart_delay_s: float = FIRST_RESTART_DELAY_S
@@ -129,15 +131,16 @@ def _watch(stack: Stack) -> NoReturn:
     parts: dict[str, _Part] = {"PostgreSQL": stack.postgres, "Kafka": stack.kafka, **stack.doors}
     if stack.simulator is not None:
         parts["stripe-simulator"] = stack.simulator
-    watched = [_Watched(name, part, started_at=time.monotonic()) for name, part in parts.items()]
+    watched = [Watched(name, part, started_at=time.monotonic()) for name, part in parts.items()]
     while True:
         time.sleep(WATCH_INTERVAL_S)
         for each in watched:
             if not each.part.is_running:
-                _revive(each, time.monotonic(), lambda text: console.print(text, style="yellow", markup=False))
+                revive(each, time.monotonic(), lambda text: console.print(text, style="yellow", markup=False))
 
 
-def _revive(watched: _Watched, now: float, say: Callable[[str], None]) -> None:
+def revive(watched: Watched, now: float, say: Callable[[str], None]) -> None:
+    """To be called again and again while the part is dead."""
     if watched.restart_at is None:
         if now - watched.started_at > HEALTHY_AFTER_S:
             watched.restart_delay_s = FIRST_RESTART_DELAY_S

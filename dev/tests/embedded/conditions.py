@@ -17,7 +17,7 @@ def eventually(condition: Callable[[], bool], what: str, timeout_s: float = TIME
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of that id runs; one that has ended and that nobody has waited for (in a container) does not."""
+    """Whether a process of that id runs; one that has ended but was never waited for does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
