@@ -10,6 +10,9 @@ from stripe_simulator.testing import RunningSimulator, WebhookReceiver
 
 PURCHASES = 200
 
+# Said by the SDK's use of httpx.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
 
 @pytest.fixture
 async def concurrent_client(simulator: RunningSimulator) -> AsyncIterator[stripe.StripeClient]:

@@ -6,9 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-import httpx
-
 from stripe_simulator.account import Account, EventRecord
+from stripe_simulator.webhooks.connection import PostConnection
 from stripe_simulator.webhooks.faults import WebhookFaultKind, WebhookFaults
 from stripe_simulator.webhooks.signature import signature_header
 
@@ -58,22 +57,15 @@ class WebhookSender:
         self._progress = asyncio.Event()
         self._timers: set[asyncio.TimerHandle] = set()
         self._workers: list[asyncio.Task[None]] = []
-        self._http: httpx.AsyncClient | None = None
 
     def start(self) -> None:
-        at_once = self._settings.webhooks_at_once_max
-        limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
-        # Webhooks go straight to the endpoint: a proxy of the environment is not meant for them.
-        self._http = httpx.AsyncClient(timeout=self._settings.webhook_timeout_s, limits=limits, trust_env=False)
-        self._workers = [asyncio.create_task(self._work(self._http)) for _ in range(at_once)]
+        self._workers = [asyncio.create_task(self._work()) for _ in range(self._settings.webhooks_at_once_max)]
 
     async def stop(self) -> None:
         self._cancel_timers()
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
-        if self._http is not None:
-            await self._http.aclose()
 
     def reset(self, account: Account) -> None:
         """Go on with a new account; forget everything queued, held or counted, cut off what is in flight."""
@@ -82,9 +74,7 @@ class WebhookSender:
         self._queue = asyncio.Queue()
         for worker in self._workers:
             worker.cancel()
-        if self._http is not None:
-            http = self._http
-            self._workers = [asyncio.create_task(self._work(http)) for _ in self._workers]
+        self.start()
         self._under_way = 0
         self.held.clear()
         self.attempts.clear()
@@ -164,14 +154,18 @@ class WebhookSender:
             timer.cancel()
         self._timers.clear()
 
-    async def _work(self, http: httpx.AsyncClient) -> None:
+    async def _work(self) -> None:
         queue = self._queue
-        while True:
-            delivery = await queue.get()
-            self._conclude(delivery, await self._attempt(http, delivery))
+        connection = PostConnection()
+        try:
+            while True:
+                delivery = await queue.get()
+                self._conclude(delivery, await self._attempt(connection, delivery))
+        finally:
+            connection.close()
 
-    async def _attempt(self, http: httpx.AsyncClient, delivery: Delivery) -> int | None:
-        """The endpoint's status; None if it has gone, or gave no answer."""
+    async def _attempt(self, connection: PostConnection, delivery: Delivery) -> int | None:
+        """The endpoint's status; None if it has gone, or gave no answer in time."""
         endpoint = self.account.webhook_endpoints.get(delivery.endpoint_id)
         signing = self.account.endpoints.get(delivery.endpoint_id)
         if endpoint is None or signing is None:
@@ -183,10 +177,11 @@ class WebhookSender:
             "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
         }
         try:
-            answer = await http.post(endpoint["url"], content=body, headers=headers)
-        except (httpx.HTTPError, httpx.InvalidURL):
+            async with asyncio.timeout(self._settings.webhook_timeout_s):
+                return await connection.post(endpoint["url"], headers, body)
+        except (OSError, EOFError, ValueError):  # TimeoutError is an OSError
+            connection.close()
             return None
-        return answer.status_code
 
     def _conclude(self, delivery: Delivery, status: int | None) -> None:
         event = delivery.record.event
