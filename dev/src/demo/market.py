@@ -1,0 +1,60 @@
+"""A small market for crash tests: tenants with saved cards and auto-recharge, who buy and are debited."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from demo.clients import Product, Refused, Tenant
+from demo.narration import until
+from demo.traffic import until_answered
+from shared.ids import new_id
+
+PACKAGE, PACKAGE_CREDITS, PACKAGE_MINOR = "starter", 1_000, 1_000
+MONTHLY_CAP_MINOR = 50 * PACKAGE_MINOR
+
+
+@dataclass(slots=True)
+class Spender:
+    """Debits tenants again and again, so that their cards are recharged, until told to stop. Counts what it did."""
+
+    product: Product
+    tenants: Sequence[Tenant]
+    credits: int = 150
+    pause_s: float = 0.02
+    debits: int = 0
+    refused: int = 0
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Debits each tenant in turn; a 402 is an answer, a lost connection is repeated under the same reference."""
+        while not self._stop.is_set():
+            for tenant in self.tenants:
+                await self._debit(tenant)
+                await asyncio.sleep(self.pause_s)
+
+    def stop(self) -> None:
+        """Ends `run` after the round that it is in."""
+        self._stop.set()
+
+    async def _debit(self, tenant: Tenant) -> None:
+        reference = new_id("job")
+        try:
+            await until_answered(lambda: self.product.debit(tenant.name, self.credits, reference=reference))
+            self.debits += 1
+        except Refused as refused:
+            if refused.status not in {402, 404}:
+                raise
+            self.refused += 1
+
+
+async def open_account(tenant: Tenant) -> None:
+    """A tenant who has bought a package, saved the card and turned auto-recharge on."""
+    await tenant.buy(PACKAGE, save_card=True)
+
+    async def has_default_card() -> bool:
+        return any(card["isDefault"] for card in await tenant.cards())
+
+    await until(has_default_card, f"{tenant.name}'s saved card")
+    await tenant.set_auto_recharge(
+        threshold_credits=PACKAGE_CREDITS // 2, amount_minor=PACKAGE_MINOR, monthly_cap_minor=MONTHLY_CAP_MINOR
+    )
