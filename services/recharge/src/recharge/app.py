@@ -1,0 +1,77 @@
+"""The HTTP door: why it charged and why it did not."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi import Request as HttpRequest
+
+from recharge.repository.reading import attempts_of, decisions_of
+from recharge.schemas import Attempt, Attempts, Decision, Decisions
+from recharge.settings import AppSettings
+from shared.auth import Authenticator, Principal, Scope, requires
+from shared.database import make_engine, tenant_transaction, wait_for_database
+from shared.http import Readiness, create_http_app
+from shared.problems import problem_responses
+from shared.runtime import run_api, start_runtime
+
+PAGE_MAX = 100
+
+router = APIRouter(prefix="/api/recharge", responses=problem_responses(401, 403, 422, 503))
+Reader = Annotated[Principal, Depends(requires(Scope.BILLING_READ))]
+Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
+
+
+@router.get("/decisions", summary="Why a card was charged, and why it was not; newest first.")
+async def decisions(
+    request: HttpRequest, principal: Reader, limit: Limit = 50, cursor: Annotated[int | None, Query(ge=0)] = None
+) -> Decisions:
+    async with tenant_transaction(request.app.state.api_engine, principal.own_tenant) as connection:
+        rows = await decisions_of(connection, principal.own_tenant, cursor, limit)
+    return Decisions(
+        decisions=[Decision.model_validate(row) for row in rows],
+        next_cursor=str(rows[-1].id) if len(rows) == limit else None,
+    )
+
+
+@router.get("/attempts", summary="Attempts to charge a saved card; newest first.")
+async def attempts(
+    request: HttpRequest,
+    principal: Reader,
+    limit: Limit = 50,
+    cursor: Annotated[str | None, Query(max_length=64)] = None,
+) -> Attempts:
+    async with tenant_transaction(request.app.state.api_engine, principal.own_tenant) as connection:
+        rows = await attempts_of(connection, principal.own_tenant, cursor, limit)
+    return Attempts(
+        attempts=[Attempt.model_validate(row) for row in rows],
+        next_cursor=rows[-1].attempt if len(rows) == limit else None,
+    )
+
+
+def create_app(settings: AppSettings, readiness: Readiness) -> FastAPI:
+    """The app, without its database: whoever serves it sets `app.state.api_engine`."""
+    app = create_http_app(
+        "Prepaid recharge",
+        description="Automatic recharge of saved cards: what was decided and what came of it.",
+        readiness=readiness,
+        cors_origins=settings.cors_origins,
+    )
+    app.state.authenticator = Authenticator(settings)
+    app.include_router(router)
+    return app
+
+
+async def run_app(stopping: asyncio.Event, settings: AppSettings) -> None:
+    """Serves the app until `stopping`."""
+    engine = make_engine(settings.database_url_api.get_secret_value(), application_name="recharge-api", pool_size=8)
+    try:
+        await wait_for_database(engine, settings.start_timeout_s)
+        async with start_runtime(
+            "recharge", settings, settings, settings.database_url_worker.get_secret_value(), pool_size=2
+        ) as runtime:
+            app = create_app(settings, runtime.readiness)
+            app.state.api_engine = engine
+            await run_api(stopping, runtime, app, settings)
+    finally:
+        await engine.dispose()

@@ -1,0 +1,1 @@
+"""Carrying attempts on: who is due, what to ask Stripe, and writing the answer down."""

@@ -1,0 +1,94 @@
+"""The calls that an attempt may need, and the parameters they are made with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from recharge.charging.pace import Pace
+from recharge.core.answers import Answer, LookAgain
+from recharge.core.attempts import Attempt, State, Try
+from recharge.core.find_out import ListWindow
+from recharge.stripe_gateway import StripeGateway
+from shared.signed_metadata import CreditOrder, sign
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """Create and confirm, or confirm again, under the last try's key. `doubted`: it was called before, in doubt."""
+
+    last: Try
+    parameters: Mapping[str, Any]
+    doubted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieve:
+    payment_intent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    window: ListWindow
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    payment_intent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call to make for an attempt. Its answer counts only while the attempt is still at this `n` and `state`."""
+
+    tenant: str
+    attempt: str
+    n: int
+    state: State
+    payment_intent: str | None
+    what: Charge | Retrieve | Find | Cancel
+
+
+async def make(call: Call, gateway: StripeGateway, pace: Pace) -> Answer:
+    """Makes the call in its turn. A refused cancellation is followed by a look at what the PaymentIntent has become."""
+    await pace.turn()
+    match call.what:
+        case Charge(last, parameters):
+            if last.creates:
+                return await gateway.create(parameters, last.idempotency_key)
+            assert call.payment_intent is not None
+            return await gateway.confirm(call.payment_intent, parameters, last.idempotency_key)
+        case Retrieve(payment_intent):
+            return await gateway.retrieve(payment_intent)
+        case Find(window):
+            return await gateway.find(call.attempt, window.customer, window.created_since)
+        case Cancel(payment_intent):
+            answer = await gateway.cancel(payment_intent)
+            if isinstance(answer, LookAgain):
+                await pace.turn()
+                answer = await gateway.retrieve(payment_intent)
+            return answer
+    assert_never(call.what)
+
+
+def charge_parameters(attempt: Attempt, one: Try, signing_key: str) -> dict[str, Any]:
+    """What a new try is called with; kept with it, since the same key with other parameters is an error at Stripe."""
+    if not one.creates:
+        return {"payment_method": one.payment_method, "off_session": True}
+    order = CreditOrder(
+        tenant=attempt.tenant_id,
+        credits=attempt.credits,
+        amount_minor=attempt.amount_minor,
+        currency=attempt.currency,
+        expires_in_days=attempt.expires_in_days,
+        attempt=attempt.attempt,
+    )
+    return {
+        "amount": attempt.amount_minor,
+        "currency": attempt.currency,
+        "customer": attempt.stripe_customer,
+        "payment_method": one.payment_method,
+        "payment_method_types": ["card"],
+        "off_session": True,
+        "confirm": True,
+        "metadata": sign(order, signing_key),
+    }

@@ -1,0 +1,206 @@
+"""One step of one attempt: prepare in a transaction, ask Stripe in none, write the answer down in another.
+
+prepare ─▶ commit ─▶ (recharge.try_committed) ─▶ Stripe ─▶ (recharge.stripe_answered) ─▶ write down
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, assert_never
+
+from prometheus_client import Counter, Histogram
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from recharge.charging.calls import Call, Cancel, Charge, Find, Retrieve, charge_parameters, make
+from recharge.charging.pace import Pace
+from recharge.core.answers import Answer, IntentSeen, NotFound, OperatorError
+from recharge.core.attempts import Attempt, State, Try
+from recharge.core.cards import chargeable
+from recharge.core.charge import answered, begin, call_again
+from recharge.core.decide import Reason, Situation, Skip, may_charge
+from recharge.core.find_out import Question, gone, list_window, next_question, not_found, reconsidered
+from recharge.core.follow import follow, give_up
+from recharge.core.moves import LEASE, Breaker, Move, asked_again_at
+from recharge.deciding import decide_about
+from recharge.moving import write_moves
+from recharge.repository.attempts import claim_attempt, load_attempts, load_parameters, load_tries, may_call
+from recharge.repository.situations import load_situations, lock_tenants
+from recharge.stripe_gateway import StripeGateway
+from shared.clock import utc_now
+from shared.faults import fault_point
+from shared.logs import get_logger
+from shared.outbox import Outbox, Transaction
+
+log = get_logger()
+
+#: Refusals that pass by themselves within moments: the attempt waits.
+_PASSING = frozenset([Reason.INPUTS_STALE, Reason.BREAKER_OPEN])
+#: Refusals that may pass: an attempt whose PaymentIntent exists waits for them, one that has made nothing ends.
+_WAITED_FOR = frozenset(
+    [
+        Reason.BALANCE_OLDER_THAN_CREDIT, Reason.BALANCE_UNKNOWN, Reason.OPEN_PURCHASE, Reason.DISPUTE_OPEN,
+        Reason.RECEIVABLE_OPEN, Reason.FROZEN,
+    ]
+)  # fmt: skip
+_WAIT = timedelta(seconds=60)
+#: A tenant's authentication is no longer waited for when its owner refuses or the need is gone.
+_STILL_WANTED = frozenset([*_PASSING, *_WAITED_FOR, Reason.NO_CARD, Reason.CAP_REACHED, Reason.SUSPENDED])
+
+_calls = Counter("recharge_stripe_calls_total", "Calls to Stripe.", ["call", "answer"])
+_reserved_to_asked_s = Histogram(
+    "recharge_reserved_to_asked_seconds",
+    "From the decision to the first call to Stripe.",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 30),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Takes attempts one step further."""
+
+    engine: AsyncEngine
+    outbox: Outbox
+    gateway: StripeGateway
+    pace: Pace
+    signing_key: str
+    clock: Callable[[], datetime] = utc_now
+
+    async def take(self, tenant: str, attempt: str) -> None:
+        """One step of this attempt, if it is due and nobody else is at it."""
+        async with self.outbox.transaction(self.engine) as transaction:
+            call = await self._prepare(transaction, tenant, attempt, self.clock())
+        if call is None:
+            return
+        await fault_point("recharge.try_committed")
+        answer = await make(call, self.gateway, self.pace)
+        await fault_point("recharge.stripe_answered")
+        kind = type(call.what).__name__.lower()
+        _calls.labels(kind, type(answer).__name__).inc()
+        log.info("stripe_answered", tenant=tenant, attempt=attempt, n=call.n, call=kind, answer=type(answer).__name__)
+        async with self.outbox.transaction(self.engine) as transaction:
+            await self._write_down(transaction, call, answer, self.clock())
+
+    async def _prepare(self, transaction: Transaction, tenant: str, name: str, now: datetime) -> Call | None:
+        connection = transaction.connection
+        await lock_tenants(connection, [tenant])
+        attempt = await claim_attempt(connection, tenant, name)
+        if attempt is None or attempt.has_ended or attempt.next_at > now:
+            return None
+        tries = (await load_tries(connection, [attempt]))[name]
+        question = next_question(attempt, tries, now)
+        match question:
+            case Question.BEGIN:
+                return await self._begin(transaction, attempt, tries, now)
+            case Question.RECONSIDER:
+                await _reconsider(transaction, attempt, tries, now)
+                return None
+            case Question.REPEAT_KEY:
+                move = call_again(attempt, tries[-1], now)
+                await write_moves(transaction, [(attempt, move)], now)
+                parameters = await load_parameters(connection, attempt)
+                return _call(attempt, Charge(move.tries[-1], parameters, doubted=True))
+            case Question.NOTHING:
+                return None
+            case Question.RETRIEVE | Question.LIST | Question.CANCEL:
+                leased = Move(replace(attempt, next_at=now + LEASE))
+                await write_moves(transaction, [(attempt, leased)], now)
+                return _call(attempt, _look(question, attempt, tries))
+        assert_never(question)
+
+    async def _begin(
+        self, transaction: Transaction, attempt: Attempt, tries: Sequence[Try], now: datetime
+    ) -> Call | None:
+        """The one transaction that decides, under the tenant's lock, that a card is charged now."""
+        connection = transaction.connection
+        situation = await _situation(connection, attempt, now)
+        refusal = may_charge(situation, attempt, now)
+        if refusal is None and not await may_call(connection, now, LEASE):
+            refusal = Skip(Reason.BREAKER_OPEN, now + _WAIT)
+        if refusal is not None:
+            await _refuse(transaction, attempt, tries, refusal, now)
+            return None
+        move = begin(attempt, tries, chargeable(situation.profile, situation.stopped_cards), now)
+        profiles = {attempt.tenant_id: situation.profile}
+        if move is None:
+            told = replace(attempt, action_required="new_card")
+            end = replace(give_up(told, tries, Reason.NO_CARD, now, state=State.DECLINED), suspend=Reason.NO_CARD)
+            await write_moves(transaction, [(attempt, end)], now, profiles=profiles)
+            return None
+        calling = move.tries[-1]
+        is_new = all(one.n != calling.n for one in tries)
+        parameters = charge_parameters(attempt, calling, self.signing_key) if is_new else None
+        obeying = replace(move, attempt=replace(move.attempt, profile_version=situation.profile.version))
+        await write_moves(transaction, [(attempt, obeying)], now, parameters=parameters)
+        if attempt.n == 0:
+            _reserved_to_asked_s.observe((now - attempt.created_at).total_seconds())
+        return _call(
+            obeying.attempt,
+            Charge(calling, parameters or await load_parameters(connection, obeying.attempt), doubted=False),
+        )
+
+    async def _write_down(self, transaction: Transaction, call: Call, answer: Answer, now: datetime) -> None:
+        connection = transaction.connection
+        await lock_tenants(connection, [call.tenant])
+        attempt = (await load_attempts(connection, [call.attempt]))[call.attempt]
+        tries = (await load_tries(connection, [attempt]))[call.attempt]
+        if (attempt.n, attempt.state) != (call.n, call.state):
+            log.info("answer_came_late", tenant=call.tenant, attempt=call.attempt, state=attempt.state.value)
+            return
+        situation = await _situation(connection, attempt, now)
+        cards = chargeable(situation.profile, situation.stopped_cards)
+        match call.what:
+            case Charge(doubted=doubted):
+                if tries[-1].outcome is not None:
+                    return
+                move = answered(attempt, tries, answer, cards, doubted=doubted, now=now)
+            case _ if isinstance(answer, IntentSeen):
+                move = replace(follow(attempt, tries, answer.view, cards, now), breaker=Breaker.CLOSE)
+            case Find() if isinstance(answer, NotFound):
+                move = not_found(attempt, tries, now)
+            case _ if isinstance(answer, NotFound):
+                move = gone(attempt, now)
+            case _:
+                waiting = replace(attempt, next_at=asked_again_at(4, now))
+                move = Move(waiting, breaker=Breaker.OPEN if isinstance(answer, OperatorError) else None)
+        await write_moves(transaction, [(attempt, move)], now, profiles={call.tenant: situation.profile})
+        if move.attempt.has_ended:
+            await decide_about(transaction, [call.tenant], now)
+
+
+def _call(attempt: Attempt, what: Charge | Retrieve | Find | Cancel) -> Call:
+    return Call(attempt.tenant_id, attempt.attempt, attempt.n, attempt.state, attempt.payment_intent, what)
+
+
+def _look(question: Question, attempt: Attempt, tries: Sequence[Try]) -> Retrieve | Find | Cancel:
+    if attempt.payment_intent is None:
+        return Find(list_window(attempt, tries))
+    return Cancel(attempt.payment_intent) if question is Question.CANCEL else Retrieve(attempt.payment_intent)
+
+
+async def _situation(connection: AsyncConnection, attempt: Attempt, now: datetime) -> Situation:
+    loaded = await load_situations(connection, [attempt.tenant_id], now, leaving_out_attempt=attempt.attempt)
+    return loaded[0].situation
+
+
+async def _refuse(
+    transaction: Transaction, attempt: Attempt, tries: Sequence[Try], refusal: Skip, now: datetime
+) -> None:
+    if refusal.reason in _PASSING:
+        at = refusal.look_again_at or now + timedelta(seconds=1)
+        move = Move(replace(attempt, next_at=max(at, now + timedelta(milliseconds=500))))
+    elif refusal.reason in _WAITED_FOR and attempt.payment_intent is not None:
+        move = Move(replace(attempt, next_at=now + _WAIT))
+    else:
+        move = give_up(attempt, tries, refusal.reason, now)
+    await write_moves(transaction, [(attempt, move)], now)
+    if move.attempt.has_ended:
+        await decide_about(transaction, [attempt.tenant_id], now)
+
+
+async def _reconsider(transaction: Transaction, attempt: Attempt, tries: Sequence[Try], now: datetime) -> None:
+    situation = await _situation(transaction.connection, attempt, now)
+    refusal = may_charge(situation, attempt, now)
+    unwanted = refusal.reason if refusal is not None and refusal.reason not in _STILL_WANTED else None
+    move = reconsidered(attempt, tries, unwanted, now)
+    profiles: dict[str, Any] = {attempt.tenant_id: situation.profile}
+    await write_moves(transaction, [(attempt, move)], now, profiles=profiles)

@@ -1,0 +1,85 @@
+"""What Stripe may answer, as far as an attempt cares. The gateway translates; nothing else knows the SDK.
+
+Answer
+├── IntentSeen     a PaymentIntent, as it is
+├── Declined       402 card_error, usually with the PaymentIntent inside
+├── CardUnusable   400 about the card or the customer: not executed
+├── LookAgain      the PaymentIntent is in another state than we thought: read it
+├── NotFound       404: no such PaymentIntent
+├── OperatorError  401, 403, other 400: not executed, and no other request would be
+├── RateLimited    429: not executed
+├── InProgress     409: the same key is being executed right now
+├── ServerError    5xx: executed or not, nobody knows
+└── NoAnswer       time-out, connection lost: executed or not, nobody knows
+"""
+
+from dataclasses import dataclass
+
+from recharge.core.cards import DeclineCodes
+from shared.stripe_events import PaymentIntentView
+
+
+@dataclass(frozen=True, slots=True)
+class IntentSeen:
+    view: PaymentIntentView
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    codes: DeclineCodes
+    view: PaymentIntentView | None
+
+
+@dataclass(frozen=True, slots=True)
+class CardUnusable:
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class LookAgain:
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorError:
+    status: int
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimited:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class InProgress:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ServerError:
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    kind: str
+
+
+Answer = (
+    IntentSeen
+    | Declined
+    | CardUnusable
+    | LookAgain
+    | NotFound
+    | OperatorError
+    | RateLimited
+    | InProgress
+    | ServerError
+    | NoAnswer
+)

@@ -1,0 +1,118 @@
+"""An attempt to charge a saved card, and its tries: the words that the other rooms use.
+
+    reserved ─▶ charging ─▶ charged ─▶ credited
+                   ├─▶ requires_action ─▶ charged | canceled
+                   ├─▶ declined | retry_scheduled ─▶ charging … ─▶ canceled
+                   └─▶ unknown ─▶ found out, never guessed
+
+`declined` means: given up, its PaymentIntent is being cancelled. An attempt ends as `credited` or as `canceled` only.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+
+class State(StrEnum):
+    RESERVED = "reserved"
+    CHARGING = "charging"
+    CHARGED = "charged"
+    CREDITED = "credited"
+    REQUIRES_ACTION = "requires_action"
+    DECLINED = "declined"
+    RETRY_SCHEDULED = "retry_scheduled"
+    UNKNOWN = "unknown"
+    CANCELED = "canceled"
+
+
+ENDED = frozenset([State.CREDITED, State.CANCELED])
+
+
+class Outcome(StrEnum):
+    """What an idempotency key was answered for good."""
+
+    SUCCEEDED = "succeeded"
+    PROCESSING = "processing"
+    DECLINED = "declined"
+    AUTHENTICATION_REQUIRED = "authentication_required"
+    #: The PaymentIntent is there, and this try has not charged it.
+    NOT_CONFIRMED = "not_confirmed"
+    #: Stripe refused the card or the customer before making anything.
+    CARD_UNUSABLE = "card_unusable"
+    #: Answered for good, and what it did has to be looked up.
+    UNCLEAR = "unclear"
+    #: Proven to have made nothing.
+    NEVER_MADE = "never_made"
+    CANCELED = "canceled"
+
+
+#: After these a PaymentIntent may be created anew: the key has made none.
+NOTHING_MADE = frozenset([Outcome.CARD_UNUSABLE, Outcome.NEVER_MADE])
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One idempotency key: committed before the first call under it. `in_doubt`: some call under it may have been
+    executed without our knowing."""
+
+    n: int
+    payment_method: str
+    fingerprint: str | None
+    idempotency_key: str
+    creates: bool
+    first_called_at: datetime
+    calls: int
+    in_doubt: bool
+    server_errors: int = 0
+    outcome: Outcome | None = None
+    code: str | None = None
+    may_repeat: bool = True
+    answered_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A row of `attempt`. The amount never changes. `version` counts what is announced, `next_at` is when somebody has
+    to look at it again (the lease, while somebody does)."""
+
+    tenant_id: str
+    attempt: str
+    version: int
+    state: State
+    trigger: Literal["automatic", "manual"]
+    request: str | None
+    amount_minor: int
+    currency: str
+    credits: int
+    package: str
+    expires_in_days: int | None
+    limited_by_cap: bool
+    stripe_customer: str
+    profile_version: int
+    balance_available: int | None
+    created_at: datetime
+    changed_at: datetime
+    next_at: datetime
+    reserved_month: date | None = None
+    payment_intent: str | None = None
+    n: int = 0
+    rounds: int = 0
+    reason: str | None = None
+    action_required: Literal["authenticate", "new_card"] | None = None
+    canceling: bool = False
+    receipt_unapplied: bool = False
+    not_found_at: datetime | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ENDED
+
+    def moved(self, now: datetime, **changes: Any) -> "Attempt":
+        """A newer version of it, to be announced."""
+        return replace(self, version=self.version + 1, changed_at=now, **changes)
+
+
+def month_of(moment: datetime) -> date:
+    """The calendar month, UTC, as its first day."""
+    return moment.date().replace(day=1)

@@ -1,0 +1,145 @@
+"""Moving an attempt to `charging`, and what each answer to that call makes of it. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import assert_never
+
+from recharge.core.answers import (
+    Answer,
+    CardUnusable,
+    Declined,
+    InProgress,
+    IntentSeen,
+    LookAgain,
+    NoAnswer,
+    NotFound,
+    OperatorError,
+    RateLimited,
+    ServerError,
+)
+from recharge.core.attempts import NOTHING_MADE, Attempt, Outcome, State, Try, month_of
+from recharge.core.cards import choose
+from recharge.core.follow import after_card_refused, after_decline, follow
+from recharge.core.moves import LEASE, Breaker, Move, asked_again_at
+from shared.events import Card
+
+#: The second 5xx under one key is that key's last word: Stripe keeps and repeats it.
+SERVER_ERRORS_MAX = 2
+
+
+def begin(attempt: Attempt, tries: Sequence[Try], cards: Sequence[Card], now: datetime) -> Move | None:
+    """The attempt on its way to Stripe, with the try to call; None where no card is left to charge.
+
+    A try that was certainly not executed is called again under its own key. A PaymentIntent is created only where
+    every earlier key is proven to have made none.
+    """
+    assert attempt.state in (State.RESERVED, State.RETRY_SCHEDULED)
+    last = tries[-1] if tries else None
+    closed: tuple[Try, ...] = ()
+    if last is not None and last.outcome is None:
+        assert not last.in_doubt, "a key in doubt is found out, not charged past"
+        if any(card.payment_method == last.payment_method for card in cards):
+            calling = replace(last, calls=last.calls + 1, in_doubt=True)
+            return Move(_on_its_way(attempt, calling, now), (calling,))
+        closed = (replace(last, outcome=Outcome.NEVER_MADE, answered_at=now),)
+        tries = (*tries[:-1], *closed)
+    card = choose(cards, tries)
+    if card is None:
+        return None
+    creates = attempt.payment_intent is None
+    assert not creates or all(one.outcome in NOTHING_MADE for one in tries), "one PaymentIntent an attempt"
+    n = len(tries) + 1
+    calling = Try(
+        n=n,
+        payment_method=card.payment_method,
+        fingerprint=card.fingerprint,
+        idempotency_key=f"{attempt.attempt}:{n}",
+        creates=creates,
+        first_called_at=now,
+        calls=1,
+        in_doubt=True,
+    )
+    return Move(_on_its_way(attempt, calling, now), (*closed, calling))
+
+
+def _on_its_way(attempt: Attempt, calling: Try, now: datetime) -> Attempt:
+    return attempt.moved(
+        now,
+        state=State.CHARGING,
+        n=calling.n,
+        reserved_month=month_of(now),
+        next_at=now + LEASE,
+        reason=None,
+        action_required=None,
+        not_found_at=None,
+    )
+
+
+def call_again(attempt: Attempt, last: Try, now: datetime) -> Move:
+    """The same key once more, for an attempt whose try is in doubt."""
+    assert last.outcome is None and last.in_doubt
+    return Move(replace(attempt, next_at=now + LEASE), (replace(last, calls=last.calls + 1),))
+
+
+def answered(
+    attempt: Attempt, tries: Sequence[Try], answer: Answer, cards: Sequence[Card], *, doubted: bool, now: datetime
+) -> Move:
+    """What the answer to the last try's call makes of the attempt.
+
+    `doubted`: an earlier call under this key may have been executed. Then an answer that this call was not executed
+    says nothing about that one.
+    """
+    last = tries[-1]
+    assert last.n == attempt.n and last.outcome is None
+    match answer:
+        case IntentSeen(view):
+            told = (*tries[:-1], replace(last, in_doubt=False))
+            return replace(follow(attempt, told, view, cards, now), breaker=Breaker.CLOSE)
+        case Declined(codes, view):
+            payment_intent = attempt.payment_intent or (view.id if view else None)
+            if payment_intent is None:
+                return _look_it_up(attempt, last, codes.reason, now)
+            move = after_decline(replace(attempt, payment_intent=payment_intent), tries, codes, cards, now)
+            return replace(move, breaker=Breaker.CLOSE)
+        case CardUnusable(code):
+            if doubted:
+                return _look_it_up(attempt, last, code, now)
+            return replace(after_card_refused(attempt, tries, code, cards, now), breaker=Breaker.CLOSE)
+        case LookAgain(code):
+            return _look_it_up(attempt, last, code, now)
+        case NotFound():
+            return _look_it_up(attempt, last, "payment_intent_not_found", now)
+        case OperatorError(status, code):
+            move = _not_executed(attempt, last, f"stripe_{status}_{code}", doubted=doubted, now=now)
+            return replace(move, breaker=Breaker.OPEN)
+        case RateLimited():
+            return _not_executed(attempt, last, "rate_limited", doubted=doubted, now=now)
+        case InProgress():
+            return _unknown(attempt, last, "in_progress", now)
+        case ServerError(status):
+            last = replace(last, server_errors=last.server_errors + 1, code=f"stripe_{status}")
+            if last.server_errors >= SERVER_ERRORS_MAX:
+                return _look_it_up(attempt, last, f"stripe_{status}", now)
+            return _unknown(attempt, last, f"stripe_{status}", now)
+        case NoAnswer(kind):
+            return _unknown(attempt, last, kind, now)
+    assert_never(answer)
+
+
+def _unknown(attempt: Attempt, last: Try, reason: str, now: datetime) -> Move:
+    moved = attempt.moved(now, state=State.UNKNOWN, reason=reason, next_at=asked_again_at(last.calls, now))
+    return Move(moved, (replace(last, in_doubt=True),))
+
+
+def _look_it_up(attempt: Attempt, last: Try, code: str, now: datetime) -> Move:
+    settled = replace(last, outcome=Outcome.UNCLEAR, code=code, in_doubt=True, answered_at=now)
+    return Move(attempt.moved(now, state=State.UNKNOWN, reason=code, next_at=now), (settled,))
+
+
+def _not_executed(attempt: Attempt, last: Try, reason: str, *, doubted: bool, now: datetime) -> Move:
+    if doubted:
+        return _unknown(attempt, last, reason, now)
+    resting = State.RESERVED if attempt.payment_intent is None and attempt.n == 1 else State.RETRY_SCHEDULED
+    moved = attempt.moved(now, state=resting, reason=reason, next_at=asked_again_at(last.calls, now))
+    return Move(moved, (replace(last, in_doubt=False, code=reason),))

@@ -1,0 +1,270 @@
+"""Whether to charge a saved card now, how much, and if not, why not."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from recharge.core.attempts import Attempt, month_of
+from recharge.core.cards import chargeable, identity
+from shared.events import AutoRecharge, BillingProfile, CreditPackage
+from shared.money import is_chargeable
+
+#: How old the last look at the end of the profile topic may be when a card is charged.
+INPUTS_FRESH_FOR = timedelta(seconds=30)
+
+
+class Reason(StrEnum):
+    """Why a card is not charged."""
+
+    FROZEN = "frozen"
+    DISABLED = "disabled"
+    NO_CONSENT = "no_consent"
+    ATTEMPT_OPEN = "attempt_open"
+    BALANCE_UNKNOWN = "balance_unknown"
+    BALANCE_OLDER_THAN_CREDIT = "balance_older_than_credit"
+    ABOVE_THRESHOLD = "above_threshold"
+    NEED_ALREADY_SERVED = "need_already_served"
+    REQUEST_EXPIRED = "request_expired"
+    SUSPENDED = "suspended"
+    DISPUTE_OPEN = "dispute_open"
+    RECEIVABLE_OPEN = "receivable_open"
+    OPEN_PURCHASE = "open_purchase"
+    NO_CARD = "no_card"
+    CURRENCY = "currency"
+    NO_PACKAGE_FITS = "no_package_fits"
+    CAP_REACHED = "cap_reached"
+    BREAKER_OPEN = "breaker_open"
+    INPUTS_STALE = "inputs_stale"
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """The latest balance. `served_available` is where it stood when the last automatic charge was decided; it is None
+    once the balance has been seen at or above the threshold since."""
+
+    version: int
+    available: int
+    receivable: int
+    receivable_since: datetime | None
+    last_entry_version: int
+    served_available: int | None
+    last_purchase_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """What the attempts of this calendar month have reserved, by currency."""
+
+    spent_minor: Mapping[str, int]
+    has_charge_limited_by_cap: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Suspension:
+    """Charging ended in declines. `known_cards` are the identities of the cards there were then."""
+
+    since: datetime
+    reason: str
+    known_cards: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A tenant asks to be recharged now."""
+
+    request: str
+    requested_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """All that a decision about one tenant rests on. `month` leaves out the attempt that is being decided about."""
+
+    profile: BillingProfile
+    balance: Balance | None
+    packages: tuple[CreditPackage, ...]
+    month: Month
+    open_attempt: str | None
+    dispute_open_since: datetime | None
+    stopped_cards: frozenset[str]
+    suspension: Suspension | None
+    is_frozen: bool
+    inputs_caught_up_at: datetime | None
+    breaker_open_until: datetime | None
+    request: Request | None
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """Buy this package. `limited_by_cap`: a larger one was wanted, and the month's cap leaves no room for it."""
+
+    package: CreditPackage
+    limited_by_cap: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Do not charge. `look_again_at`: when time alone may have changed that."""
+
+    reason: Reason
+    look_again_at: datetime | None = None
+
+
+def decide(situation: Situation, now: datetime) -> Charge | Skip:
+    """Whether to begin an attempt now. A waiting request stands in for the threshold, and for nothing else."""
+    request = situation.request
+    if request is not None and request.expires_at <= now:
+        request = None
+    return (
+        _owner_refuses(situation, now)
+        or (Skip(Reason.ATTEMPT_OPEN) if situation.open_attempt is not None else None)
+        or (None if request is not None else _no_need(situation, now))
+        or _something_is_wrong(situation, now)
+        or _size(situation, now)
+    )
+
+
+def may_charge(situation: Situation, attempt: Attempt, now: datetime) -> Skip | None:
+    """Why this open attempt must not move to `charging` now; None where it may.
+
+    Asked under the lock of the tenant's profile row: between the decision and the charge anything may have changed.
+    """
+    settings = situation.profile.auto_recharge
+    is_automatic = attempt.trigger == "automatic"
+    if not is_automatic and attempt.n == 0:
+        request = situation.request
+        if request is None or request.request != attempt.request or request.expires_at <= now:
+            return Skip(Reason.REQUEST_EXPIRED)
+    return (
+        _owner_refuses(situation, now)
+        or (_no_need(situation, now, of_open_attempt=True) if is_automatic else None)
+        or _something_is_wrong(situation, now)
+        or (None if settings is None else _cap_refuses(situation, settings, attempt, now))
+        or _not_now(situation, now)
+    )
+
+
+def _owner_refuses(situation: Situation, now: datetime) -> Skip | None:
+    settings = situation.profile.auto_recharge
+    if situation.is_frozen:
+        return Skip(Reason.FROZEN)
+    if settings is None or not settings.enabled:
+        return Skip(Reason.DISABLED)
+    if settings.consent is None or settings.consent.given_at > now + timedelta(minutes=5):
+        return Skip(Reason.NO_CONSENT)
+    return None
+
+
+def _no_need(situation: Situation, now: datetime, *, of_open_attempt: bool = False) -> Skip | None:
+    settings, balance = situation.profile.auto_recharge, situation.balance
+    if balance is None:
+        return Skip(Reason.BALANCE_UNKNOWN)
+    if balance.version < balance.last_entry_version:
+        return Skip(Reason.BALANCE_OLDER_THAN_CREDIT)
+    if settings is None or balance.available >= settings.threshold_credits:
+        return Skip(Reason.ABOVE_THRESHOLD)
+    served = balance.served_available
+    if served is not None and balance.available > served and not of_open_attempt:
+        # Still the old shortfall, smaller than before: it has had its one charge.
+        return Skip(Reason.NEED_ALREADY_SERVED)
+    return None
+
+
+def _something_is_wrong(situation: Situation, now: datetime) -> Skip | None:
+    if is_suspended(situation):
+        return Skip(Reason.SUSPENDED)
+    if situation.dispute_open_since is not None and not _owner_acted_since(situation, situation.dispute_open_since):
+        return Skip(Reason.DISPUTE_OPEN)
+    balance = situation.balance
+    if balance is not None and balance.receivable > 0:
+        since = balance.receivable_since
+        if since is None or not _owner_acted_since(situation, since):
+            return Skip(Reason.RECEIVABLE_OPEN)
+    if situation.profile.open_purchases:
+        return Skip(Reason.OPEN_PURCHASE)
+    if situation.profile.stripe_customer is None:
+        return Skip(Reason.NO_CARD)
+    if not chargeable(situation.profile, situation.stopped_cards):
+        return Skip(Reason.NO_CARD)
+    return None
+
+
+def is_suspended(situation: Situation) -> bool:
+    """A suspension is over when its owner has consented anew, or saved a card that was not there."""
+    suspension = situation.suspension
+    if suspension is None:
+        return False
+    settings = situation.profile.auto_recharge
+    consent = settings.consent if settings else None
+    if consent is not None and consent.given_at > suspension.since:
+        return False
+    return all(
+        identity(card) in suspension.known_cards for card in chargeable(situation.profile, situation.stopped_cards)
+    )
+
+
+def _owner_acted_since(situation: Situation, moment: datetime) -> bool:
+    """Its owner has bought, or has saved the settings with consent, after this came up."""
+    settings = situation.profile.auto_recharge
+    consent = settings.consent if settings else None
+    bought_at = situation.balance.last_purchase_at if situation.balance else None
+    return (consent is not None and consent.given_at > moment) or (bought_at is not None and bought_at > moment)
+
+
+def _size(situation: Situation, now: datetime) -> Charge | Skip:
+    settings = situation.profile.auto_recharge
+    assert settings is not None
+    month = situation.month
+    offered = [
+        package
+        for package in situation.packages
+        if package.active
+        and package.currency == settings.currency
+        and package.credits > 0
+        and is_chargeable(package.price_minor, package.currency)
+    ]
+    if not offered or month.spent_minor.keys() - {settings.currency}:
+        return Skip(Reason.CURRENCY, None if not offered else _next_month(now))
+    wanted = best_package(offered, settings.amount_minor)
+    if wanted is None:
+        return Skip(Reason.NO_PACKAGE_FITS)
+    left_minor = settings.monthly_cap_minor - month.spent_minor.get(settings.currency, 0)
+    chosen = best_package(offered, min(settings.amount_minor, left_minor))
+    if chosen is None or (chosen != wanted and month.has_charge_limited_by_cap):
+        return Skip(Reason.CAP_REACHED, _next_month(now))
+    return _not_now(situation, now) or Charge(chosen, limited_by_cap=chosen != wanted)
+
+
+def best_package(packages: Iterable[CreditPackage], amount_minor: int) -> CreditPackage | None:
+    """The most credits that the amount buys in one package; the cheaper one of equals."""
+    fitting = [package for package in packages if package.price_minor <= amount_minor]
+    return min(fitting, key=lambda each: (-each.credits, each.price_minor, each.package), default=None)
+
+
+def _cap_refuses(situation: Situation, settings: AutoRecharge, attempt: Attempt, now: datetime) -> Skip | None:
+    spent = situation.month.spent_minor
+    if attempt.currency != settings.currency or spent.keys() - {attempt.currency}:
+        return Skip(Reason.CURRENCY)
+    if spent.get(attempt.currency, 0) + attempt.amount_minor > settings.monthly_cap_minor:
+        return Skip(Reason.CAP_REACHED, _next_month(now))
+    if attempt.amount_minor > settings.amount_minor and attempt.n == 0:
+        # The owner has lowered the amount since: what is no longer wanted is decided again.
+        return Skip(Reason.NO_PACKAGE_FITS)
+    return None
+
+
+def _not_now(situation: Situation, now: datetime) -> Skip | None:
+    if situation.breaker_open_until is not None and situation.breaker_open_until > now:
+        return Skip(Reason.BREAKER_OPEN, situation.breaker_open_until)
+    caught_up_at = situation.inputs_caught_up_at
+    if caught_up_at is None or now - caught_up_at > INPUTS_FRESH_FOR:
+        return Skip(Reason.INPUTS_STALE, now + timedelta(seconds=1))
+    return None
+
+
+def _next_month(now: datetime) -> datetime:
+    first = month_of(now)
+    later = first.replace(year=first.year + 1, month=1) if first.month == 12 else first.replace(month=first.month + 1)
+    return datetime(later.year, later.month, 1, tzinfo=UTC)

@@ -1,0 +1,132 @@
+"""How an attempt that is in doubt, waits or is to be cancelled goes on. Pure: says what to ask, and what it means."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from recharge.core.attempts import ENDED, Attempt, Outcome, State, Try
+from recharge.core.follow import KEY_FORGOTTEN_AFTER, give_up
+from recharge.core.moves import (
+    ACTION_LOOKED_AT_EVERY,
+    AUTHENTICATION_EXPECTED_WITHIN,
+    Alert,
+    Move,
+    ended_canceled,
+)
+
+#: Stripe keeps a key for 24 h at least: within 20 h the same call again is certainly the same call.
+KEY_REPEATED_FOR = timedelta(hours=20)
+LISTED_AGAIN_AFTER = timedelta(minutes=10)
+#: How far Stripe's clock may be behind ours when we list what was created since a call.
+CLOCK_SKEW = timedelta(seconds=300)
+
+
+class Question(StrEnum):
+    """What to do about an attempt that is due."""
+
+    BEGIN = "begin"
+    REPEAT_KEY = "repeat_key"
+    RETRIEVE = "retrieve"
+    LIST = "list"
+    CANCEL = "cancel"
+    RECONSIDER = "reconsider"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class ListWindow:
+    """Which PaymentIntents of the customer to look through."""
+
+    customer: str
+    created_since: datetime
+
+
+def next_question(attempt: Attempt, tries: Sequence[Try], now: datetime) -> Question:
+    """What a due attempt needs. A try in doubt is always found out before anything else happens to its attempt."""
+    last = tries[-1] if tries else None
+    if attempt.state in ENDED:
+        return Question.NOTHING
+    if attempt.state is State.CHARGED:
+        return Question.RETRIEVE
+    if last is not None and last.outcome is None and last.in_doubt and now < last.first_called_at + KEY_REPEATED_FOR:
+        return Question.REPEAT_KEY
+    if attempt.payment_intent is None and any(one.in_doubt for one in tries):
+        return Question.LIST
+    if attempt.canceling:
+        return Question.LIST if attempt.payment_intent is None else Question.CANCEL
+    if attempt.state in (State.UNKNOWN, State.CHARGING):
+        return Question.LIST if attempt.payment_intent is None else Question.RETRIEVE
+    if attempt.state is State.DECLINED:
+        return Question.CANCEL
+    if attempt.state is State.REQUIRES_ACTION:
+        return Question.RECONSIDER
+    return Question.BEGIN
+
+
+def list_window(attempt: Attempt, tries: Sequence[Try]) -> ListWindow:
+    """Where its PaymentIntent must be, if it was made."""
+    first = min((one.first_called_at for one in tries), default=attempt.created_at)
+    return ListWindow(attempt.stripe_customer, first - CLOCK_SKEW)
+
+
+def not_found(attempt: Attempt, tries: Sequence[Try], now: datetime) -> Move:
+    """No PaymentIntent of this attempt is listed. Proven only by a second list, 10 minutes later, and once the key was
+    answered for good or is forgotten."""
+    assert attempt.payment_intent is None
+    last = tries[-1]
+    if attempt.not_found_at is None:
+        return Move(replace(attempt, not_found_at=now, next_at=now + LISTED_AGAIN_AFTER))
+    if now < attempt.not_found_at + LISTED_AGAIN_AFTER:
+        return Move(replace(attempt, next_at=attempt.not_found_at + LISTED_AGAIN_AFTER))
+    forgotten_at = last.first_called_at + KEY_FORGOTTEN_AFTER
+    if last.outcome is None and now <= forgotten_at:
+        return Move(replace(attempt, next_at=max(forgotten_at + timedelta(seconds=1), now + LISTED_AGAIN_AFTER)))
+    settled = tuple(
+        replace(one, outcome=Outcome.NEVER_MADE, in_doubt=False, answered_at=now)
+        for one in tries
+        if one.in_doubt or one.outcome in (None, Outcome.UNCLEAR, Outcome.DECLINED)
+    )
+    if attempt.canceling:
+        return Move(ended_canceled(attempt, now), settled)
+    moved = attempt.moved(now, state=State.RETRY_SCHEDULED, reason="never_made", next_at=now, not_found_at=None)
+    return Move(moved, settled)
+
+
+def gone(attempt: Attempt, now: datetime) -> Move:
+    """Stripe says that it knows no such PaymentIntent although it has told us its id: for a person to look at."""
+    return Move(replace(attempt, next_at=now + timedelta(hours=1)), alert=Alert.PAYMENT_INTENT_GONE)
+
+
+def reconsidered(attempt: Attempt, tries: Sequence[Try], refusal: str | None, now: datetime) -> Move:
+    """A charge that waits for its tenant: given up when it is no longer wanted, or has waited long enough."""
+    if refusal is not None:
+        return give_up(attempt, tries, refusal, now)
+    if now >= attempt.changed_at + AUTHENTICATION_EXPECTED_WITHIN:
+        return replace(give_up(attempt, tries, "authentication_not_given", now), suspend="authentication_not_given")
+    return Move(replace(attempt, next_at=now + ACTION_LOOKED_AT_EVERY))
+
+
+def credited(attempt: Attempt, now: datetime) -> Move:
+    """The ledger has posted the credits: the only good end."""
+    if attempt.state is State.CREDITED:
+        return Move(attempt)
+    moved = attempt.moved(
+        now,
+        state=State.CREDITED,
+        reason=None,
+        action_required=None,
+        canceling=False,
+        receipt_unapplied=False,
+        reserved_month=attempt.reserved_month or now.date().replace(day=1),
+        next_at=now,
+    )
+    return Move(moved, alert=Alert.CREDITED_AFTER_END if attempt.state is State.CANCELED else None)
+
+
+def receipt_unapplied(attempt: Attempt, now: datetime) -> Move:
+    """The ledger has the money and could not believe what it was for: it waits for a person to resolve that."""
+    if attempt.state is State.CREDITED or attempt.receipt_unapplied:
+        return Move(attempt)
+    moved = attempt.moved(now, receipt_unapplied=True, reason="receipt_unapplied")
+    return Move(moved, alert=Alert.RECEIPT_UNAPPLIED)

@@ -1,0 +1,72 @@
+"""What changes when an attempt moves on."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from recharge.core.attempts import Attempt, State, Try
+
+#: Longer than the longest Stripe call: whoever asked and died is not waited for longer.
+LEASE = timedelta(seconds=45)
+#: After a decline, the same card again. Then it is given up.
+BACK_OFF = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24), timedelta(hours=72))
+TRIES_MAX = 12
+#: A charged attempt whose credits have not come by then is looked at, and reported.
+CREDIT_EXPECTED_WITHIN = timedelta(minutes=5)
+#: How long a tenant has for authenticating a charge.
+AUTHENTICATION_EXPECTED_WITHIN = timedelta(hours=72)
+ACTION_LOOKED_AT_EVERY = timedelta(minutes=10)
+ASKED_AGAIN_AFTER_MAX = timedelta(minutes=5)
+
+
+class Alert(StrEnum):
+    """What an operator has to look at. Logged as an error and counted."""
+
+    SECOND_PAYMENT_INTENT = "second_payment_intent"
+    SUCCEEDED_AFTER_END = "succeeded_after_end"
+    CREDITED_AFTER_END = "credited_after_end"
+    RECEIPT_UNAPPLIED = "receipt_unapplied"
+    CHARGED_NOT_CREDITED = "charged_not_credited"
+    CANCELED_AFTER_CHARGE = "canceled_after_charge"
+    PAYMENT_INTENT_GONE = "payment_intent_gone"
+    UNEXPECTED_STATUS = "unexpected_status"
+
+
+class Breaker(StrEnum):
+    """What an answer says about our access to Stripe."""
+
+    OPEN = "open"
+    CLOSE = "close"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """An attempt as it becomes, with the tries that change, and what else follows from it.
+
+    `stop_card` is the fingerprint of a card that is never to be charged again; `suspend` stops recharge for the tenant.
+    """
+
+    attempt: Attempt
+    tries: tuple[Try, ...] = ()
+    stop_card: str | None = None
+    suspend: str | None = None
+    breaker: Breaker | None = None
+    alert: Alert | None = None
+
+
+def ended_canceled(attempt: Attempt, now: datetime, reason: str | None = None) -> Attempt:
+    """Its PaymentIntent is cancelled, or was never made: the reservation is free again."""
+    return attempt.moved(
+        now,
+        state=State.CANCELED,
+        reason=reason or attempt.reason,
+        reserved_month=None,
+        canceling=False,
+        next_at=now,
+        not_found_at=None,
+    )
+
+
+def asked_again_at(calls: int, now: datetime) -> datetime:
+    """When to ask the same thing again: 2, 4, 8 … seconds after, at most five minutes."""
+    return now + min(timedelta(seconds=2 ** min(calls, 9)), ASKED_AGAIN_AFTER_MAX)

@@ -1,0 +1,111 @@
+"""What each event from payments and the ledger does: keep the newest input, move attempts, decide again."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from recharge.core.find_out import credited, receipt_unapplied
+from recharge.deciding import decide_about
+from recharge.moving import write_moves
+from recharge.repository.attempts import load_attempts, tenants_of
+from recharge.repository.inputs import (
+    freeze_tenant,
+    save_balances,
+    save_entries,
+    save_packages,
+    save_profiles,
+    save_requests,
+)
+from recharge.repository.situations import lock_tenants
+from shared.clock import utc_now
+from shared.events import (
+    BalanceChanged,
+    BillingProfile,
+    CreditPackage,
+    DomainEvent,
+    EntryPosted,
+    RechargeRequested,
+    UndecodableEvent,
+    decode,
+)
+from shared.kafka import Record
+from shared.logs import get_logger
+from shared.outbox import Transaction
+from shared.poison import Poison
+
+log = get_logger()
+
+#: Entries by which the credits of a charge arrive: by themselves, or by an operator who resolved the receipt.
+CREDITING_KINDS = frozenset(["recharge", "adjustment"])
+UNAPPLIED_RECEIPT = "unapplied_receipt"
+
+EventT = TypeVar("EventT", bound=DomainEvent)
+
+
+def read(records: Sequence[Record], kind: type[EventT]) -> list[EventT]:
+    """The events of the records; types we do not know are left out, bytes we cannot read are poison."""
+    try:
+        events = [decode(record.value, kind) for record in records]
+    except UndecodableEvent as error:
+        raise Poison(str(error)) from error
+    return [event for event in events if event is not None]
+
+
+async def on_billing_profiles(transaction: Transaction, records: Sequence[Record]) -> None:
+    """Keeps the newest profiles and decides about their tenants."""
+    tenants = await save_profiles(transaction.connection, read(records, BillingProfile))
+    await decide_about(transaction, tenants, utc_now())
+
+
+async def on_balances(transaction: Transaction, records: Sequence[Record]) -> None:
+    """Keeps the newest balances and decides about their tenants. This is the way from a debit to a charge."""
+    tenants = await save_balances(transaction.connection, read(records, BalanceChanged))
+    await decide_about(transaction, tenants, utc_now())
+
+
+async def on_entries(transaction: Transaction, records: Sequence[Record]) -> None:
+    """Ends the attempts whose credits have been posted; holds those whose receipt could not be applied."""
+    now = utc_now()
+    entries = read(records, EntryPosted)
+    connection = transaction.connection
+    await save_entries(connection, entries)
+    of_attempts = {entry.attempt: entry for entry in entries if entry.attempt and entry.kind == UNAPPLIED_RECEIPT}
+    of_attempts |= {
+        entry.attempt: entry
+        for entry in entries
+        if entry.attempt and entry.kind in CREDITING_KINDS and entry.credits > 0
+    }
+    if of_attempts:
+        await lock_tenants(connection, await tenants_of(connection, of_attempts))
+        attempts = await load_attempts(connection, of_attempts)
+        for unknown in of_attempts.keys() - attempts.keys():
+            log.error("entry_of_unknown_attempt", attempt=unknown, tenant=of_attempts[unknown].tenant)
+        moves = [
+            (
+                attempt,
+                credited(attempt, now)
+                if of_attempts[name].kind in CREDITING_KINDS
+                else receipt_unapplied(attempt, now),
+            )
+            for name, attempt in attempts.items()
+            if attempt.tenant_id == of_attempts[name].tenant
+        ]
+        await write_moves(transaction, moves, now)
+    await decide_about(transaction, {entry.tenant for entry in entries}, now)
+
+
+async def on_packages(transaction: Transaction, records: Sequence[Record]) -> None:
+    """Keeps the catalog. Tenants whom a new package suits are found when their balance next changes."""
+    await save_packages(transaction.connection, read(records, CreditPackage))
+
+
+async def on_requests(transaction: Transaction, records: Sequence[Record]) -> None:
+    """A tenant asks to be recharged now."""
+    tenants = await save_requests(transaction.connection, read(records, RechargeRequested))
+    await decide_about(transaction, tenants, utc_now())
+
+
+async def freeze_key(transaction: Transaction, record: Record) -> None:
+    """What we could not read may have been a stop: no charge for its tenant until an operator has looked."""
+    if record.key:
+        await freeze_tenant(transaction.connection, record.key, f"dead letter of {record.topic}")
+        log.error("tenant_frozen", tenant=record.key, topic=record.topic)

@@ -1,0 +1,70 @@
+"""Writes down what a move changes, in the caller's transaction."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from recharge.announcing import announce, sound
+from recharge.core.attempts import Attempt, State
+from recharge.core.moves import Breaker, Move
+from recharge.repository.attempts import close_breaker, open_breaker, save_attempts, save_tries, stop_card, suspend
+from recharge.repository.inputs import save_payment_intents
+from recharge.repository.situations import need_is_served
+from shared.events import BillingProfile
+from shared.outbox import Transaction
+
+
+async def write_moves(
+    transaction: Transaction,
+    moves: Sequence[tuple[Attempt, Move]],
+    now: datetime,
+    *,
+    profiles: Mapping[str, BillingProfile] | None = None,
+    parameters: dict[str, Any] | None = None,
+) -> None:
+    """Writes moves of attempts that were loaded, and so locked, in this transaction, each with what it was before.
+
+    `profiles` are needed where a move may suspend, `parameters` where it makes a new try.
+    """
+    connection = transaction.connection
+    changed = [(before, move) for before, move in moves if move.attempt != before]
+    await save_attempts(connection, [move.attempt for _, move in changed])
+    await save_tries(connection, [(move.attempt, one) for _, move in moves for one in move.tries], parameters)
+    await save_payment_intents(
+        connection,
+        [
+            (move.attempt.tenant_id, move.attempt.payment_intent)
+            for before, move in changed
+            if move.attempt.payment_intent is not None and before.payment_intent is None
+        ],
+    )
+    await need_is_served(
+        connection,
+        [
+            {"tenant_id": move.attempt.tenant_id, "available": move.attempt.balance_available}
+            for before, move in changed
+            if move.attempt.state is State.CREDITED
+            and before.state is not State.CREDITED
+            and move.attempt.trigger == "automatic"
+        ],
+    )
+    for before, move in moves:
+        if move.attempt.version != before.version:
+            announce(transaction, move.attempt)
+        if move.alert is not None:
+            sound(move.alert, move.attempt)
+        await _follow_up(transaction, move, now, profiles or {})
+
+
+async def _follow_up(
+    transaction: Transaction, move: Move, now: datetime, profiles: Mapping[str, BillingProfile]
+) -> None:
+    connection, tenant = transaction.connection, move.attempt.tenant_id
+    if move.stop_card is not None:
+        await stop_card(connection, tenant, move.stop_card, move.attempt.reason or "declined", now)
+    if move.suspend is not None:
+        await suspend(connection, tenant, profiles[tenant], move.suspend, now)
+    if move.breaker is Breaker.OPEN:
+        await open_breaker(connection, move.attempt.reason or "operator_error", now)
+    elif move.breaker is Breaker.CLOSE:
+        await close_breaker(connection)

@@ -1,0 +1,1 @@
+"""All SQL of recharge, set-based. Callers begin and end the transactions."""

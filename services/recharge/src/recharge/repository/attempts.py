@@ -1,0 +1,232 @@
+"""Attempts, their tries, and what follows from them for cards, tenants and the breaker."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.engine import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from recharge.core.attempts import Attempt, Outcome, State, Try
+from recharge.core.cards import identity
+from recharge.repository.rows import write_rows
+from shared.events import BillingProfile
+
+BREAKER_FIRST = timedelta(seconds=15)
+BREAKER_MAX = timedelta(minutes=10)
+
+_ATTEMPT_TYPES = {
+    "version": "bigint", "amount_minor": "bigint", "credits": "bigint", "expires_in_days": "int",
+    "limited_by_cap": "boolean", "profile_version": "bigint", "balance_available": "bigint",
+    "created_at": "timestamptz", "changed_at": "timestamptz", "next_at": "timestamptz", "reserved_month": "date",
+    "n": "int", "rounds": "int", "canceling": "boolean", "receipt_unapplied": "boolean",
+    "not_found_at": "timestamptz",
+}  # fmt: skip
+_ATTEMPT_COLUMNS = [field.name for field in fields(Attempt)]
+_ATTEMPT_RECORD = ", ".join(f"{name} {_ATTEMPT_TYPES.get(name, 'text')}" for name in _ATTEMPT_COLUMNS)
+_NEVER_CHANGES = frozenset(
+    ["tenant_id", "attempt", "trigger", "request", "amount_minor", "currency", "credits", "package", "created_at"]
+)
+_TRY_COLUMNS = [field.name for field in fields(Try)]
+
+# The identifiers in these statements are the names of our own dataclasses' fields.
+_RESERVE = text(f"""
+    INSERT INTO attempt ({", ".join(_ATTEMPT_COLUMNS)})
+    SELECT {", ".join(_ATTEMPT_COLUMNS)} FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS new ({_ATTEMPT_RECORD})
+    ORDER BY tenant_id
+    ON CONFLICT DO NOTHING
+    RETURNING tenant_id, attempt
+""")  # noqa: S608
+
+_SAVE = text(f"""
+    UPDATE attempt SET {", ".join(f"{name} = new.{name}" for name in _ATTEMPT_COLUMNS if name not in _NEVER_CHANGES)}
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS new ({_ATTEMPT_RECORD})
+    WHERE attempt.tenant_id = new.tenant_id AND attempt.attempt = new.attempt
+""")  # noqa: S608
+
+_LOAD = text(f"""
+    SELECT {", ".join(_ATTEMPT_COLUMNS)} FROM attempt WHERE attempt = ANY (CAST(:attempts AS text[]))
+    ORDER BY tenant_id, attempt FOR UPDATE
+""")  # noqa: S608
+
+_LOAD_ONE_UNLOCKED = text(f"""
+    SELECT {", ".join(_ATTEMPT_COLUMNS)} FROM attempt
+    WHERE tenant_id = :tenant AND attempt = :attempt FOR UPDATE SKIP LOCKED
+""")  # noqa: S608
+
+_TENANTS_OF = text("SELECT DISTINCT tenant_id FROM attempt WHERE attempt = ANY (CAST(:attempts AS text[]))")
+
+_TRIES = text(f"""
+    SELECT attempt, {", ".join(_TRY_COLUMNS)} FROM attempt_try
+    WHERE tenant_id = ANY (CAST(:tenants AS text[])) AND attempt = ANY (CAST(:attempts AS text[]))
+    ORDER BY attempt, n
+""")  # noqa: S608
+
+_PARAMETERS = text("SELECT parameters FROM attempt_try WHERE tenant_id = :tenant AND attempt = :attempt AND n = :n")
+
+# A key keeps its parameters: the same key with others is an error at Stripe.
+_SAVE_TRIES = text("""
+    INSERT INTO attempt_try AS mine (tenant_id, attempt, n, payment_method, fingerprint, idempotency_key, creates,
+        parameters, first_called_at, calls, in_doubt, server_errors, outcome, code, may_repeat, answered_at)
+    SELECT tenant_id, attempt, n, payment_method, fingerprint, idempotency_key, creates, COALESCE(parameters, '{}'),
+        first_called_at, calls, in_doubt, server_errors, outcome, code, may_repeat, answered_at
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+         AS new (tenant_id text, attempt text, n int, payment_method text, fingerprint text, idempotency_key text,
+                 creates boolean, parameters jsonb, first_called_at timestamptz, calls int, in_doubt boolean,
+                 server_errors int, outcome text, code text, may_repeat boolean, answered_at timestamptz)
+    ON CONFLICT (tenant_id, attempt, n) DO UPDATE
+    SET calls = excluded.calls, in_doubt = excluded.in_doubt, server_errors = excluded.server_errors,
+        outcome = excluded.outcome, code = excluded.code, may_repeat = excluded.may_repeat,
+        answered_at = excluded.answered_at
+""")
+
+_DUE = text("""
+    SELECT tenant_id, attempt, state, canceling FROM attempt
+    WHERE state NOT IN ('credited', 'canceled') AND next_at <= :now
+      AND attempt <> ALL (CAST(:in_flight AS text[]))
+    ORDER BY next_at LIMIT :limit
+""")
+
+_STOP_CARD = text("""
+    INSERT INTO card_stop (tenant_id, card, reason, stopped_at) VALUES (:tenant, :card, :reason, :now)
+    ON CONFLICT DO NOTHING
+""")
+
+_SUSPEND = text("""
+    UPDATE profile SET suspended_at = :now, suspended_reason = :reason, suspended_cards = CAST(:cards AS text[])
+    WHERE tenant_id = :tenant
+""")
+
+_OPEN_BREAKER = text("""
+    UPDATE breaker SET failures = failures + 1, reason = :reason, is_probing = false,
+        open_until = :now + LEAST(CAST(:first AS interval) * power(2, LEAST(failures, 10)), CAST(:longest AS interval))
+    WHERE open_until IS NULL OR open_until <= :now OR is_probing
+""")
+
+_CLOSE_BREAKER = text(
+    "UPDATE breaker SET failures = 0, reason = NULL, open_until = NULL, is_probing = false WHERE failures > 0"
+)
+
+# While the breaker is half open one call at a time may find out whether Stripe takes us again.
+_TAKE_PROBE = text("""
+    UPDATE breaker SET open_until = :until, is_probing = true WHERE failures > 0 AND open_until <= :now
+""")
+_BREAKER_FAILURES = text("SELECT failures FROM breaker")
+
+
+async def reserve(connection: AsyncConnection, attempts: Sequence[Attempt]) -> set[str]:
+    """Inserts new attempts, one a tenant; returns those for which there was no open one."""
+    rows = [asdict(attempt) for attempt in attempts]
+    return {row.attempt for row in await write_rows(connection, _RESERVE, rows)}
+
+
+async def save_attempts(connection: AsyncConnection, attempts: Sequence[Attempt]) -> None:
+    """Writes attempts that the caller has loaded, and so locked, in this transaction."""
+    await write_rows(connection, _SAVE, [asdict(attempt) for attempt in attempts])
+
+
+async def tenants_of(connection: AsyncConnection, attempts: Iterable[str]) -> list[str]:
+    """Whose attempts these are; those unknown are left out."""
+    rows = await connection.execute(_TENANTS_OF, {"attempts": sorted(set(attempts))})
+    return [row.tenant_id for row in rows]
+
+
+async def load_attempts(connection: AsyncConnection, attempts: Iterable[str]) -> dict[str, Attempt]:
+    """Loads and locks attempts, whatever their state. Their tenants are locked before (`lock_tenants`)."""
+    rows = await connection.execute(_LOAD, {"attempts": sorted(set(attempts))})
+    return {row.attempt: _attempt(row) for row in rows}
+
+
+async def claim_attempt(connection: AsyncConnection, tenant: str, attempt: str) -> Attempt | None:
+    """Loads and locks one attempt; None where another worker has it."""
+    row = (await connection.execute(_LOAD_ONE_UNLOCKED, {"tenant": tenant, "attempt": attempt})).first()
+    return None if row is None else _attempt(row)
+
+
+async def load_tries(connection: AsyncConnection, attempts: Iterable[Attempt]) -> dict[str, tuple[Try, ...]]:
+    """The tries of each attempt, first to last."""
+    attempts = list(attempts)
+    rows = await connection.execute(
+        _TRIES,
+        {
+            "tenants": sorted({each.tenant_id for each in attempts}),
+            "attempts": sorted(each.attempt for each in attempts),
+        },
+    )
+    found: dict[str, tuple[Try, ...]] = {each.attempt: () for each in attempts}
+    for row in rows:
+        found[row.attempt] = (*found[row.attempt], _try(row))
+    return found
+
+
+async def save_tries(
+    connection: AsyncConnection, tries: Iterable[tuple[Attempt, Try]], parameters: dict[str, Any] | None = None
+) -> None:
+    """Writes tries. `parameters` are those of a new try's call; an old try keeps its own."""
+    rows = [
+        {**asdict(one), "tenant_id": attempt.tenant_id, "attempt": attempt.attempt, "parameters": parameters}
+        for attempt, one in tries
+    ]
+    await write_rows(connection, _SAVE_TRIES, rows)
+
+
+async def load_parameters(connection: AsyncConnection, attempt: Attempt) -> dict[str, Any]:
+    """What the attempt's last try was first called with."""
+    row = await connection.execute(
+        _PARAMETERS, {"tenant": attempt.tenant_id, "attempt": attempt.attempt, "n": attempt.n}
+    )
+    return row.scalar_one()
+
+
+async def due_attempts(
+    connection: AsyncConnection, now: datetime, in_flight: Iterable[str], limit: int
+) -> Sequence[Row[Any]]:
+    """Open attempts that somebody has to look at, the longest waiting first. Not locked: claiming is."""
+    result = await connection.execute(_DUE, {"now": now, "in_flight": sorted(in_flight), "limit": limit})
+    return result.all()
+
+
+async def stop_card(connection: AsyncConnection, tenant: str, card: str, reason: str, now: datetime) -> None:
+    """The card is never charged again for this tenant."""
+    await connection.execute(_STOP_CARD, {"tenant": tenant, "card": card, "reason": reason, "now": now})
+
+
+async def suspend(
+    connection: AsyncConnection, tenant: str, profile: BillingProfile, reason: str, now: datetime
+) -> None:
+    """No recharge until its owner consents anew or saves another card than those there are now."""
+    cards = sorted({identity(card) for card in profile.cards})
+    await connection.execute(_SUSPEND, {"tenant": tenant, "reason": reason, "now": now, "cards": cards})
+
+
+async def open_breaker(connection: AsyncConnection, reason: str, now: datetime) -> None:
+    """Stripe does not take our calls: nobody is charged for 15 s, then 30 s, up to 10 minutes."""
+    await connection.execute(
+        _OPEN_BREAKER, {"reason": reason, "now": now, "first": BREAKER_FIRST, "longest": BREAKER_MAX}
+    )
+
+
+async def close_breaker(connection: AsyncConnection) -> None:
+    """Stripe has executed a call of ours."""
+    await connection.execute(_CLOSE_BREAKER)
+
+
+async def may_call(connection: AsyncConnection, now: datetime, probe_for: timedelta) -> bool:
+    """True while the breaker is closed; once it is half open, for one caller at a time."""
+    if (await connection.execute(_BREAKER_FAILURES)).scalar_one() == 0:
+        return True
+    return (await connection.execute(_TAKE_PROBE, {"now": now, "until": now + probe_for})).rowcount > 0
+
+
+def _attempt(row: Row[Any]) -> Attempt:
+    values: dict[str, Any] = {name: getattr(row, name) for name in _ATTEMPT_COLUMNS}
+    values["state"] = State(row.state)
+    return Attempt(**values)
+
+
+def _try(row: Row[Any]) -> Try:
+    values: dict[str, Any] = {name: getattr(row, name) for name in _TRY_COLUMNS}
+    values["outcome"] = None if row.outcome is None else Outcome(row.outcome)
+    return Try(**values)

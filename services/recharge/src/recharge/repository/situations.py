@@ -1,0 +1,194 @@
+"""What decisions rest on, read in two statements for any number of tenants, and what was decided."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.engine import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from recharge.core.attempts import month_of
+from recharge.core.decide import Balance, Month, Request, Situation, Suspension
+from recharge.repository.rows import write_rows
+from shared.events import BillingProfile, CreditPackage
+from shared.topics import BY_NAME, TopicName
+
+_FACTS = text("""
+    SELECT (SELECT jsonb_agg(package_event ORDER BY package) FROM package) AS packages,
+           (SELECT CASE WHEN count(*) = :partitions THEN min(caught_up_at) END FROM topic_progress
+            WHERE topic = :topic) AS caught_up_at,
+           (SELECT open_until FROM breaker) AS breaker_open_until
+""")
+
+_SITUATIONS = text("""
+    SELECT profile.tenant_id, profile.profile, profile.frozen_reason, profile.suspended_at, profile.suspended_reason,
+           profile.suspended_cards, profile.last_decision, profile.look_again_at,
+           balance.version AS balance_version, balance.available, balance.receivable, balance.receivable_since,
+           balance.last_entry_version, balance.served_available, balance.last_purchase_at,
+           open.attempt AS open_attempt, month.spent, month.limited, disputed.since AS dispute_open_since,
+           stopped.cards AS stopped_cards, waiting.request, waiting.requested_at, waiting.expires_at
+    FROM profile
+    LEFT JOIN balance USING (tenant_id)
+    LEFT JOIN LATERAL (
+        SELECT attempt FROM attempt
+        WHERE attempt.tenant_id = profile.tenant_id AND state NOT IN ('credited', 'canceled')
+    ) AS open ON true
+    LEFT JOIN LATERAL (
+        SELECT jsonb_object_agg(currency, spent) AS spent, bool_or(limited) AS limited FROM (
+            SELECT currency, sum(amount_minor) AS spent, bool_or(limited_by_cap) AS limited FROM attempt
+            WHERE attempt.tenant_id = profile.tenant_id AND reserved_month = :month
+              AND attempt IS DISTINCT FROM CAST(:leaving_out AS text)
+            GROUP BY currency) AS by_currency
+    ) AS month ON true
+    LEFT JOIN LATERAL (
+        SELECT max(opened_at) AS since FROM dispute JOIN tenant_payment_intent AS owned USING (payment_intent)
+        WHERE owned.tenant_id = profile.tenant_id AND dispute.closed_at IS NULL
+    ) AS disputed ON true
+    LEFT JOIN LATERAL (
+        SELECT array_agg(card) AS cards FROM card_stop WHERE card_stop.tenant_id = profile.tenant_id
+    ) AS stopped ON true
+    LEFT JOIN LATERAL (
+        SELECT request, requested_at, expires_at FROM request
+        WHERE request.tenant_id = profile.tenant_id
+          AND (state = 'waiting' OR (state = 'attempted' AND attempt = CAST(:leaving_out AS text)))
+        ORDER BY (state = 'attempted') DESC, requested_at, request LIMIT 1
+    ) AS waiting ON true
+    WHERE profile.tenant_id = ANY (CAST(:tenants AS text[])) AND profile.profile IS NOT NULL
+    ORDER BY profile.tenant_id
+""")
+
+_LOCK_TENANTS = text("""
+    SELECT tenant_id FROM profile WHERE tenant_id = ANY (CAST(:tenants AS text[])) ORDER BY tenant_id FOR UPDATE
+""")
+
+_SAVE_DECISIONS = text("""
+    INSERT INTO decision (tenant_id, outcome, reason, attempt, request, package, amount_minor, currency, limited_by_cap,
+                          available, balance_version, profile_version, spent_minor, decided_at)
+    SELECT tenant_id, outcome, reason, attempt, request, package, amount_minor, currency, limited_by_cap, available,
+           balance_version, profile_version, spent_minor, decided_at
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+         AS new (tenant_id text, outcome text, reason text, attempt text, request text, package text,
+                 amount_minor bigint, currency text, limited_by_cap boolean, available bigint, balance_version bigint,
+                 profile_version bigint, spent_minor bigint, decided_at timestamptz)
+    ORDER BY tenant_id
+""")
+
+_NOTE_DECISIONS = text("""
+    UPDATE profile SET last_decision = new.last_decision, look_again_at = new.look_again_at
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+         AS new (tenant_id text, last_decision text, look_again_at timestamptz)
+    WHERE profile.tenant_id = new.tenant_id
+""")
+
+_NEED_IS_OVER = text("""
+    UPDATE balance SET served_available = NULL
+    WHERE tenant_id = ANY (CAST(:tenants AS text[])) AND served_available IS NOT NULL
+""")
+
+_NEED_IS_SERVED = text("""
+    UPDATE balance SET served_available = new.available
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS new (tenant_id text, available bigint)
+    WHERE balance.tenant_id = new.tenant_id
+""")
+
+_DUE_TENANTS = text("""
+    SELECT tenant_id FROM profile WHERE look_again_at <= :now ORDER BY look_again_at LIMIT :limit
+    FOR UPDATE SKIP LOCKED
+""")
+
+_TENANTS_WITH_REQUESTS = text("""
+    SELECT DISTINCT tenant_id FROM request WHERE state = 'waiting' ORDER BY tenant_id LIMIT :limit
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSituation:
+    """A tenant's situation, and what was decided about it last."""
+
+    tenant: str
+    situation: Situation
+    last_decision: str | None
+    look_again_at: datetime | None
+
+
+async def load_situations(
+    connection: AsyncConnection, tenants: Iterable[str], now: datetime, *, leaving_out_attempt: str | None = None
+) -> list[TenantSituation]:
+    """The situations of those tenants that have a profile. Of the month's spending one attempt may be left out, whose
+    own request then counts as waiting."""
+    profile_topic = TopicName.BILLING_PROFILE_CHANGED
+    facts = (
+        await connection.execute(_FACTS, {"partitions": BY_NAME[profile_topic].partitions, "topic": profile_topic})
+    ).one()
+    packages = tuple(CreditPackage.model_validate(each) for each in facts.packages or ())
+    rows = await connection.execute(
+        _SITUATIONS, {"tenants": sorted(tenants), "month": month_of(now), "leaving_out": leaving_out_attempt}
+    )
+    return [
+        TenantSituation(row.tenant_id, _situation(row, packages, facts), row.last_decision, row.look_again_at)
+        for row in rows
+    ]
+
+
+def _situation(row: Row[Any], packages: tuple[CreditPackage, ...], facts: Row[Any]) -> Situation:
+    balance = None
+    if row.available is not None:
+        balance = Balance(
+            version=row.balance_version,
+            available=row.available,
+            receivable=row.receivable,
+            receivable_since=row.receivable_since,
+            last_entry_version=row.last_entry_version,
+            served_available=row.served_available,
+            last_purchase_at=row.last_purchase_at,
+        )
+    suspension = None
+    if row.suspended_at is not None:
+        suspension = Suspension(row.suspended_at, row.suspended_reason, frozenset(row.suspended_cards))
+    return Situation(
+        profile=BillingProfile.model_validate(row.profile),
+        balance=balance,
+        packages=packages,
+        month=Month(row.spent or {}, bool(row.limited)),
+        open_attempt=row.open_attempt,
+        dispute_open_since=row.dispute_open_since,
+        stopped_cards=frozenset(row.stopped_cards or ()),
+        suspension=suspension,
+        is_frozen=row.frozen_reason is not None,
+        inputs_caught_up_at=facts.caught_up_at,
+        breaker_open_until=facts.breaker_open_until,
+        request=Request(row.request, row.requested_at, row.expires_at) if row.request else None,
+    )
+
+
+async def lock_tenants(connection: AsyncConnection, tenants: Iterable[str]) -> None:
+    """Locks the tenants' profile rows, in order. Whoever moves attempts does this first."""
+    await connection.execute(_LOCK_TENANTS, {"tenants": sorted(set(tenants))})
+
+
+async def save_decisions(
+    connection: AsyncConnection, decisions: Sequence[dict[str, Any]], notes: Sequence[dict[str, Any]]
+) -> None:
+    """Writes new decisions, and on the profiles what the last one was and when to look again."""
+    await write_rows(connection, _SAVE_DECISIONS, decisions)
+    await write_rows(connection, _NOTE_DECISIONS, notes)
+
+
+async def need_is_over(connection: AsyncConnection, tenants: Sequence[str]) -> None:
+    """These balances have been seen at or above their thresholds."""
+    if tenants:
+        await connection.execute(_NEED_IS_OVER, {"tenants": sorted(tenants)})
+
+
+async def need_is_served(connection: AsyncConnection, served: Sequence[dict[str, Any]]) -> None:
+    """An automatic charge has been credited for the need that began at this balance: rows of tenant_id, available."""
+    await write_rows(connection, _NEED_IS_SERVED, served)
+
+
+async def due_tenants(connection: AsyncConnection, now: datetime, limit: int) -> list[str]:
+    """Tenants about whom time alone may have changed the decision."""
+    due = await connection.execute(_DUE_TENANTS, {"now": now, "limit": limit})
+    waiting = await connection.execute(_TENANTS_WITH_REQUESTS, {"limit": limit})
+    return sorted({row.tenant_id for row in due} | {row.tenant_id for row in waiting})

@@ -1,0 +1,60 @@
+"""What the HTTP door answers, in camelCase."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, from_attributes=True)
+
+
+class Decision(Body):
+    """Why a card was charged or not. Written when it differs from the tenant's last one."""
+
+    id: int
+    outcome: Literal["charge", "skip"]
+    reason: str | None
+    attempt: str | None
+    request: str | None
+    package: str | None
+    amount_minor: int | None
+    currency: str | None
+    limited_by_cap: bool | None
+    available: int | None
+    balance_version: int | None
+    profile_version: int
+    spent_minor: int
+    decided_at: datetime
+
+
+class Attempt(Body):
+    """An attempt to charge a saved card."""
+
+    attempt: str
+    state: str
+    trigger: Literal["automatic", "manual"]
+    reason: str | None
+    action_required: str | None
+    amount_minor: int
+    currency: str
+    credits: int
+    package: str
+    limited_by_cap: bool
+    payment_intent: str | None
+    profile_version: int
+    tries: int
+    created_at: datetime
+    changed_at: datetime
+
+
+class Decisions(Body):
+    decisions: list[Decision]
+    next_cursor: str | None
+
+
+class Attempts(Body):
+    attempts: list[Attempt]
+    next_cursor: str | None

@@ -1,0 +1,157 @@
+"""The only module that imports stripe: four calls, each bounded by 20 s, never repeated by the SDK.
+
+Every outcome comes back as an `Answer`; nothing is raised. What is not understood is `OperatorError` or `NoAnswer`,
+which charge nothing and lose nothing.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import stripe
+
+from recharge.core.answers import (
+    Answer,
+    CardUnusable,
+    Declined,
+    InProgress,
+    IntentSeen,
+    LookAgain,
+    NoAnswer,
+    NotFound,
+    OperatorError,
+    RateLimited,
+    ServerError,
+)
+from recharge.core.cards import DeclineCodes
+from shared.stripe_events import STRIPE_API_VERSION, MalformedEvent, PaymentIntentView
+
+TIMEOUT_S = 20.0
+PAGE_SIZE = 100
+PAGES_MAX = 100
+#: 400s that are about this card or customer, by the parameter that Stripe blames.
+_CARD_PARAMETERS = frozenset(["payment_method", "customer"])
+
+
+class StripeGateway:
+    """Stripe's calls that charge saved cards."""
+
+    def __init__(self, secret_key: str, api_base: str | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._http = stripe.HTTPXClient(timeout=timeout_s)
+        self._client = stripe.StripeClient(
+            secret_key,
+            stripe_version=STRIPE_API_VERSION,
+            base_addresses={"api": api_base.rstrip("/")} if api_base else None,
+            http_client=self._http,
+            max_network_retries=0,
+        )
+
+    async def close(self) -> None:
+        """Closes its connections."""
+        await self._http.close_async()
+
+    async def create(self, parameters: Mapping[str, Any], key: str) -> Answer:
+        """Creates a PaymentIntent and confirms it, off-session."""
+        intents = self._client.v1.payment_intents
+        return await _answer(intents.create_async(_typed(parameters), options={"idempotency_key": key}))
+
+    async def confirm(self, payment_intent: str, parameters: Mapping[str, Any], key: str) -> Answer:
+        """Confirms a PaymentIntent that is there already, off-session."""
+        intents = self._client.v1.payment_intents
+        return await _answer(
+            intents.confirm_async(payment_intent, _typed(parameters), options={"idempotency_key": key})
+        )
+
+    async def retrieve(self, payment_intent: str) -> Answer:
+        """The PaymentIntent as it is now."""
+        return await _answer(self._client.v1.payment_intents.retrieve_async(payment_intent))
+
+    async def cancel(self, payment_intent: str) -> Answer:
+        """Cancels it; `LookAgain` where it is in a state that cannot be cancelled, or is cancelled already."""
+        intents = self._client.v1.payment_intents
+        return await _answer(intents.cancel_async(payment_intent, {"cancellation_reason": "abandoned"}))
+
+    async def find(self, attempt: str, customer: str, created_since: datetime) -> Answer:
+        """The PaymentIntent of an attempt, by listing the customer's to the last page: lists never lag, searches do."""
+        parameters: Any = {
+            "customer": customer,
+            "created": {"gte": int(created_since.timestamp())},
+            "limit": PAGE_SIZE,
+        }
+        try:
+            page = await self._client.v1.payment_intents.list_async(parameters)
+            for _ in range(PAGES_MAX):
+                for intent in page.data:
+                    found: dict[str, Any] = intent.to_dict(for_json=True)
+                    if (found.get("metadata") or {}).get("attempt") == attempt:
+                        return IntentSeen(PaymentIntentView.of(found))
+                if not page.has_more:
+                    return NotFound()
+                page = await page.next_page_async()
+        except stripe.StripeError as error:
+            return _translated(error)
+        except MalformedEvent:
+            return NoAnswer("unreadable_answer")
+        return NoAnswer("too_many_pages")
+
+
+@asynccontextmanager
+async def stripe_gateway(secret_key: str, api_base: str | None) -> AsyncGenerator[StripeGateway]:
+    """A gateway that is closed at the end."""
+    gateway = StripeGateway(secret_key, api_base)
+    try:
+        yield gateway
+    finally:
+        await gateway.close()
+
+
+async def _answer(request: Awaitable[stripe.PaymentIntent]) -> Answer:
+    try:
+        intent = await request
+        return IntentSeen(PaymentIntentView.of(intent.to_dict(for_json=True)))
+    except stripe.StripeError as error:
+        return _translated(error)
+    except MalformedEvent:
+        return NoAnswer("unreadable_answer")
+
+
+def _typed(parameters: Mapping[str, Any]) -> Any:
+    # The SDK's parameter types are TypedDicts; ours come out of the database as they were frozen.
+    return dict(parameters)
+
+
+def _translated(error: stripe.StripeError) -> Answer:
+    status = error.http_status
+    details: dict[str, Any] = error.error.to_dict(for_json=True) if error.error is not None else {}
+    code = str(details.get("code") or error.code or "")
+    match error:
+        case stripe.APIConnectionError():
+            return NoAnswer("no_answer")
+        case stripe.RateLimitError() if status == 429:
+            return RateLimited()
+        case stripe.CardError():
+            return _declined(details, code)
+        case _ if status == 409 or code == "idempotency_key_in_use":
+            return InProgress()
+        case _ if status is None:
+            return NoAnswer("unreadable_answer")
+        case _ if status >= 500:
+            return ServerError(status)
+        case _ if status == 404:
+            return NotFound()
+        case stripe.InvalidRequestError() if code == "payment_intent_unexpected_state":
+            return LookAgain(code)
+        case stripe.InvalidRequestError() if status == 400 and details.get("param") in _CARD_PARAMETERS:
+            return CardUnusable(code or "card_unusable")
+        case _:
+            return OperatorError(status, code or "error")
+
+
+def _declined(details: Mapping[str, Any], code: str) -> Answer:
+    codes = DeclineCodes(code or None, details.get("decline_code"), details.get("advice_code"))
+    intent: dict[str, Any] | None = details.get("payment_intent")
+    try:
+        return Declined(codes, PaymentIntentView.of(intent) if intent else None)
+    except MalformedEvent:
+        return NoAnswer("unreadable_answer")

@@ -1,0 +1,132 @@
+"""What Stripe's events do: succeeded and canceled are facts, everything else is a reason to look."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from prometheus_client import Counter
+
+from recharge.core.attempts import Attempt, State, Try
+from recharge.core.follow import canceled, charged
+from recharge.core.moves import Alert, Move
+from recharge.deciding import decide_about
+from recharge.moving import write_moves
+from recharge.repository.attempts import load_attempts, load_tries, tenants_of
+from recharge.repository.inputs import freeze_customer, freeze_tenant, save_disputes
+from recharge.repository.situations import lock_tenants
+from shared.clock import utc_now
+from shared.kafka import Record
+from shared.logs import get_logger
+from shared.outbox import Transaction
+from shared.poison import Poison
+from shared.signed_metadata import has_marker
+from shared.stripe_events import DisputeView, MalformedEvent, PaymentIntentView, StripeEvent, parse_event
+
+log = get_logger()
+
+_ignored = Counter("recharge_stripe_events_ignored_total", "Stripe's events that change nothing here.", ["type"])
+
+#: https://docs.stripe.com/api/disputes/object: over, one way or the other.
+CLOSED_DISPUTE_STATUSES = frozenset(["won", "lost", "warning_closed", "prevented"])
+
+
+async def on_stripe_events(transaction: Transaction, records: Sequence[Record]) -> None:
+    """Moves the attempts that PaymentIntents name, and keeps disputes."""
+    now = utc_now()
+    views: list[tuple[str, PaymentIntentView]] = []
+    disputes: list[dict[str, Any]] = []
+    for record in records:
+        try:
+            event = parse_event(record.value or b"")
+            if event.type.startswith("payment_intent."):
+                view = PaymentIntentView.of(event.object)
+                if has_marker(view.metadata) and "attempt" in view.metadata:
+                    views.append((event.type, view))
+                    continue
+            elif event.type.startswith("charge.dispute."):
+                disputes += _dispute(event)
+                continue
+        except MalformedEvent as error:
+            raise Poison(str(error)) from error
+        _ignored.labels(event.type).inc()
+    tenants = set(await save_disputes(transaction.connection, disputes)) if disputes else set[str]()
+    tenants |= await _move_attempts(transaction, views, now)
+    await decide_about(transaction, tenants, now)
+
+
+def _dispute(event: StripeEvent) -> list[dict[str, Any]]:
+    view = DisputeView.of(event.object)
+    if view.payment_intent is None:
+        return []
+    is_closed = view.status in CLOSED_DISPUTE_STATUSES
+    return [
+        {
+            "dispute": view.id,
+            "payment_intent": view.payment_intent,
+            "status": view.status,
+            "seen_at": event.created,
+            "closed_at": event.created if is_closed else None,
+        }
+    ]
+
+
+async def _move_attempts(
+    transaction: Transaction, views: Sequence[tuple[str, PaymentIntentView]], now: datetime
+) -> set[str]:
+    if not views:
+        return set()
+    connection = transaction.connection
+    names = {view.metadata["attempt"] for _, view in views}
+    await lock_tenants(connection, await tenants_of(connection, names))
+    before = await load_attempts(connection, names)
+    tries = await load_tries(connection, before.values())
+    for _type, view in views:
+        attempt = before.get(view.metadata["attempt"])
+        if attempt is None:
+            log.error("event_of_unknown_attempt", attempt=view.metadata["attempt"], payment_intent=view.id)
+            continue
+        move = moved_by_event(attempt, tries[attempt.attempt], view, now)
+        await write_moves(transaction, [(attempt, move)], now)
+        before[attempt.attempt] = move.attempt
+        if move.tries:
+            tries[attempt.attempt] = (*tries[attempt.attempt][:-1], *move.tries)
+    return {attempt.tenant_id for attempt in before.values() if attempt.has_ended}
+
+
+def moved_by_event(attempt: Attempt, tries: Sequence[Try], view: PaymentIntentView, now: datetime) -> Move:
+    """What a PaymentIntent in an event makes of its attempt. An event may be old: only what can never change any more
+    is believed, the rest is asked of Stripe by the executor."""
+    if view.amount_minor != attempt.amount_minor or view.currency != attempt.currency:
+        return Move(attempt, alert=Alert.SECOND_PAYMENT_INTENT)
+    match view.status:
+        case "succeeded":
+            return charged(attempt, tries, view.id, now)
+        case "canceled" if attempt.payment_intent in (None, view.id):
+            return canceled(replace(attempt, payment_intent=view.id), tries, now)
+        case _ if attempt.has_ended:
+            return Move(attempt)
+        case _ if attempt.payment_intent not in (None, view.id):
+            return Move(attempt, alert=Alert.SECOND_PAYMENT_INTENT)
+        case _:
+            known = replace(attempt, payment_intent=view.id)
+            return Move(replace(known, next_at=now) if attempt.state is State.UNKNOWN else known)
+
+
+async def freeze_payment(transaction: Transaction, record: Record) -> None:
+    """What we could not read may have been a dispute: no charge for whoever paid this, until an operator has looked."""
+    reason = f"dead letter of {record.topic}"
+    if not record.key:
+        return
+    if not record.key.startswith("pi_"):
+        await freeze_customer(transaction.connection, record.key, reason)
+        return
+    unreadable = {
+        "dispute": f"unreadable:{record.topic}:{record.partition}:{record.offset}",
+        "payment_intent": record.key,
+        "status": "unreadable",
+        "seen_at": utc_now(),
+        "closed_at": None,
+    }
+    for tenant in await save_disputes(transaction.connection, [unreadable]):
+        await freeze_tenant(transaction.connection, tenant, reason)

@@ -1,0 +1,91 @@
+"""The Kafka door: topics to handlers, the executor beside them, and the periodic jobs."""
+
+import asyncio
+from dataclasses import replace
+
+from recharge.charging.executor import Executor, WakingPublisher
+from recharge.charging.pace import Pace
+from recharge.charging.steps import Steps
+from recharge.deciding import decide_about
+from recharge.handlers import (
+    freeze_key,
+    on_balances,
+    on_billing_profiles,
+    on_entries,
+    on_packages,
+    on_requests,
+)
+from recharge.repository.inputs import save_progress
+from recharge.repository.situations import due_tenants
+from recharge.settings import WorkerSettings
+from recharge.stripe_gateway import stripe_gateway
+from recharge.stripe_handlers import freeze_payment, on_stripe_events
+from shared.clock import utc_now
+from shared.consumer import ConsumerLoop, Subscription
+from shared.outbox import Outbox
+from shared.process import Job
+from shared.runtime import Runtime, make_consumer_loop, run_worker, start_runtime
+from shared.topics import TopicName
+
+DECIDE_AGAIN_EVERY_S = 1.0
+PROGRESS_EVERY_S = 1.0
+TENANTS_AT_ONCE_MAX = 500
+#: The consumer's, the publisher's and the jobs' connections; the executor's come on top.
+OWN_CONNECTIONS = 6
+
+SUBSCRIPTIONS = (
+    Subscription(TopicName.BALANCE_CHANGED, on_balances),
+    Subscription(TopicName.ENTRY_POSTED, on_entries),
+    Subscription(TopicName.BILLING_PROFILE_CHANGED, on_billing_profiles, on_dead_letter=freeze_key),
+    Subscription(TopicName.CATALOG_CHANGED, on_packages),
+    Subscription(TopicName.RECHARGE_REQUESTED, on_requests, on_dead_letter=freeze_key),
+    Subscription(TopicName.STRIPE_EVENTS, on_stripe_events, on_dead_letter=freeze_payment),
+)
+
+
+async def run_recharge_worker(stopping: asyncio.Event, settings: WorkerSettings) -> None:
+    """Consumes, decides and charges until `stopping`."""
+    wake = asyncio.Event()
+    async with (
+        start_runtime(
+            "recharge",
+            settings,
+            settings,
+            settings.database_url_worker.get_secret_value(),
+            pool_size=OWN_CONNECTIONS + settings.recharge_charges_at_once,
+        ) as plain,
+        stripe_gateway(settings.stripe_secret_key.get_secret_value(), settings.stripe_api_base) as gateway,
+    ):
+        runtime = replace(plain, outbox=Outbox(WakingPublisher(plain.publisher, wake)))
+        loop = make_consumer_loop(runtime, settings, SUBSCRIPTIONS)
+        steps = Steps(
+            engine=runtime.engine,
+            outbox=runtime.outbox,
+            gateway=gateway,
+            pace=Pace(settings.recharge_stripe_requests_per_s),
+            signing_key=settings.metadata_signing_keys[0].get_secret_value(),
+        )
+        executor = Executor(runtime.engine, steps, wake, at_once=settings.recharge_charges_at_once)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(executor.run(stopping))
+            await run_worker(stopping, runtime, settings, loop, jobs(runtime, loop))
+
+
+def jobs(runtime: Runtime, loop: ConsumerLoop) -> tuple[Job, ...]:
+    """What goes on without events: noting how fresh the inputs are, and deciding again when time has passed."""
+
+    async def note_progress() -> None:
+        topic = TopicName.BILLING_PROFILE_CHANGED
+        caught_up = [(of, partition, at) for (of, partition), at in loop.caught_up_at.items() if of is topic]
+        async with runtime.engine.begin() as connection:
+            await save_progress(connection, caught_up)
+
+    async def decide_again() -> None:
+        async with runtime.outbox.transaction(runtime.engine) as transaction:
+            now = utc_now()
+            await decide_about(transaction, await due_tenants(transaction.connection, now, TENANTS_AT_ONCE_MAX), now)
+
+    return (
+        Job("note_progress", note_progress, every_s=PROGRESS_EVERY_S),
+        Job("decide_again", decide_again, every_s=DECIDE_AGAIN_EVERY_S),
+    )

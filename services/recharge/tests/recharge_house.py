@@ -1,0 +1,291 @@
+"""Recharge without Kafka, for tests: handlers are called with records, steps one by one, and the clock can be moved.
+
+The house also plays payments (profiles) and the ledger (balances, entries) for its tenants.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import stripe
+from pydantic_core import from_json, to_json
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from embedded.testing import ServiceDatabase
+from recharge.charging.pace import Pace
+from recharge.charging.steps import Steps
+from recharge.deciding import decide_about
+from recharge.handlers import on_balances, on_billing_profiles, on_entries, on_packages, on_requests
+from recharge.repository.attempts import due_attempts
+from recharge.repository.inputs import save_progress
+from recharge.repository.situations import due_tenants
+from recharge.stripe_gateway import StripeGateway
+from recharge.stripe_handlers import on_stripe_events
+from shared.clock import utc_now
+from shared.consumer import Handler
+from shared.database import make_engine
+from shared.events import (
+    AttemptChanged,
+    AutoRecharge,
+    BalanceChanged,
+    BillingProfile,
+    Card,
+    Consent,
+    CreditPackage,
+    DomainEvent,
+    EntryPosted,
+    RechargeRequested,
+    decode,
+    encode,
+)
+from shared.ids import new_id
+from shared.kafka import Record
+from shared.outbox import Outbox, OutboxEvent, StateMark
+from shared.topics import BY_NAME, TopicName
+from stripe_simulator.settings import Settings
+from stripe_simulator.testing import RunningSimulator
+
+SIGNING_KEY = "test-metadata-key-0123456789"
+PACKAGES = (("small", 100, 500), ("medium", 1_000, 4_500), ("large", 5_000, 20_000))
+
+
+@dataclass
+class Published:
+    """A publisher that keeps what it is given."""
+
+    events: list[OutboxEvent] = field(default_factory=list[OutboxEvent])
+
+    def submit(self, events: list[OutboxEvent], marks: list[StateMark]) -> None:
+        self.events += events
+
+    def states(self, tenant: str) -> list[str]:
+        """The states that were announced of a tenant's attempts, in order."""
+        changes = [decode(event.value, AttemptChanged) for event in self.events if event.tenant == tenant]
+        return [change.state for change in changes if change is not None]
+
+
+@dataclass
+class House:
+    """Everything at hand."""
+
+    engine: AsyncEngine
+    outbox: Outbox
+    published: Published
+    steps: Steps
+    simulator: RunningSimulator
+    stripe: stripe.StripeClient
+    database: ServiceDatabase
+    offset: timedelta = timedelta(0)
+    progress_age: timedelta = timedelta(0)
+    profiles: dict[str, BillingProfile] = field(default_factory=dict[str, BillingProfile])
+    balances: dict[str, BalanceChanged] = field(default_factory=dict[str, BalanceChanged])
+
+    @property
+    def now(self) -> datetime:
+        return utc_now() + self.offset
+
+    def later(self, by: timedelta) -> None:
+        """Moves recharge's clock and Stripe's."""
+        self.offset += by
+        self.simulator.post("/clock/advance", seconds=by.total_seconds())
+
+    # payments
+
+    async def tenant(self, *cards: str, available: int = 10, name: str | None = None, **settings: Any) -> str:
+        """A tenant with these test cards (`pm_card_visa`), the first the default, and auto-recharge below 50 credits."""
+        tenant = name or new_id("tenant")
+        customer = (await self.stripe.v1.customers.create_async({"metadata": {"tenant": tenant}})).id
+        saved = [await self.save_card(customer, card) for card in cards]
+        values: dict[str, Any] = {
+            "enabled": True, "threshold_credits": 50, "amount_minor": 5_000, "currency": "usd",
+            "monthly_cap_minor": 20_000, "consent": Consent(text_version="1", given_by="ada", given_at=self.now),
+        } | settings  # fmt: skip
+        self.profiles[tenant] = BillingProfile(
+            tenant=tenant,
+            version=1,
+            stripe_customer=customer,
+            cards=tuple(saved),
+            default_payment_method=saved[0].payment_method if saved else None,
+            auto_recharge=AutoRecharge(**values),
+            changed_at=self.now,
+        )
+        await self.receive(on_billing_profiles, self.profiles[tenant])
+        await self.balance(tenant, available)
+        return tenant
+
+    async def save_card(self, customer: str, card: str) -> Card:
+        """Attaches a test card and returns it as payments would show it."""
+        saved = await self.stripe.v1.payment_methods.attach_async(card, {"customer": customer})
+        of = saved.card
+        assert of is not None
+        return Card(
+            payment_method=saved.id, brand=of.brand, last4=of.last4, exp_month=of.exp_month, exp_year=of.exp_year,
+            fingerprint=of.fingerprint, usable=True,
+        )  # fmt: skip
+
+    async def profile(self, tenant: str, **changes: Any) -> None:
+        """Publishes the tenant's profile with changes."""
+        old = self.profiles[tenant]
+        self.profiles[tenant] = old.model_copy(update={"version": old.version + 1, **changes})
+        await self.receive(on_billing_profiles, self.profiles[tenant])
+
+    async def settings(self, tenant: str, **changes: Any) -> None:
+        """Its owner saves other settings, with consent anew unless that is given too."""
+        consent = Consent(text_version="1", given_by="ada", given_at=self.now)
+        old = self.profiles[tenant].auto_recharge
+        assert old is not None
+        await self.profile(tenant, auto_recharge=old.model_copy(update={"consent": consent, **changes}))
+
+    async def request(self, tenant: str, *, expires_in: timedelta = timedelta(minutes=10)) -> str:
+        """Its owner asks to be recharged now."""
+        event = RechargeRequested(
+            tenant=tenant, request=new_id("req"), requested_by="ada", requested_at=self.now,
+            expires_at=self.now + expires_in,
+        )  # fmt: skip
+        await self.receive(on_requests, event)
+        return event.request
+
+    # the ledger
+
+    async def balance(self, tenant: str, available: int, receivable: int = 0) -> None:
+        """The ledger announces a balance."""
+        old = self.balances.get(tenant)
+        self.balances[tenant] = BalanceChanged(
+            tenant=tenant, version=old.version + 1 if old else 1, available=available, held=0, owed=receivable,
+            receivable=receivable, changed_at=self.now,
+        )  # fmt: skip
+        await self.receive(on_balances, self.balances[tenant])
+
+    async def credit(self, tenant: str, kind: str = "recharge") -> None:
+        """The ledger posts what Stripe's books say was charged last for this tenant, and then its balance."""
+        charge = self.charges(tenant)[-1]
+        metadata = charge["metadata"]
+        credits = int(metadata["credits"]) if kind == "recharge" else 0
+        version = self.balances[tenant].version + 1
+        entry = EntryPosted(
+            tenant=tenant, reference=charge["payment_intent"], door="stripe", kind=kind, credits=credits,
+            amount_minor=charge["amount_minor"], currency=charge["currency"], payment_intent=charge["payment_intent"],
+            attempt=metadata["attempt"], balance_version=version, posted_at=self.now,
+        )  # fmt: skip
+        await self.receive(on_entries, entry)
+        await self.balance(tenant, self.balances[tenant].available + credits)
+
+    # Stripe
+
+    def charges(self, tenant: str) -> list[dict[str, Any]]:
+        """Every charge that succeeded for the tenant, by Stripe's books."""
+        customer = self.profiles[tenant].stripe_customer
+        return [charge for charge in self.simulator.get("/books")["charges"] if charge["customer"] == customer]
+
+    def fault(self, kind: str, **more: Any) -> None:
+        """Puts a fault into the API."""
+        self.simulator.post("/faults", kind=kind, **more)
+
+    async def payment_intents(self, tenant: str) -> list[stripe.PaymentIntent]:
+        """Every PaymentIntent of the tenant."""
+        customer = self.profiles[tenant].stripe_customer
+        assert customer is not None
+        return (await self.stripe.v1.payment_intents.list_async({"customer": customer, "limit": 100})).data
+
+    async def webhooks(self, tenant: str, *, reverse: bool = False, times: int = 1) -> None:
+        """Delivers all of Stripe's events about the tenant's PaymentIntents."""
+        events = (await self.stripe.v1.events.list_async({"limit": 100})).data
+        customer = self.profiles[tenant].stripe_customer
+        bodies = [from_json(to_json(event.to_dict(for_json=True))) for event in events]
+        mine = [
+            body
+            for body in bodies
+            if body["type"].startswith("charge.dispute.") or body["data"]["object"].get("customer") == customer
+        ]
+        for body in (mine if reverse else mine[::-1]) * times:
+            await self.call(on_stripe_events, [Record("stripe.events", 0, 0, "key", to_json(body))])
+
+    # recharge
+
+    async def receive(self, handler: Handler, *events: DomainEvent) -> None:
+        """Handles events as one batch."""
+        await self.refresh_progress()
+        records = [
+            Record(event.TOPIC, 0, offset, event.key, encode(event, event_id=new_id("evt"), now=self.now))
+            for offset, event in enumerate(events)
+        ]
+        await self.call(handler, records)
+
+    async def call(self, handler: Handler, records: Sequence[Record]) -> None:
+        async with self.outbox.transaction(self.engine) as transaction:
+            await handler(transaction, records)
+
+    async def refresh_progress(self) -> None:
+        """The worker has read the profile topic to its end, `progress_age` ago."""
+        topic = TopicName.BILLING_PROFILE_CHANGED
+        async with self.engine.begin() as connection:
+            await connection.execute(text("DELETE FROM topic_progress"))
+            at = self.now - self.progress_age
+            await save_progress(connection, [(topic, number, at) for number in range(BY_NAME[topic].partitions)])
+
+    async def work(self, rounds_max: int = 20) -> None:
+        """Takes every due attempt further until none is due."""
+        for _ in range(rounds_max):
+            await self.refresh_progress()
+            async with self.engine.connect() as connection:
+                due = await due_attempts(connection, self.now, [], 100)
+            if not due:
+                return
+            for row in due:
+                await self.steps.take(row.tenant_id, row.attempt)
+        raise AssertionError(f"something is still due after {rounds_max} rounds")
+
+    async def decide_again(self) -> None:
+        """What the periodic job does."""
+        await self.refresh_progress()
+        async with self.outbox.transaction(self.engine) as transaction:
+            await decide_about(transaction, await due_tenants(transaction.connection, self.now, 100), self.now)
+
+    async def rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+        """What the database holds, as the worker sees it."""
+        async with self.engine.connect() as connection:
+            return [dict(row._mapping) for row in await connection.execute(text(sql), parameters)]
+
+    async def attempt(self, tenant: str) -> dict[str, Any]:
+        """The tenant's newest attempt."""
+        rows = await self.rows("SELECT * FROM attempt WHERE tenant_id = :t ORDER BY attempt DESC LIMIT 1", t=tenant)
+        return rows[0]
+
+    async def attempts(self, tenant: str) -> list[dict[str, Any]]:
+        """All of the tenant's attempts, oldest first."""
+        return await self.rows("SELECT * FROM attempt WHERE tenant_id = :t ORDER BY attempt", t=tenant)
+
+    async def last_reason(self, tenant: str) -> str | None:
+        """Why the tenant was not charged, by the newest decision."""
+        rows = await self.rows("SELECT reason FROM decision WHERE tenant_id = :t ORDER BY id DESC LIMIT 1", t=tenant)
+        return rows[0]["reason"] if rows else None
+
+
+@asynccontextmanager
+async def open_house(database: ServiceDatabase, simulator: RunningSimulator) -> AsyncGenerator[House]:
+    """A house with the catalog in it."""
+    engine = make_engine(database.worker_url, application_name="recharge-test", pool_size=12)
+    gateway = StripeGateway(Settings.secret_key, simulator.url, timeout_s=2.0)
+    published = Published()
+    outbox = Outbox(published)
+    steps = Steps(engine, outbox, gateway, Pace(100), SIGNING_KEY)
+    http = stripe.HTTPXClient()
+    client = simulator.client(http_client=http)
+    house = House(engine, outbox, published, steps, simulator, client, database)
+    house.steps = replace(steps, clock=lambda: house.now)
+    packages = [
+        CreditPackage(
+            package=name, version=1, name=name, credits=credits, price_minor=price, currency="usd", active=True
+        )
+        for name, credits, price in PACKAGES
+    ]
+    await house.receive(on_packages, *packages)
+    try:
+        yield house
+    finally:
+        await gateway.close()
+        await http.close_async()
+        await engine.dispose()
