@@ -79,8 +79,8 @@ async def test_dropped_answer_is_a_connection_error_for_the_async_sdk_too(simula
 
 @pytest.mark.parametrize(("commit", "committed"), [("before", 1), ("never", 0)])
 def test_hanging_answer_may_be_committed_or_not(simulator: RunningSimulator, commit: str, committed: int) -> None:
-    simulator.post("/faults", kind="hang", commit=commit, seconds=1)
-    impatient = simulator.client(http_client=stripe.RequestsClient(timeout=0.3))
+    simulator.post("/faults", kind="hang", commit=commit, seconds=3)
+    impatient = simulator.client(http_client=stripe.RequestsClient(timeout=1))
     with pytest.raises(stripe.APIConnectionError):
         create(impatient, payment_method="pm_card_visa", confirm=True)
     assert len(simulator.get("/books")["charges"]) == committed
