@@ -96,7 +96,7 @@ def create_app(
     return app
 
 
-@router.get("/balance", responses=problem_responses(401, 403, 404, 503))
+@router.get("/balance", responses=problem_responses(401, 403, 404, 500, 503))
 async def get_balance(request: Request, principal: Reader) -> BalanceBody:
     """What the tenant has, and owes."""
     tenant = principal.own_tenant
@@ -108,7 +108,7 @@ async def get_balance(request: Request, principal: Reader) -> BalanceBody:
     return BalanceBody(tenant_id=state.tenant, **state.model_dump(exclude={"tenant"}))
 
 
-@router.get("/entries", responses=problem_responses(401, 403, 422, 503))
+@router.get("/entries", responses=problem_responses(401, 403, 422, 500, 503))
 async def get_entries(request: Request, principal: Reader, limit: Limit = 50, cursor: CursorText = None) -> EntriesBody:
     """Everything that moved the tenant's credits, newest first."""
     tenant = principal.own_tenant
@@ -132,7 +132,7 @@ async def get_entries(request: Request, principal: Reader, limit: Limit = 50, cu
     )
 
 
-@router.post("/debits", responses=problem_responses(401, 402, 403, 404, 409, 422, 503))
+@router.post("/debits", responses=problem_responses(401, 402, 403, 404, 409, 413, 422, 500, 503))
 async def post_debit(request: Request, principal: Debitor, body: DebitRequest) -> DebitBody:
     """Uses credits, or refuses with 402 and what is available. The same reference again answers the first result."""
     tenant = _debited_tenant(principal, body)
@@ -166,7 +166,7 @@ async def post_debit(request: Request, principal: Debitor, body: DebitRequest) -
             assert_never(outcome)
 
 
-@router.get("/unapplied-receipts", responses=problem_responses(401, 403, 422, 503))
+@router.get("/unapplied-receipts", responses=problem_responses(401, 403, 422, 500, 503))
 async def get_unapplied_receipts(
     request: Request, _principal: Operator, limit: Limit = 50, cursor: CursorText = None
 ) -> UnappliedReceiptsBody:

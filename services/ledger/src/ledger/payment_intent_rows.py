@@ -28,8 +28,7 @@ def payment_intent_of(row: Any) -> PaymentIntent:
         credit=credit,
         receipt_tenant=row["receipt_tenant"],
         refunds={
-            refund: RefundState(state["amount_minor"], state["is_void"])
-            for refund, state in row["refunds"].items()
+            refund: RefundState(state["amount_minor"], state["is_void"]) for refund, state in row["refunds"].items()
         },
         disputes={
             dispute: DisputeState(state["withdrawn_minor"], state["reinstated_minor"])

@@ -1,0 +1,62 @@
+"""The state that PostgreSQL would hold, so that `plan` can be driven batch after batch without it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from ledger.core.commands import Command
+from ledger.core.plan import plan
+from ledger.core.state import (
+    Balance,
+    Changes,
+    Grant,
+    PaymentIntent,
+    PostedReference,
+    ReferenceKey,
+    State,
+    Transfer,
+)
+
+from .builders import NOW
+
+
+class LedgerInMemory:
+    """Keeps what `plan` changes, and asserts what must hold after every batch."""
+
+    def __init__(self) -> None:
+        self.balances: dict[str, Balance] = {}
+        self.grants: dict[str, dict[int, Grant]] = {}
+        self.references: dict[ReferenceKey, PostedReference] = {}
+        self.intents: dict[str, PaymentIntent] = {}
+        self.transfers: list[Transfer] = []
+
+    def apply(self, commands: Sequence[Command], now: datetime = NOW) -> Changes:
+        grants = {tenant: list(lots.values()) for tenant, lots in self.grants.items()}
+        changes = plan(State(self.balances, grants, self.references, self.intents), commands, now)
+        for each in changes.transfers:
+            key = ReferenceKey(each.tenant, each.door, each.reference)
+            assert key not in self.references, f"{key} twice"
+            self.references[key] = PostedReference(
+                each.input_hash, each.version, each.credits, each.available_after, each.created_at
+            )
+        self.transfers += changes.transfers
+        self.balances |= {balance.tenant: balance for balance in changes.balances}
+        self.intents |= {intent.id: intent for intent in changes.payment_intents}
+        for grant in changes.new_grants:
+            self.grants.setdefault(grant.tenant, {})[grant.number] = grant
+        for tenant, number, remaining in changes.changed_grants:
+            self.grants[tenant][number] = self.grants[tenant][number]._replace(remaining=remaining)
+        self._assert_books_add_up()
+        return changes
+
+    def balance(self, tenant: str = "acme") -> int:
+        return self.balances[tenant].balance if tenant in self.balances else 0
+
+    def _assert_books_add_up(self) -> None:
+        for tenant, balance in self.balances.items():
+            of_tenant = [each for each in self.transfers if each.tenant == tenant]
+            assert balance.balance == sum(each.balance_change for each in of_tenant)
+            assert balance.version == len(of_tenant)
+            lots = self.grants.get(tenant, {})
+            assert balance.balance == sum(lot.remaining for lot in lots.values()) - balance.owed
+            assert all(0 <= lot.remaining <= lot.credits for lot in lots.values())
+            assert 0 <= balance.receivable <= balance.owed

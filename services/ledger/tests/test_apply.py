@@ -1,0 +1,188 @@
+"""Batches on PostgreSQL: what is written, what is announced, and what happens when two workers meet."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from ledger.apply import apply
+from ledger.core.commands import Command, Conflict, Insufficient, Noted, Posted, Waiting
+from ledger.worker import expire_due_grants
+from shared.clock import utc_now
+from shared.database import is_transient
+from shared.topics import TopicName
+
+from .books import Books
+from .builders import NOW, debit, purchase, refund, reinstated, unapplied, usage, withdrawn
+
+BARRIER_TIMEOUT_S = 20.0
+_MY_PID = text("SELECT pg_backend_pid()")
+
+
+async def test_a_batch_is_written_as_planned_and_read_back(books: Books) -> None:
+    await books.apply(
+        purchase(expires_in_days=30), debit("d1", 30), usage("u1", 90), refund(amount_minor=500),
+        withdrawn(amount_minor=500), reinstated(amount_minor=500), refund("re_9", payment_intent="pi_9"),
+        unapplied("pi_8", attempt="att_1"),
+    )  # fmt: skip
+    assert await books.balance() == (-70, 70, 50)
+    await books.assert_right()
+
+
+async def test_everything_twice_changes_nothing(books: Books) -> None:
+    """A top-up sent twice, also within milliseconds, is credited once (lago-api#5870, #3618)."""
+    commands = [purchase(), debit(), refund(amount_minor=300), withdrawn(amount_minor=200), unapplied("pi_2")]
+    await books.apply(*commands, *commands)
+    before = await books.balance()
+    published = len(books.published.events)
+    outcomes = await books.apply(*commands)
+    assert [type(outcome) for outcome in outcomes] == [Posted, Posted, Noted, Noted, Noted]
+    assert await books.balance() == before
+    assert len(books.published.events) == published
+
+
+async def test_concurrent_duplicates_are_credited_once(books: Books) -> None:
+    await asyncio.gather(*(books.apply(purchase(), debit(credits=10)) for _ in range(5)))
+    assert (await books.balance())[0] == 90
+    await books.assert_right()
+
+
+async def test_a_refund_that_came_before_its_credit_waits_for_it(books: Books) -> None:
+    assert await books.apply(refund()) == [Waiting()]
+    await books.apply(purchase())
+    assert (await books.balance())[0] == 0
+    await books.assert_right()
+
+
+@pytest.mark.parametrize("refund_first", [True, False])
+async def test_a_credit_and_its_refund_in_two_workers_at_once_leave_nothing_waiting(
+    books: Books, refund_first: bool
+) -> None:
+    """The first holds its commit until the second is seen waiting for the lock that both take first."""
+    first, second = (refund(), purchase()) if refund_first else (purchase(), refund())
+    first_is_planned, first_may_commit = asyncio.Event(), asyncio.Event()
+
+    async def hold_before_commit() -> None:
+        async with books.outbox.transaction(books.engine) as transaction:
+            await apply(transaction, [first], NOW)
+            first_is_planned.set()
+            await first_may_commit.wait()
+
+    async with asyncio.timeout(BARRIER_TIMEOUT_S):
+        holding = asyncio.create_task(hold_before_commit())
+        await first_is_planned.wait()
+        following = asyncio.create_task(books.apply(second))
+        while not await _someone_waits_for_a_lock(books):
+            assert not following.done(), "the second did not wait for the first"
+        first_may_commit.set()
+        await asyncio.gather(holding, following)
+
+    assert (await books.balance())[0] == 0
+    assert await books.rows("SELECT 1 FROM payment_intent WHERE tenant_id IS NULL") == []
+    await books.assert_right()
+
+
+async def test_two_writers_on_the_same_tenants_lose_nothing_and_do_not_deadlock(books: Books) -> None:
+    """Concurrent operations never overwrite balances (flexprice#2526)."""
+    tenants = [f"tenant-{n}" for n in range(20)]
+    await books.apply(*(purchase(f"pi_{tenant}", 1_000_000, tenant=tenant) for tenant in tenants))
+
+    async def write(writer: int, order: list[str]) -> None:
+        for batch in range(10):
+            await books.apply(*(usage(f"{writer}-{batch}", 3, tenant=tenant) for tenant in order))
+
+    await asyncio.gather(write(1, tenants), write(2, tenants[::-1]), write(3, tenants[5:] + tenants[:5]))
+    assert {row.balance for row in await books.rows("SELECT balance FROM balance")} == {1_000_000 - 3 * 30}
+    await books.assert_right()
+
+
+async def test_payment_intents_in_opposite_orders_do_not_deadlock(books: Books) -> None:
+    names = [f"pi_{n}" for n in range(30)]
+    credits: list[Command] = [purchase(name) for name in names]
+    refunds: list[Command] = [refund(f"re_{name}", payment_intent=name) for name in reversed(names)]
+    await asyncio.gather(books.apply(*credits), books.apply(*refunds), books.apply(*reversed(credits)))
+    assert (await books.balance())[0] == 0
+    await books.assert_right()
+
+
+async def test_concurrent_debits_never_overdraw(books: Books) -> None:
+    await books.apply(purchase(credits=100))
+    outcomes = [
+        outcome
+        for batch in await asyncio.gather(
+            *(books.apply(*(debit(f"{writer}-{n}", 7) for n in range(10))) for writer in range(5))
+        )
+        for outcome in batch
+    ]
+    assert sum(isinstance(outcome, Posted) for outcome in outcomes) == 14
+    assert sum(isinstance(outcome, Insufficient) for outcome in outcomes) == 36
+    assert await books.balance() == (2, 0, 0)
+
+
+async def test_what_is_announced(books: Books) -> None:
+    """An entry for every transfer that is not usage, and one mark of the newest version for each tenant."""
+    await books.apply(purchase(), debit(credits=30), usage("u1", 100), refund(amount_minor=500))
+    assert [(each.kind, each.credits, each.balance_version) for each in books.published.entries] == [
+        ("purchase", 100, 1),
+        ("refund", -50, 4),
+    ]
+    first = books.published.entries[0]
+    assert (first.reference, first.payment_intent, first.purchase) == ("pi_1", "pi_1", "pur_1")
+    assert (first.amount_minor, first.currency, first.door) == (1000, "usd", "stripe")
+    assert [(mark.topic, mark.key, mark.version) for mark in books.published.marks] == [
+        (TopicName.BALANCE_CHANGED, "acme", 4)
+    ]
+
+
+async def test_a_receipt_tells_the_attempt_that_it_names(books: Books) -> None:
+    await books.apply(unapplied("pi_1", attempt="att_1"), unapplied("pi_2"))
+    [entry] = books.published.entries
+    assert (entry.kind, entry.credits, entry.attempt, entry.balance_version) == ("unapplied_receipt", 0, "att_1", 0)
+    assert entry.reference == "pi_1:unapplied"
+    assert len(await books.rows("SELECT 1 FROM unapplied_receipt WHERE resolved_at IS NULL")) == 2
+    await books.apply(purchase("pi_1"))
+    assert len(await books.rows("SELECT 1 FROM unapplied_receipt WHERE resolved_at IS NULL")) == 1
+    await books.assert_right()
+
+
+async def test_a_conflict_is_answered_and_changes_nothing(books: Books) -> None:
+    await books.apply(purchase(), debit(credits=10))
+    assert await books.apply(debit(credits=11), purchase(credits=5)) == [Conflict("job-1"), Conflict("pi_1")]
+    assert (await books.balance())[0] == 90
+
+
+async def test_the_sweeper_expires_each_grant_once_also_when_two_run_late(books: Books) -> None:
+    long_ago = utc_now() - timedelta(days=40)
+    commands = [purchase(f"pi_{n}", 10, tenant=f"tenant-{n}", expires_in_days=30) for n in range(5)]
+    await books.apply(*commands, now=long_ago)
+    await books.apply(purchase("pi_kept", 10, tenant="kept", expires_in_days=60), now=long_ago)
+    await asyncio.gather(*(expire_due_grants(books.engine, books.outbox) for _ in range(3)))
+    assert len(await books.rows("SELECT 1 FROM transfer WHERE kind = 'expiry'")) == 5
+    assert [row.tenant_id for row in await books.rows("SELECT tenant_id FROM balance WHERE balance > 0")] == ["kept"]
+    await books.assert_right()
+
+
+async def test_errors_of_a_batch_say_whether_they_pass(books: Books) -> None:
+    """What the driver raises reaches the consumer loop as SQLAlchemy's errors."""
+    with pytest.raises(DBAPIError) as lasting:
+        await books.apply(purchase(tenant="a\x00b"))
+    assert not is_transient(lasting.value)
+    await books.apply(purchase())
+    with pytest.raises(DBAPIError) as passing:
+        async with books.outbox.transaction(books.engine) as transaction:
+            pid = await transaction.connection.scalar(_MY_PID)
+            await asyncio.gather(
+                apply(transaction, [debit()], NOW), books.rows("SELECT pg_terminate_backend(:pid)", pid=pid)
+            )
+            await apply(transaction, [debit("job-2")], NOW)
+    assert is_transient(passing.value)
+
+
+async def _someone_waits_for_a_lock(books: Books) -> bool:
+    return bool(
+        await books.rows(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+    )

@@ -1,0 +1,88 @@
+"""How debits share transactions."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from ledger import group_commit
+from ledger.core.commands import Debit, Insufficient, Outcome
+from ledger.group_commit import GROUP_COMMANDS_MAX, GROUPS_IN_FLIGHT_MAX, GroupCommit, TooManyWaiting
+
+from .builders import debit
+
+
+class Writer:
+    """Writes a group when it is let, and answers each debit with its own number."""
+
+    def __init__(self) -> None:
+        self.groups: list[Sequence[Debit]] = []
+        self.begun = asyncio.Semaphore(0)
+        self.may_write = asyncio.Event()
+        self.may_write.set()
+
+    async def commit(self, commands: Sequence[Debit]) -> Sequence[Outcome]:
+        self.groups.append(commands)
+        self.begun.release()
+        await self.may_write.wait()
+        if any(command.reference == "broken" for command in commands):
+            raise ConnectionError("the database went away")
+        return [Insufficient(command.credits) for command in commands]
+
+
+async def test_what_arrives_together_is_written_together_and_answered_apart() -> None:
+    writer = Writer()
+    debits = GroupCommit(writer.commit)
+    outcomes = await asyncio.gather(*(debits.submit(debit(f"job-{n}", n)) for n in range(1, 51)))
+    assert outcomes == [Insufficient(n) for n in range(1, 51)]
+    assert len(writer.groups) == 1
+
+
+async def test_groups_and_groups_in_flight_are_bounded() -> None:
+    writer = Writer()
+    writer.may_write.clear()
+    debits = GroupCommit(writer.commit)
+    asked = [asyncio.create_task(debits.submit(debit(f"job-{n}"))) for n in range(3 * GROUP_COMMANDS_MAX)]
+    async with asyncio.timeout(5):
+        for _ in range(GROUPS_IN_FLIGHT_MAX):
+            await writer.begun.acquire()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert [len(group) for group in writer.groups] == [GROUP_COMMANDS_MAX] * GROUPS_IN_FLIGHT_MAX
+    writer.may_write.set()
+    assert len(await asyncio.gather(*asked)) == 3 * GROUP_COMMANDS_MAX
+
+
+async def test_a_group_that_fails_fails_alone() -> None:
+    writer = Writer()
+    debits = GroupCommit(writer.commit)
+    failed = await asyncio.gather(
+        *(debits.submit(debit(name)) for name in ("broken", "beside")), return_exceptions=True
+    )
+    assert [type(each) for each in failed] == [ConnectionError, ConnectionError]
+    assert await debits.submit(debit("later", 3)) == Insufficient(3)
+
+
+async def test_whoever_leaves_does_not_disturb_the_others() -> None:
+    writer = Writer()
+    writer.may_write.clear()
+    debits = GroupCommit(writer.commit)
+    leaving, staying = (asyncio.create_task(debits.submit(debit(name, 5))) for name in ("leaves", "stays"))
+    async with asyncio.timeout(5):
+        await writer.begun.acquire()
+    leaving.cancel()
+    writer.may_write.set()
+    assert await staying == Insufficient(5)
+
+
+async def test_a_crowd_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "WAITING_MAX", 2)
+    writer = Writer()
+    writer.may_write.clear()
+    debits = GroupCommit(writer.commit)
+    waiting = [asyncio.create_task(debits.submit(debit(f"job-{n}"))) for n in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(TooManyWaiting):
+        await debits.submit(debit("one too many"))
+    writer.may_write.set()
+    await asyncio.gather(*waiting)

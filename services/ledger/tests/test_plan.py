@@ -1,0 +1,219 @@
+"""The rules of the books, one by one, without a database."""
+
+from datetime import timedelta
+
+import pytest
+
+from ledger.core.accounts import CREDITS_MAX, Account, Door, Kind
+from ledger.core.commands import (
+    BeyondLimit,
+    Command,
+    Conflict,
+    Expire,
+    Insufficient,
+    Noted,
+    Outcome,
+    Posted,
+    UnknownTenant,
+    Waiting,
+)
+
+from .builders import NOW, debit, purchase, refund, reinstated, unapplied, usage, withdrawn
+from .ledger_in_memory import LedgerInMemory
+
+
+def applied(*commands: Command) -> LedgerInMemory:
+    """A ledger after these commands, each in a batch of its own."""
+    ledger = LedgerInMemory()
+    for command in commands:
+        ledger.apply([command])
+    return ledger
+
+
+def outcome_of(ledger: LedgerInMemory, command: Command) -> Outcome:
+    return ledger.apply([command]).outcomes[0]
+
+
+def test_a_credit_makes_a_grant_and_moves_credits_from_sold_to_available() -> None:
+    ledger = applied(purchase(credits=100, expires_in_days=30))
+    [transfer] = ledger.transfers
+    assert (transfer.source, transfer.destination, transfer.credits) == (Account.SOLD, Account.AVAILABLE, 100)
+    assert (transfer.door, transfer.reference, transfer.kind) == (Door.STRIPE, "pi_1", Kind.PURCHASE)
+    [grant] = ledger.grants["acme"].values()
+    assert (grant.remaining, grant.expires_at) == (100, NOW + timedelta(days=30))
+
+
+def test_the_same_credit_again_answers_the_first_result() -> None:
+    ledger = applied(purchase(), debit(credits=30))
+    repeated = outcome_of(ledger, purchase())
+    assert isinstance(repeated, Posted)
+    assert (repeated.repeated, repeated.version, repeated.available_after) == (True, 1, 100)
+    assert ledger.balance() == 70
+
+
+def test_a_payment_intent_is_credited_once_even_if_it_names_another_tenant_later() -> None:
+    ledger = applied(purchase())
+    assert outcome_of(ledger, purchase(tenant="other")) == Conflict("pi_1")
+    assert outcome_of(ledger, purchase(credits=999)) == Conflict("pi_1")
+    assert "other" not in ledger.balances
+
+
+def test_a_reference_belongs_to_its_door() -> None:
+    """A product's debit may be called pi_1, and takes nothing from the credit of that name."""
+    ledger = applied(debit("pi_1", 5), purchase("pi_1"), debit("pi_1", 5))
+    assert ledger.balance() == 95
+
+
+def test_credits_burn_lowest_priority_then_soonest_expiry_then_oldest() -> None:
+    ledger = applied(
+        purchase("pi_1", 10), purchase("pi_2", 10, expires_in_days=20), purchase("pi_3", 10, expires_in_days=10),
+        purchase("pi_4", 10),
+    )  # fmt: skip
+    ledger.apply([debit(credits=35)])
+    assert [ledger.grants["acme"][number].remaining for number in (1, 2, 3, 4)] == [0, 0, 0, 5]
+    assert ledger.transfers[-1].grant_numbers == [3, 2, 1, 4]
+
+
+def test_a_debit_beyond_what_is_available_is_refused_and_leaves_its_reference_free() -> None:
+    ledger = applied(purchase(credits=10))
+    assert outcome_of(ledger, debit(credits=11)) == Insufficient(10)
+    ledger.apply([purchase("pi_2", 10)])
+    assert isinstance(outcome_of(ledger, debit(credits=11)), Posted)
+
+
+def test_usage_is_a_fact_and_leaves_the_tenant_owing() -> None:
+    ledger = applied(purchase(credits=10), usage(credits=25))
+    assert (ledger.balance(), ledger.balances["acme"].owed, ledger.balances["acme"].receivable) == (-15, 15, 0)
+    ledger.apply([purchase("pi_2", 100)])
+    assert (ledger.balance(), ledger.balances["acme"].owed) == (85, 0)
+    assert ledger.grants["acme"][2].remaining == 85
+
+
+def test_the_same_reference_with_other_credits_is_a_conflict_and_with_another_purpose_is_not() -> None:
+    ledger = applied(purchase(), debit(credits=10))
+    assert outcome_of(ledger, debit(credits=11)) == Conflict("job-1")
+    assert isinstance(outcome_of(ledger, debit(credits=10, purpose="other")), Posted)
+    assert isinstance(outcome_of(ledger, usage(credits=10)), Posted)
+    assert ledger.balance() == 90
+
+
+def test_an_unknown_tenant_cannot_use_credits() -> None:
+    ledger = applied()
+    assert outcome_of(ledger, debit()) == UnknownTenant()
+    assert outcome_of(ledger, usage()) == UnknownTenant()
+
+
+def test_a_refund_takes_from_its_own_grant() -> None:
+    ledger = applied(purchase("pi_1", 100), purchase("pi_2", 100), refund(payment_intent="pi_2"))
+    assert [grant.remaining for grant in ledger.grants["acme"].values()] == [100, 0]
+
+
+def test_the_spent_part_of_a_refund_is_a_receivable_that_the_next_credit_pays() -> None:
+    ledger = applied(purchase(credits=100), debit(credits=70), refund())
+    balance = ledger.balances["acme"]
+    assert (balance.balance, balance.owed, balance.receivable) == (-70, 70, 70)
+    ledger.apply([purchase("pi_2", 100)])
+    balance = ledger.balances["acme"]
+    assert (balance.balance, balance.owed, balance.receivable) == (30, 0, 0)
+
+
+def test_three_refunds_of_a_third_take_everything() -> None:
+    ledger = applied(
+        purchase(credits=100), refund("re_1", 333), refund("re_2", 333), refund("re_3", 334),
+    )  # fmt: skip
+    assert [each.credits for each in ledger.transfers[1:]] == [33, 33, 34]
+    assert ledger.balance() == 0
+
+
+def test_refund_and_dispute_of_one_payment_take_it_once() -> None:
+    ledger = applied(purchase(credits=100), refund("re_1", 600), withdrawn(amount_minor=1000))
+    assert ledger.balance() == 0
+    ledger.apply([reinstated(amount_minor=1000)])
+    assert ledger.balance() == 40
+    assert [each.kind for each in ledger.transfers[1:]] == [Kind.REFUND, Kind.DISPUTE, Kind.DISPUTE_WON]
+
+
+@pytest.mark.parametrize("status", ["failed", "canceled"])
+def test_a_refund_that_fails_later_gives_the_credits_back(status: str) -> None:
+    ledger = applied(purchase(credits=100), refund(status="pending"), refund(status=status), refund(status="succeeded"))
+    assert ledger.balance() == 100
+    assert ledger.transfers[-1].reference == f"re_1:{status}"
+    assert ledger.grants["acme"][1].remaining == 100
+
+
+def test_a_refund_that_had_failed_before_it_was_seen_takes_nothing() -> None:
+    ledger = applied(purchase(credits=100), refund(status="failed"), refund(status="pending"))
+    assert (ledger.balance(), len(ledger.transfers)) == (100, 1)
+
+
+def test_a_dispute_that_is_won_pays_the_receivable_first_and_refills_its_grant() -> None:
+    ledger = applied(purchase(credits=100), debit(credits=40), withdrawn(), reinstated())
+    assert (ledger.balance(), ledger.balances["acme"].receivable) == (60, 0)
+    assert ledger.grants["acme"][1].remaining == 60
+
+
+def test_a_dispute_is_free_of_order() -> None:
+    ledger = applied(purchase(credits=100), reinstated(), withdrawn(), withdrawn(), reinstated())
+    assert (ledger.balance(), len(ledger.transfers)) == (100, 1)
+
+
+def test_reversals_wait_for_their_credit() -> None:
+    ledger = applied()
+    assert outcome_of(ledger, refund("re_1", 300)) == Waiting()
+    assert outcome_of(ledger, refund("re_1", 300)) == Noted()
+    assert outcome_of(ledger, withdrawn(amount_minor=200)) == Waiting()
+    ledger.apply([purchase(credits=100)])
+    assert ledger.balance() == 50
+    assert [each.reference for each in ledger.transfers] == ["pi_1", "re_1", "dp_1:withdrawn"]
+
+
+def test_a_receipt_moves_nothing_and_is_written_once() -> None:
+    ledger = applied()
+    assert len(ledger.apply([unapplied(), unapplied()]).receipts) == 1
+    assert ledger.apply([unapplied()]).receipts == []
+    changes = ledger.apply([purchase()])
+    assert changes.resolved_receipts == [("acme", "pi_1")]
+    assert ledger.apply([unapplied()]).receipts == []
+    assert ledger.balance() == 100
+
+
+def test_a_grant_expires_once_however_often_and_late_it_is_looked_at() -> None:
+    ledger = applied(purchase(credits=100, expires_in_days=1), debit(credits=30))
+    late = NOW + timedelta(days=5)
+    assert ledger.apply([Expire("acme"), Expire("acme")], late).transfers[0].credits == 70
+    assert ledger.apply([Expire("acme")], late).transfers == []
+    assert ledger.balance() == 0
+
+
+def test_what_is_due_expires_before_anything_else_is_spent() -> None:
+    ledger = applied(purchase("pi_1", 100, expires_in_days=1), purchase("pi_2", 10))
+    changes = ledger.apply([debit(credits=50)], NOW + timedelta(days=1))
+    assert changes.outcomes == [Insufficient(10)]
+    assert ledger.balance() == 10
+
+
+def test_times_and_versions_of_a_tenant_never_go_back() -> None:
+    ledger = applied(purchase())
+    ledger.apply([debit()], NOW - timedelta(hours=1))
+    assert [each.version for each in ledger.transfers] == [1, 2]
+    assert ledger.transfers[1].created_at == NOW
+
+
+def test_a_balance_stays_in_the_range_that_numbers_carry() -> None:
+    ledger = applied(purchase(credits=CREDITS_MAX))
+    assert outcome_of(ledger, purchase("pi_2", 1)) == BeyondLimit()
+    ledger.apply([usage("job-1", CREDITS_MAX), usage("job-2", CREDITS_MAX)])
+    assert outcome_of(ledger, usage("job-3", 1)) == BeyondLimit()
+    assert ledger.balance() == -CREDITS_MAX
+
+
+def test_usage_of_a_day_is_counted_by_purpose_and_starts_anew_the_next_day() -> None:
+    ledger = applied(
+        purchase(credits=1000), usage("a", 5, purpose="x"), debit("b", 6, purpose="y"), usage("c", 7, purpose="x")
+    )
+    assert dict(ledger.balances["acme"].usage.by_purpose) == {"x": 12, "y": 6}
+    ledger.apply([usage(f"many-{n}", 1, purpose=f"p{n}") for n in range(120)])
+    assert ledger.balances["acme"].usage.of_other_purposes == 22
+    ledger.apply([usage("tomorrow", 3, purpose="z")], NOW + timedelta(days=1))
+    assert dict(ledger.balances["acme"].usage.by_purpose) == {"z": 3}
+    assert ledger.balances["acme"].usage.of_other_purposes == 0
