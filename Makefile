@@ -48,6 +48,10 @@ test: lint types contracts ## everything: format, lint, types, contracts, and al
 test-containers: .venv/.installed ## the service tests on containers: postgres:17 and apache/kafka:4.4.0
 	@PREPAID_TEST_BACKEND=testcontainers $(BIN)/pytest shared/tests services $(ARGS)
 
+.PHONY: compose-test
+compose-test: .venv/.installed ## docker compose with the simulator: one purchase end to end, then everything removed
+	@$(BIN)/python tests/compose/purchase.py
+
 .PHONY: soak
 soak: .venv/.installed ## the long fault runs, in full
 	@PREPAID_SOAK=full $(BIN)/pytest -m soak --timeout=3600 $(ARGS)
