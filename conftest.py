@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import shared  # noqa: F401  # else pytest takes the directory of shared/tests for the package
 from embedded.http_process import HttpProcess
 from embedded.paths import claim_log_dir
 from embedded.servers import KafkaServer, PostgresServer

@@ -4,11 +4,18 @@ State topics are compacted, and compaction keeps the last offset of a key, not i
 announces the version it read, sends, and looks again: if anybody has announced a higher one meanwhile, its own record
 may have landed behind that one, so it sends again. Only then are the marks deleted. (Announcing *before* sending is
 what makes it safe: whoever sent the higher version had announced it before, so the later of two senders sees it.)
+
+A publisher may die between sending and looking again, so nobody else may delete the mark of what it is sending: with
+the announcement it claims the mark of the version it read, for 30 s, unless another has. Deleted are one's own claims
+and marks that nobody has claimed; the claim of a dead publisher runs out and a sweep sends the key's state once more.
 """
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -31,6 +38,8 @@ log = get_logger()
 PENDING_MAX = 10_000
 SEND_TIMEOUT_S = 15.0
 SWEEP_ROWS_MAX = 500
+#: Longer than a publisher needs from its announcement to its look back (`SEND_TIMEOUT_S` and two statements).
+CLAIM = timedelta(seconds=30)
 
 _published = Counter("outbox_published_total", "Records published from the outbox.", ["topic"])
 _swept = Counter("outbox_swept_total", "Rows that their own process had not published and a sweep took.")
@@ -90,7 +99,7 @@ class OutboxPublisher:
             events, self._events = self._events, []
             keys, self._keys = self._keys, set()
             try:
-                await self._publish(events, keys)
+                await self._publish(events, keys, _new_claim())
             except Exception as error:
                 if not _is_passing(error):
                     raise
@@ -109,24 +118,25 @@ class OutboxPublisher:
     async def sweep(self) -> None:
         """Publishes rows older than their grace, whoever wrote them. Runs in every worker, as often as wanted."""
         while True:
+            claim = _new_claim()
             async with self._engine.begin() as connection:
-                rows = (await connection.execute(_CLAIM_EVENTS, {"limit": SWEEP_ROWS_MAX})).all()
-                marks = (await connection.execute(_CLAIM_MARKS, {"limit": SWEEP_ROWS_MAX})).all()
+                rows = (await connection.execute(_CLAIM_EVENTS, {"claim": claim, "limit": SWEEP_ROWS_MAX})).all()
+                marks = (await connection.execute(_CLAIM_MARKS, {"claim": claim, "limit": SWEEP_ROWS_MAX})).all()
             events = [
                 OutboxEvent(row.id, row.tenant_id, row.topic, row.key, row.value, row.headers)
                 for row in sorted(rows, key=lambda row: row.id)
             ]
             if events or marks:
                 _swept.inc(len(events) + len(marks))
-                await self._publish(events, {(mark.topic, mark.key, mark.tenant_id) for mark in marks})
+                await self._publish(events, {(mark.topic, mark.key, mark.tenant_id) for mark in marks}, claim)
             if len(rows) < SWEEP_ROWS_MAX and len(marks) < SWEEP_ROWS_MAX:
                 return
 
-    async def _publish(self, events: Sequence[OutboxEvent], keys: set[StateKey]) -> None:
+    async def _publish(self, events: Sequence[OutboxEvent], keys: set[StateKey], claim: datetime) -> None:
         if events:
             await self._send((event.topic, event.key, event.value, event.headers) for event in events)
         if keys:
-            await self._publish_states(keys)
+            await self._publish_states(keys, claim)
         await fault_point(f"{self._service}.published")
         if events:
             async with self._engine.begin() as connection:
@@ -135,7 +145,7 @@ class OutboxPublisher:
                     {"tenants": [event.tenant for event in events], "ids": [event.id for event in events]},
                 )
 
-    async def _publish_states(self, keys: set[StateKey]) -> None:
+    async def _publish_states(self, keys: set[StateKey], claim: datetime) -> None:
         states: dict[StateKey, tuple[int, DomainEvent]] = {}
         async with self._engine.begin() as connection:
             for topic, source in self._sources.items():
@@ -146,14 +156,17 @@ class OutboxPublisher:
             if not states:
                 return
             await connection.execute(_ANNOUNCE, _columns(states))
+            await connection.execute(_CLAIM_SENT, _columns(states) | {"claim": claim})
         await self._send(
             (topic, key, encode(event, event_id=new_id("evt"), now=utc_now()), {})
             for (topic, key, _tenant), (_version, event) in states.items()
         )
         async with self._engine.begin() as connection:
-            clean = await connection.execute(_DELETE_MARKS_OF_NEWEST, _columns(states))
+            clean = await connection.execute(_DELETE_MARKS_OF_NEWEST, _columns(states) | {"claim": claim})
             newest = {(row.topic, row.key, row.tenant_id) for row in clean}
-        overtaken = states.keys() - newest
+            overtaken = {key: state for key, state in states.items() if key not in newest}
+            if overtaken:
+                await connection.execute(_RELEASE, _columns(overtaken) | {"claim": claim})
         if overtaken:
             self._keys.update(overtaken)
             self._idle.clear()
@@ -176,7 +189,12 @@ def _is_passing(error: Exception) -> bool:
     return is_transient(error) or isinstance(error, KafkaError)
 
 
-def _columns(states: Mapping[StateKey, tuple[int, DomainEvent]]) -> dict[str, list[str] | list[int]]:
+def _new_claim() -> datetime:
+    """Until when a publisher claims rows. The random part makes the moment its own."""
+    return utc_now() + CLAIM + timedelta(microseconds=random.randrange(1_000_000))  # noqa: S311  # not a secret
+
+
+def _columns(states: Mapping[StateKey, tuple[int, DomainEvent]]) -> dict[str, Any]:
     ordered = sorted(states.items())
     return {
         "topics": [topic for (topic, _key, _tenant), _state in ordered],
@@ -187,14 +205,14 @@ def _columns(states: Mapping[StateKey, tuple[int, DomainEvent]]) -> dict[str, li
 
 
 _CLAIM_EVENTS = text("""
-    UPDATE outbox SET due_at = now() + interval '30 seconds'
+    UPDATE outbox SET due_at = :claim
     WHERE (tenant_id, id) IN (
         SELECT tenant_id, id FROM outbox WHERE due_at <= now() ORDER BY due_at, id LIMIT :limit FOR UPDATE SKIP LOCKED)
     RETURNING tenant_id, id, topic, key, value, headers
 """)
 
 _CLAIM_MARKS = text("""
-    UPDATE outbox_mark SET due_at = now() + interval '30 seconds'
+    UPDATE outbox_mark SET due_at = :claim
     WHERE (tenant_id, topic, key, version) IN (
         SELECT tenant_id, topic, key, version FROM outbox_mark WHERE due_at <= now() ORDER BY due_at LIMIT :limit
         FOR UPDATE SKIP LOCKED)
@@ -214,7 +232,24 @@ _ANNOUNCE = text("""
     DO UPDATE SET version = GREATEST(published.version, excluded.version)
 """)
 
-# A key is clean when nobody has announced more than what was sent; only a clean key loses its marks.
+# A mark that is due later than the grace that every new one has (5 s) has been claimed.
+_CLAIM_SENT = text("""
+    INSERT INTO outbox_mark AS mark (tenant_id, topic, key, version, due_at)
+    SELECT sent.*, :claim FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
+                                      CAST(:versions AS bigint[])) AS sent (tenant_id, topic, key, version)
+    ON CONFLICT (tenant_id, topic, key, version)
+    DO UPDATE SET due_at = excluded.due_at WHERE mark.due_at <= now() + interval '6 seconds'
+""")
+
+_RELEASE = text("""
+    UPDATE outbox_mark AS mark SET due_at = now()
+    FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:versions AS bigint[]))
+         AS sent (tenant_id, topic, key, version)
+    WHERE mark.tenant_id = sent.tenant_id AND mark.topic = sent.topic AND mark.key = sent.key AND mark.due_at = :claim
+""")
+
+# A key is clean when nobody has announced more than what was sent; only a clean key loses marks, and only those that no
+# other publisher has claimed.
 _DELETE_MARKS_OF_NEWEST = text("""
     WITH sent AS (
         SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
@@ -226,6 +261,7 @@ _DELETE_MARKS_OF_NEWEST = text("""
         DELETE FROM outbox_mark AS mark USING newest
         WHERE mark.tenant_id = newest.tenant_id AND mark.topic = newest.topic AND mark.key = newest.key
           AND mark.version <= newest.version
+          AND (mark.due_at = :claim OR mark.due_at <= now() + interval '6 seconds')
     )
     SELECT tenant_id, topic, key FROM newest
 """)

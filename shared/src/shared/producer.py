@@ -1,0 +1,109 @@
+"""A producer that outlives its own failures.
+
+aiokafka's producer keeps trying while Kafka is away, but two things it does not get over: a sequence number that Kafka
+refuses (every later batch of that partition is refused too), and a sender task that has ended. Then a fresh producer
+takes its place. Whoever was sending sees the error and sends again, as after any other.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from prometheus_client import Counter
+
+from shared.logs import get_logger
+
+log = get_logger()
+
+START_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 3.0
+
+_replaced = Counter("producer_replaced_total", "Kafka producers given up because they would not recover.")
+
+
+class Producer:
+    """Sends like `AIOKafkaProducer`; `make` makes the first one, and each that replaces a broken one."""
+
+    def __init__(self, make: Callable[[], AIOKafkaProducer]) -> None:
+        self._make = make
+        self._current = make()
+        self._replacing: asyncio.Task[None] | None = None
+        self._is_stopped = False
+
+    async def start(self) -> None:
+        """Connects; raises `KafkaError` while no broker answers, and may then be called again."""
+        await self._current.start()
+
+    async def send(
+        self, topic: str, value: bytes | None, *, key: bytes | None, headers: Sequence[tuple[str, bytes]]
+    ) -> asyncio.Future[Any]:
+        """Queues a record; the future ends with Kafka's acknowledgement or raises `KafkaError`."""
+        producer = self._current
+        try:
+            acknowledgement = await producer.send(topic, value, key=key, headers=headers)
+        except KafkaError as error:
+            self._replace_if_broken(producer, error)
+            raise
+        acknowledgement.add_done_callback(lambda done: self._look_at(producer, done))
+        return acknowledgement
+
+    async def send_and_wait(
+        self, topic: str, value: bytes | None, *, key: bytes | None, headers: Sequence[tuple[str, bytes]]
+    ) -> None:
+        """Sends a record and returns with its acknowledgement; raises `KafkaError`."""
+        await (await self.send(topic, value, key=key, headers=headers))
+
+    async def problem(self) -> str | None:
+        """Why nothing can be published now, or None. For /readyz."""
+        try:
+            await self._current.client.fetch_all_metadata()
+        except KafkaError as error:
+            return f"Kafka does not answer ({type(error).__name__})"
+        return None
+
+    async def stop(self) -> None:
+        """Waits, bounded, for what is on its way, and closes the connections."""
+        self._is_stopped = True
+        if self._replacing is not None:
+            self._replacing.cancel()
+            await asyncio.wait([self._replacing])
+        await _stop(self._current)
+
+    def _look_at(self, producer: AIOKafkaProducer, done: asyncio.Future[Any]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if isinstance(error, KafkaError):
+            self._replace_if_broken(producer, error)
+
+    def _replace_if_broken(self, producer: AIOKafkaProducer, error: KafkaError) -> None:
+        is_passing = error.retriable or isinstance(error, MessageSizeTooLargeError)
+        is_replacing = self._replacing is not None and not self._replacing.done()
+        if is_passing or is_replacing or self._is_stopped or producer is not self._current:
+            return
+        log.warning("producer_is_replaced", error=type(error).__name__)
+        self._replacing = asyncio.create_task(self._start_another(producer))
+
+    async def _start_another(self, broken: AIOKafkaProducer) -> None:
+        fresh = self._make()
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await fresh.start()
+        except (KafkaError, OSError, TimeoutError) as error:  # the next failing record tries again
+            log.warning("producer_not_replaced", error=type(error).__name__)
+            await _stop(fresh)
+            return
+        except asyncio.CancelledError:
+            await _stop(fresh)
+            raise
+        self._current = fresh
+        _replaced.inc()
+        await _stop(broken)
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await producer.stop()
+    except (KafkaError, TimeoutError) as error:
+        log.warning("producer_not_stopped_cleanly", error=type(error).__name__)

@@ -1,0 +1,425 @@
+"""The consumer loop on real Kafka and PostgreSQL. Its group is `ledger`, which reads `usage.recorded`."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from embedded.servers import KafkaServer
+from load.waiting import until
+from shared import consumer as consumer_module
+from shared import faults
+from shared.consumer import ConsumerLoop, DeadLetterHandler, Subscription
+from shared.kafka import Record, make_consumer
+from shared.outbox import Outbox, Transaction
+from shared.outbox_publisher import OutboxPublisher
+from shared.poison import Poison
+from shared.topics import TopicName
+
+PARTITIONS = 6
+
+
+@dataclass
+class Service:
+    """What a worker of group `ledger` is made of, and what the test may ask."""
+
+    kafka: KafkaServer
+    prefix: str
+    engine: AsyncEngine
+    producer: AIOKafkaProducer
+    before: Callable[[Sequence[Record]], Awaitable[None]] | None = None
+    on_dead_letter: DeadLetterHandler | None = None
+    batches: list[list[str]] = field(default_factory=list[list[str]])
+
+    @property
+    def topic(self) -> str:
+        return self.prefix + TopicName.USAGE_RECORDED
+
+    @property
+    def dead_letter_topic(self) -> str:
+        return f"{self.topic}.ledger.dead-letter"
+
+    def loop(self, name: str = "one", **options: Any) -> ConsumerLoop:
+        async def handle(transaction: Transaction, records: Sequence[Record]) -> None:
+            names = [(record.value or b"").decode() for record in records]
+            self.batches.append(names)
+            if self.before is not None:
+                await self.before(records)
+            await transaction.connection.execute(
+                text("INSERT INTO handled (name, by, partition) VALUES (:name, :by, :partition)"),
+                [{"name": each, "by": name, "partition": records[0].partition} for each in names],
+            )
+
+        publisher = OutboxPublisher(self.engine, self.producer, service="ledger", topic_prefix=self.prefix)
+        group = f"{self.prefix}ledger"
+        return ConsumerLoop(
+            make_consumer(self.kafka.bootstrap_servers, name, group),
+            group=group,
+            subscriptions=[Subscription(TopicName.USAGE_RECORDED, handle, self.on_dead_letter)],
+            engine=self.engine,
+            outbox=Outbox(publisher),
+            producer=self.producer,
+            topic_prefix=self.prefix,
+            **options,
+        )
+
+    @asynccontextmanager
+    async def running(self, loop: ConsumerLoop) -> AsyncGenerator[asyncio.Event]:
+        """The loop, until the end of the block or until the yielded event is set."""
+        stopping = asyncio.Event()
+        task = asyncio.create_task(loop.run(stopping))
+        try:
+            yield stopping
+        finally:
+            stopping.set()
+            async with asyncio.timeout(30):
+                await task
+
+    async def send(self, *names: str, partition: int = 0, **headers: str) -> None:
+        acknowledgements = [
+            await self.producer.send(
+                self.topic,
+                name.encode(),
+                key=b"acme",
+                partition=partition,
+                headers=[(header, value.encode()) for header, value in headers.items()],
+            )
+            for name in names
+        ]
+        await asyncio.gather(*acknowledgements)
+
+    async def handled(self, partition: int | None = None) -> list[str]:
+        where = "" if partition is None else f"WHERE partition = {partition}"
+        async with self.engine.connect() as connection:
+            return [row.name for row in await connection.execute(text(f"SELECT name FROM handled {where} ORDER BY n"))]
+
+    async def has_handled(self, n: int) -> bool:
+        return len(await self.handled()) >= n
+
+    async def committed(self) -> dict[int, int]:
+        """The group's offset of each partition that has one."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap_servers)
+        await admin.start()
+        try:
+            offsets = await admin.list_consumer_group_offsets(f"{self.prefix}ledger")
+            return {partition.partition: offset.offset for partition, offset in offsets.items() if offset.offset >= 0}
+        finally:
+            await admin.close()
+
+    async def dead_letters(self, n: int) -> list[Record]:
+        """The first `n` dead letters."""
+        consumer = AIOKafkaConsumer(
+            self.dead_letter_topic, bootstrap_servers=self.kafka.bootstrap_servers, auto_offset_reset="earliest"
+        )
+        await consumer.start()
+        try:
+            async with asyncio.timeout(20):
+                return [Record.of(await consumer.getone()) for _ in range(n)]
+        finally:
+            await consumer.stop()
+
+
+@pytest.fixture
+def service(kafka_server: KafkaServer, topic_prefix: str, engine: AsyncEngine, producer: AIOKafkaProducer) -> Service:
+    return Service(kafka_server, topic_prefix, engine, producer)
+
+
+@contextmanager
+def held(point: str, hold: faults.Hold) -> Generator[None]:
+    """The fault point awaits `hold` inside the block."""
+    faults.hold_at(point, hold)
+    try:
+        yield
+    finally:
+        faults.hold_at(point, None)
+
+
+def names(prefix: str, n: int) -> list[str]:
+    return [f"{prefix}{i}" for i in range(n)]
+
+
+async def test_records_are_handled_in_the_order_of_their_partition(service: Service) -> None:
+    await asyncio.gather(*(service.send(*names(f"p{p}-", 20), partition=p) for p in range(PARTITIONS)))
+    loop = service.loop(batch_records_max=7)
+    async with service.running(loop):
+        await until(lambda: service.has_handled(20 * PARTITIONS))
+    for partition in range(PARTITIONS):
+        assert await service.handled(partition) == names(f"p{partition}-", 20)
+
+
+async def test_offsets_are_committed_after_the_transaction_so_nothing_is_handled_twice_or_left_out(
+    service: Service,
+) -> None:
+    await service.send(*names("a", 3))
+    async with service.running(service.loop()):
+        await until(lambda: service.has_handled(3))
+    assert await service.committed() == {0: 3}
+    await service.send("b0")
+    async with service.running(service.loop()):
+        await until(lambda: service.has_handled(4))
+    assert await service.handled() == ["a0", "a1", "a2", "b0"]
+
+
+async def test_a_crash_between_commit_and_offsets_brings_the_records_again(service: Service) -> None:
+    has_committed = asyncio.Event()
+
+    async def go_no_further() -> None:
+        has_committed.set()
+        await asyncio.Event().wait()
+
+    await service.send("a0")
+    with held("ledger.committed", go_no_further):
+        crashing = asyncio.create_task(service.loop().run(asyncio.Event()))
+        async with asyncio.timeout(30):
+            await has_committed.wait()
+        crashing.cancel()
+        await asyncio.wait([crashing], timeout=30)
+    assert await service.committed() == {}
+    async with service.running(service.loop()):
+        await until(lambda: service.has_handled(2))
+    assert await service.handled() == ["a0", "a0"], "handlers are idempotent by a key of their own; this one is not"
+
+
+async def test_transient_trouble_stops_its_partition_alone_and_the_same_records_come_again(service: Service) -> None:
+    trouble = True
+
+    async def fail_for_now(records: Sequence[Record]) -> None:
+        if records[0].partition == 0 and trouble:
+            raise TimeoutError
+
+    service.before = fail_for_now
+    await service.send(*names("a", 3), partition=0)
+    await service.send(*names("b", 3), partition=1)
+    async with service.running(service.loop()):
+        await until(lambda: service.batches.count(names("a", 3)) >= 2)
+        await service.send("b3", partition=1)
+        await until(lambda: service.has_handled(4))
+        assert await service.handled(0) == []
+        trouble = False
+        await until(lambda: service.has_handled(7))
+    assert await service.handled(0) == names("a", 3)
+    assert all(batch == names("a", 3) for batch in service.batches if batch[0].startswith("a")), "never split"
+
+
+async def test_the_database_going_away_is_transient(service: Service) -> None:
+    killed = False
+
+    async def kill_the_session(_records: Sequence[Record]) -> None:
+        nonlocal killed
+        if not killed:
+            killed = True
+            async with service.engine.begin() as other:
+                await other.execute(
+                    text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                         " AND pid <> pg_backend_pid()")
+                )  # fmt: skip
+
+    service.before = kill_the_session
+    await service.send(*names("a", 3))
+    async with service.running(service.loop()):
+        await until(lambda: service.has_handled(3))
+    assert await service.handled() == names("a", 3)
+
+
+async def refuse_poison(records: Sequence[Record]) -> None:
+    if any(b"poison" in (record.value or b"") for record in records):
+        raise Poison("it says so: whsec_12345")
+
+
+async def test_poison_is_found_by_splitting_and_set_aside_with_its_own_bytes(service: Service) -> None:
+    service.before = refuse_poison
+    await service.send("a0", "a1", "a2")
+    await service.send("poison", traceparent="00-trace")
+    await service.send("a3", "a4")
+    async with service.running(service.loop()):
+        await until(lambda: service.has_handled(5))
+        [letter] = await service.dead_letters(1)
+    assert await service.handled() == names("a", 5)
+    assert (letter.value, letter.key) == (b"poison", "acme")
+    assert {name: value for name, value in letter.headers.items() if name != "dead-letter-at"} == {
+        "traceparent": "00-trace",
+        "dead-letter-reason": "Poison: it says so: [redacted]",
+        "dead-letter-topic": service.topic,
+        "dead-letter-partition": "0",
+        "dead-letter-offset": "3",
+        "dead-letter-tries": "1",
+    }
+    assert await service.committed() == {0: 6}
+
+
+async def test_a_fault_of_a_handler_is_poison_too(service: Service) -> None:
+    async def fail(records: Sequence[Record]) -> None:
+        if records[0].value == b"odd" or len(records) > 1:
+            raise KeyError("nothing that a retry would change")
+
+    service.before = fail
+    await service.send("a0", "odd", "a1")
+    async with service.running(service.loop()):
+        await until(lambda: service.has_handled(2))
+        [letter] = await service.dead_letters(1)
+    assert letter.headers["dead-letter-reason"].startswith("KeyError")
+
+
+async def test_the_service_hears_of_a_dead_letter_in_a_transaction_of_its_own(service: Service) -> None:
+    async def freeze(transaction: Transaction, record: Record) -> None:
+        await transaction.connection.execute(
+            text("INSERT INTO handled (name) VALUES (:name)"), {"name": f"frozen {record.key}"}
+        )
+
+    service.before = refuse_poison
+    service.on_dead_letter = freeze
+    await service.send("poison")
+    async with service.running(service.loop()):
+        await until(lambda: service.has_handled(1))
+        await service.dead_letters(1)
+    assert await service.handled() == ["frozen acme"]
+
+
+async def test_more_than_five_in_a_row_stop_the_partition_and_nothing_after_them_is_lost(service: Service) -> None:
+    service.before = refuse_poison
+    await service.send("a0", *names("poison", 6), "a1", partition=0)
+    loop = service.loop()
+    async with service.running(loop):
+
+        async def is_stopped() -> bool:
+            return "too much poison" in (await loop.problem() or "")
+
+        await until(is_stopped)
+        await service.send("b0", partition=1)
+        await until(lambda: service.has_handled(2))
+        letters = await service.dead_letters(5)
+    assert [letter.value for letter in letters] == [name.encode() for name in names("poison", 5)]
+    assert sorted(await service.handled()) == ["a0", "b0"]
+    assert (await service.committed())[0] == 6, "the sixth is the next one, once an operator has looked"
+
+
+async def test_good_records_between_make_poison_harmless(service: Service) -> None:
+    service.before = refuse_poison
+    for i in range(8):
+        await service.send(f"poison{i}", f"a{i}")
+    async with service.running(service.loop()):
+        await until(lambda: service.has_handled(8))
+        assert len(await service.dead_letters(8)) == 8
+
+
+async def test_dead_letters_that_cannot_be_written_make_the_partition_wait(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = consumer_module.send_to_dead_letters
+    refusals = 2
+
+    async def refuse_at_first(*arguments: Any, **options: Any) -> None:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise TimeoutError
+        await real(*arguments, **options)
+
+    monkeypatch.setattr(consumer_module, "send_to_dead_letters", refuse_at_first)
+    service.before = refuse_poison
+    await service.send("a0", "poison", "a1")
+    async with service.running(service.loop()):
+        await until(lambda: service.has_handled(2))
+        [letter] = await service.dead_letters(1)
+    assert letter.headers["dead-letter-tries"] == "3"
+    assert await service.handled() == ["a0", "a1"], "what came before the poison is not repeated"
+
+
+async def test_a_second_worker_takes_over_partitions_in_the_middle_and_nothing_is_lost_or_out_of_order(
+    service: Service,
+) -> None:
+    total = 0
+
+    async def send_more() -> None:
+        nonlocal total
+        for p in range(PARTITIONS):
+            await service.send(*(f"{total + i:06}" for i in range(20)), partition=p)
+        total += 20
+
+    await send_more()
+    first, second = service.loop("first", batch_records_max=5), service.loop("second", batch_records_max=5)
+    async with service.running(first):
+        await until(lambda: service.has_handled(30))
+        async with service.running(second):
+            await send_more()
+
+            async def both_work() -> bool:
+                await send_more()
+                async with service.engine.connect() as connection:
+                    return (await connection.execute(text("SELECT count(DISTINCT by) FROM handled"))).scalar() == 2
+
+            await until(both_work)
+        await send_more()
+
+        async def is_all_handled() -> bool:
+            async with service.engine.connect() as connection:
+                seen = await connection.execute(text("SELECT count(DISTINCT (partition, name)) FROM handled"))
+                return seen.scalar() == total * PARTITIONS
+
+        await until(is_all_handled, 40)
+    for partition in range(PARTITIONS):
+        handled = await service.handled(partition)
+        firsts = list(dict.fromkeys(handled))
+        assert firsts == [f"{i:06}" for i in range(total)], "a repetition is harmless, a gap or a swap is not"
+
+
+async def test_a_revoked_partition_waits_for_the_batch_in_flight(service: Service) -> None:
+    may_commit, is_held = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        is_held.set()
+        await may_commit.wait()
+
+    await service.send("a0")
+    loop = service.loop("first")
+    with held("ledger.handled", hold):
+        async with service.running(loop):
+            async with asyncio.timeout(20):
+                await is_held.wait()
+            revoking = asyncio.create_task(loop.on_partitions_revoked([TopicPartition(service.topic, 0)]))
+            done, _ = await asyncio.wait([revoking], timeout=0.2)
+            assert not done
+            may_commit.set()
+            async with asyncio.timeout(5):
+                await revoking
+            assert await service.committed() == {0: 1}
+
+
+async def test_stopping_finishes_the_batch_in_flight(service: Service) -> None:
+    may_commit, is_held = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        is_held.set()
+        await may_commit.wait()
+
+    await service.send("a0")
+    with held("ledger.handled", hold):
+        async with service.running(service.loop()) as stopping:
+            async with asyncio.timeout(20):
+                await is_held.wait()
+            stopping.set()
+            may_commit.set()
+    assert (await service.handled(), await service.committed()) == (["a0"], {0: 1})
+
+
+async def test_it_tells_when_each_partition_was_read_to_its_end(service: Service) -> None:
+    loop = service.loop()
+    assert await loop.problem() == "has not joined its group yet"
+    await service.send("a0")
+    async with service.running(loop):
+        await until(lambda: service.has_handled(1))
+
+        async def is_caught_up() -> bool:
+            await loop.observe()
+            return len(loop.caught_up_at) == PARTITIONS
+
+        await until(is_caught_up)
+        assert (TopicName.USAGE_RECORDED, 0) in loop.caught_up_at
+        assert await loop.problem() is None
