@@ -1,8 +1,9 @@
 """The service in one process, on a real database and a simulated Stripe over HTTP; only its clock is a fake."""
 
+import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from embedded.environment import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_SIGNING_KEY
 from embedded.testing import ServiceDatabase
 from payments.app import create_app
+from payments.confirming import Confirming
 from payments.handlers import StripeEvents, handle_attempts, handle_balances, handle_entries
 from payments.purchasing import Purchasing
 from payments.recharging import Recharging
@@ -38,6 +40,7 @@ from shared.settings import AuthSettings
 from shared.stripe_events import EVENT_TYPES, STRIPE_API_VERSION
 from stripe_simulator.testing import RunningSimulator, run_simulator
 
+WAIT_S = 30.0
 BOTH = (Scope.BILLING_READ, Scope.BILLING_WRITE)
 
 
@@ -119,6 +122,7 @@ async def http(
         authenticator=Authenticator(AuthSettings(auth_jwt_secret=DEVELOPMENT_JWT_SECRET)),
         readiness=Readiness(),
         purchasing=Purchasing(api_engine, outbox, gateway, DEVELOPMENT_SIGNING_KEY, clock),
+        confirming=Confirming(api_engine, outbox, gateway, clock),
         saved_cards=SavedCards(api_engine, outbox, gateway, clock),
         recharging=Recharging(api_engine, outbox, clock),
         config=StripeConfig(
@@ -191,6 +195,19 @@ def rows(database: ServiceDatabase) -> Callable[..., Any]:
             await engine.dispose()
 
     return read
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    """`await eventually(check)`: returns once `await check()` is true; fails after 30 s."""
+
+    async def wait(check: Callable[[], Awaitable[Any]]) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not await check():
+            assert time.monotonic() < deadline, f"not within {WAIT_S} s"
+            await asyncio.sleep(0.02)
+
+    return wait
 
 
 def record(topic: str, value: bytes) -> Record:

@@ -2,8 +2,7 @@
 
 import asyncio
 import secrets
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +103,6 @@ async def published(kafka_server: KafkaServer, topic_prefix: str) -> AsyncIterat
         await consumer.stop()
 
 
-async def eventually(check: Callable[[], Awaitable[bool]]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not await check():
-        assert time.monotonic() < deadline, f"not within {WAIT_S} s"
-        await asyncio.sleep(0.05)
-
-
 async def test_a_card_is_saved_bought_with_and_published(
     start: Callable[..., Any],
     published: Callable[..., Any],
@@ -118,6 +110,7 @@ async def test_a_card_is_saved_bought_with_and_published(
     topic_prefix: str,
     stripe_account: RunningSimulator,
     token_of: Callable[..., str],
+    eventually: Callable[..., Any],
 ) -> None:
     app, _worker = await asyncio.gather(start("app"), start("worker"))
     assert (await published(CreditPackage, lambda each: each.package == "scale")).credits == 12000

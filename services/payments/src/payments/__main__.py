@@ -4,6 +4,7 @@ import asyncio
 import sys
 
 from payments.app import create_app
+from payments.confirming import Confirming
 from payments.handlers import StripeEvents
 from payments.migrate import migrate
 from payments.purchasing import Purchasing
@@ -51,6 +52,7 @@ def app() -> int:
                     authenticator=authenticator,
                     readiness=runtime.readiness,
                     purchasing=Purchasing(engine, runtime.outbox, stripe, signing_key, utc_now),
+                    confirming=Confirming(engine, runtime.outbox, stripe, utc_now),
                     saved_cards=SavedCards(engine, runtime.outbox, stripe, utc_now),
                     recharging=Recharging(engine, runtime.outbox, utc_now),
                     config=StripeConfig(

@@ -5,10 +5,12 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Header, Query, Response
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from payments.confirming import Confirming
 from payments.history import read_balance, read_history
-from payments.purchasing import Buyer, Purchasing
+from payments.purchasing import Purchasing
 from payments.recharging import Recharging
 from payments.repository import packages
+from payments.requests import Buyer
 from payments.saved_cards import SavedCards
 from payments.schemas import (
     AutoRechargeBody,
@@ -59,6 +61,7 @@ def create_app(
     authenticator: Authenticator,
     readiness: Readiness,
     purchasing: Purchasing,
+    confirming: Confirming,
     saved_cards: SavedCards,
     recharging: Recharging,
     config: StripeConfig,
@@ -106,7 +109,7 @@ def create_app(
         "/api/stripe/confirm-payment-intent", tags=["stripe"], responses=common | problem_responses(400, 402, 404, 409)
     )
     async def confirm_payment_intent(principal: Writer, key: Key, body: ConfirmPaymentIntent) -> PaymentIntentConfirmed:
-        return await purchasing.confirm(_buyer(principal), key, body)
+        return await confirming.confirm(_buyer(principal), key, body)
 
     @app.post("/api/stripe/create-setup-intent", tags=["stripe"], responses=common)
     async def create_setup_intent(principal: Writer) -> SetupIntentCreated:

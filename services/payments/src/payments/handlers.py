@@ -101,6 +101,9 @@ class StripeEvents:
         tenants = {tenant for tenant, _ in known_purchases}
         tenants |= {*tenants_by_customer.values(), *tenants_by_card.values()}
         defaults = await profiles.lock(connection, tenants) if tenants else {}
+        # Again, now that nobody can let go of a customer; one that only just came to be has no events yet.
+        current = await customers.tenants_of(connection, mentioned)
+        tenants_by_customer = {each: tenant for each, tenant in current.items() if tenant in defaults}
 
         deleted = {fact.customer for fact in facts if isinstance(fact, CustomerDeleted)}
         left = await customers.forget(connection, deleted) if deleted else []

@@ -7,11 +7,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from payments import refusals
 from payments.pricing import NotForSale
-from payments.purchasing import Buyer, check_same_input, hash_of
 from payments.recharge_settings import ConsentEvidence, Terms, TermsRefused, check_terms
 from payments.repository import auto_recharge, idempotency, packages, profiles, read_models
 from payments.repository.auto_recharge import Settings
 from payments.repository.idempotency import RequestKey
+from payments.requests import Buyer, check_same_input, hash_of
 from payments.schemas import AutoRechargeBody, ConsentShown, PutAutoRecharge, RechargeTriggered
 from shared.database import tenant_transaction
 from shared.events import RechargeRequested

@@ -118,6 +118,10 @@ def unknown_payment_method() -> Problem:
     )
 
 
+def too_many_cards(limit: int) -> Problem:
+    return Problem(409, "too_many_cards", f"{limit} cards are saved. Remove one before saving another.")
+
+
 def purchase_not_ready() -> Problem:
     return Problem(
         409,

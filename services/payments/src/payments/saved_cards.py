@@ -18,6 +18,8 @@ from shared.outbox import Outbox
 
 log = get_logger()
 
+CARDS_MAX = 20
+
 
 class SavedCards:
     """`engine` has the API's role: it sees one tenant at a time."""
@@ -40,6 +42,10 @@ class SavedCards:
 
     async def begin_saving(self, tenant: str) -> SetupIntentCreated:
         """A SetupIntent for the browser; the card comes back by webhook."""
+        async with tenant_transaction(self._engine, tenant) as connection:
+            saved = await cards.load_attached(connection, [tenant])
+        if len(saved) >= CARDS_MAX:
+            raise refusals.too_many_cards(CARDS_MAX)
         try:
             customer = await ensure_stripe_customer(self._engine, self._outbox, self._stripe, tenant, self._clock())
             created = await self._stripe.create_setup_intent(

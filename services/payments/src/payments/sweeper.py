@@ -1,15 +1,17 @@
 """The jobs of the worker: what was begun comes to its end, also when nobody asks any more. Never starts a charge."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from typing import TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from structlog.contextvars import bound_contextvars
 
 from payments.cards import CardState, next_default, retrieved
 from payments.facts import details_of
+from payments.purchase_progress import create_payment_intent, note_never_made, note_observation
 from payments.purchases import Source, Step, next_step
-from payments.purchasing import create_payment_intent, note_never_made, note_observation
 from payments.repository import cards, idempotency, profiles, purchases
 from payments.repository.cards import DueCard
 from payments.repository.profiles import DefaultRepair
@@ -24,9 +26,14 @@ from shared.stripe_events import PaymentIntentView
 
 log = get_logger()
 
-#: Rows a run takes; each may cost a Stripe call of up to 20 s, so a run stays within its time-out of 60 s by leaving
-#: the rest to the next one.
-ROWS_MAX = 10
+RowT = TypeVar("RowT", Purchase, DueCard, DefaultRepair)
+#: Claims rows that are due at a time, no more than so many.
+Claim = Callable[[AsyncConnection, datetime, int], Awaitable[Sequence[RowT]]]
+
+#: Rows taken at a time, side by side: a fair share of Stripe's 25 requests a second in test mode.
+ROWS_AT_ONCE = 10
+#: A run takes no more than this many times that; the rest waits for the next one.
+ROUNDS_MAX = 10
 PURCHASES_EVERY_S = 5.0
 CARDS_EVERY_S = 1.0
 DEFAULTS_EVERY_S = 2.0
@@ -55,27 +62,15 @@ class Sweeper:
 
     async def sweep_purchases(self) -> None:
         """Creates again, follows or cancels the purchases that are due."""
-        async with self._engine.begin() as connection:
-            due = await purchases.claim_due(connection, self._clock(), ROWS_MAX)
-        for purchase in due:
-            with bound_contextvars(tenant=purchase.tenant, purchase=purchase.purchase_id):
-                await self._bear(lambda purchase=purchase: self._advance(purchase))
+        await self._work_through(purchases.claim_due, self._advance)
 
     async def sweep_cards(self) -> None:
         """Detaches removed cards and looks at those of which an event did not tell enough."""
-        async with self._engine.begin() as connection:
-            due = await cards.claim_due(connection, self._clock(), ROWS_MAX)
-        for each in due:
-            with bound_contextvars(tenant=each.tenant, payment_method=each.card.payment_method):
-                await self._bear(lambda each=each: self._look_at_card(each))
+        await self._work_through(cards.claim_due, self._look_at_card)
 
     async def repair_defaults(self) -> None:
         """Tells Stripe which card is the default: our row is the truth."""
-        async with self._engine.begin() as connection:
-            due = await profiles.claim_default_repairs(connection, self._clock(), ROWS_MAX)
-        for repair in due:
-            with bound_contextvars(tenant=repair.tenant):
-                await self._bear(lambda repair=repair: self._repair_default(repair))
+        await self._work_through(profiles.claim_default_repairs, self._repair_default)
 
     async def forget_old_rows(self) -> None:
         """Deletes idempotency keys and locks that nobody can need any more."""
@@ -83,16 +78,27 @@ class Sweeper:
             await idempotency.forget_old(connection, self._clock())
             await cards.forget_old_locks(connection, self._clock())
 
-    async def _bear(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _work_through(self, claim: Claim[RowT], work: Callable[[RowT], Awaitable[None]]) -> None:
+        for _ in range(ROUNDS_MAX):
+            async with self._engine.begin() as connection:
+                due = await claim(connection, self._clock(), ROWS_AT_ONCE)
+            done = await asyncio.gather(*(self._bear(row, work) for row in due), return_exceptions=True)
+            for failure in filter(None, done):
+                raise failure
+            if len(due) < ROWS_AT_ONCE:
+                return
+
+    async def _bear(self, row: RowT, work: Callable[[RowT], Awaitable[None]]) -> None:
         """One row's trouble with Stripe is logged; the row is due again in two minutes."""
         try:
-            await work()
+            with bound_contextvars(tenant=row.tenant):
+                await work(row)
         except StripeProblem as problem:
             log.warning("left_for_later", problem=type(problem).__name__, reason=str(problem)[:300])
 
     async def _advance(self, purchase: Purchase) -> None:
         step = next_step(purchase.progress, opened_at=purchase.created_at, now=self._clock())
-        log.info("purchase_swept", step=step)
+        log.info("purchase_swept", purchase=purchase.purchase_id, step=step)
         match step:
             case Step.CREATE_AGAIN:
                 try:

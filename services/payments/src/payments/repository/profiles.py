@@ -133,12 +133,13 @@ _CLAIM_REPAIRS = text("""
         SELECT tenant_id FROM profile WHERE default_repair_at <= :now ORDER BY default_repair_at LIMIT :limit
         FOR UPDATE SKIP LOCKED
     ), claimed AS (
-        UPDATE profile SET default_repair_at = CAST(:now AS timestamptz) + interval '2 minutes'
-        FROM due WHERE profile.tenant_id = due.tenant_id
-        RETURNING profile.tenant_id, profile.default_payment_method
+        UPDATE profile SET default_repair_at =  -- nothing to repair where there is no customer
+            CASE WHEN customer.stripe_customer IS NULL THEN NULL
+            ELSE CAST(:now AS timestamptz) + interval '2 minutes' END
+        FROM due LEFT JOIN customer USING (tenant_id) WHERE profile.tenant_id = due.tenant_id
+        RETURNING profile.tenant_id, profile.default_payment_method, customer.stripe_customer
     )
-    SELECT claimed.tenant_id, claimed.default_payment_method, customer.stripe_customer
-    FROM claimed JOIN customer USING (tenant_id) WHERE customer.stripe_customer IS NOT NULL
+    SELECT * FROM claimed WHERE stripe_customer IS NOT NULL
 """)
 
 _REPAIRED = text("""

@@ -1,0 +1,80 @@
+"""A card ends the same whatever order its events come in."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from payments.cards import (
+    CardDetails,
+    CardState,
+    SavedCard,
+    announce,
+    attach,
+    detach,
+    next_default,
+    remove,
+    retrieved,
+)
+
+START = datetime(2026, 9, 1, tzinfo=UTC)
+NOW = START + timedelta(hours=1)
+VISA = CardDetails("visa", "4242", 12, 2030, "fp")
+
+
+def at(second: int) -> datetime:
+    return START + timedelta(seconds=second)
+
+
+def attached(card: SavedCard | None, second: int, details: CardDetails = VISA) -> SavedCard:
+    return attach(card, "pm_1", details, created=at(second), now=NOW)
+
+
+@given(st.permutations([(1, 2030), (2, 2031), (3, 2032)] * 2))
+def test_the_newest_details_win_in_any_order_and_duplicated(order: list[tuple[int, int]]) -> None:
+    card = None
+    for second, year in order:
+        card = attached(card, second, replace(VISA, exp_year=year))
+    assert card == SavedCard("pm_1", CardState.ATTACHED, replace(VISA, exp_year=2032), at(3), None)
+
+
+def test_a_detached_card_stays_detached() -> None:
+    gone = detach(attached(None, 1))
+    assert attached(gone, 9) == gone
+    assert retrieved(gone, VISA) == gone
+    assert announce(gone, "pm_1", now=NOW) == gone
+
+
+def test_a_tie_with_other_details_is_for_a_retrieval_to_break_and_a_duplicate_is_none() -> None:
+    card = attached(None, 1)
+    assert attached(card, 1) == card
+    tied = attached(card, 1, replace(VISA, exp_year=2031))
+    assert (tied.details, tied.look_at) == (VISA, NOW)
+    settled = retrieved(tied, replace(VISA, exp_year=2031))
+    assert (settled.details, settled.look_at) == (replace(VISA, exp_year=2031), None)
+
+
+def test_a_card_that_was_only_announced_is_looked_at_and_not_charged_until_then() -> None:
+    announced = announce(None, "pm_1", now=NOW)
+    assert (announced.is_usable, announced.look_at) == (False, NOW)
+    assert retrieved(announced, VISA).is_usable
+    assert attached(announced, 1).is_usable and attached(announced, 1).look_at is None
+    assert retrieved(announced, None).state is CardState.DETACHED
+
+
+def test_a_removed_card_is_never_charged_again_whatever_comes() -> None:
+    removed = remove(attached(None, 1), now=NOW)
+    assert not removed.is_usable
+    assert not attached(removed, 9, replace(VISA, exp_year=2040)).is_usable
+    assert remove(removed, now=NOW + timedelta(hours=1)) == removed
+
+
+def test_the_first_usable_card_becomes_the_default_and_no_card_takes_its_place_by_itself() -> None:
+    first, second = attached(None, 1), replace(attached(None, 1), payment_method="pm_2")
+    assert next_default(None, None, first) == "pm_1"
+    assert next_default("pm_1", None, second) == "pm_1"
+    assert next_default("pm_1", first, detach(first)) is None
+    assert next_default(None, second, replace(second, seen_at=at(5))) is None
+    assert next_default("pm_2", first, detach(first)) == "pm_2"
+    assert next_default(None, None, announce(None, "pm_3", now=NOW)) is None

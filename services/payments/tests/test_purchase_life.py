@@ -1,0 +1,111 @@
+"""A purchase ends the same whatever order Stripe's words come in, and only a retrieval breaks a tie."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from payments.purchases import (
+    FOLLOW_EVERY,
+    KEY_TRUSTED_FOR,
+    OPEN_FOR,
+    Observation,
+    Progress,
+    PurchaseState,
+    Source,
+    Step,
+    next_step,
+    observe,
+)
+
+OPENED = datetime(2026, 9, 1, 12, 0, tzinfo=UTC)
+NOW = OPENED + timedelta(minutes=1)
+CREATED = Progress(PurchaseState.CREATED, None, None, None, None, None)
+
+
+def event(status: str, second: int, intent: str = "pi_1", decline: str | None = None) -> Observation:
+    return Observation(Source.EVENT, intent, status, decline, OPENED + timedelta(seconds=second))
+
+
+def answer(status: str, source: Source = Source.ANSWER) -> Observation:
+    return Observation(source, "pi_1", status, None)
+
+
+def after(*seen: Observation, start: Progress = CREATED) -> Progress:
+    progress = start
+    for each in seen:
+        progress = observe(progress, each, opened_at=OPENED, now=NOW)
+    return progress
+
+
+STORY = [
+    event("requires_payment_method", 1, decline="generic_decline"),
+    event("requires_action", 2),
+    event("processing", 3),
+    event("succeeded", 4),
+]
+
+
+@pytest.mark.parametrize("order", list(permutations(STORY)))
+def test_succeeded_absorbs_in_any_order(order: tuple[Observation, ...]) -> None:
+    progress = after(*order)
+    assert (progress.state, progress.payment_intent, progress.look_at) == (PurchaseState.SUCCEEDED, "pi_1", None)
+
+
+@given(st.permutations([*STORY[:3], *STORY[:3], event("canceled", 5)]))
+def test_canceled_absorbs_in_any_order_and_duplicated(order: list[Observation]) -> None:
+    assert after(*order).state is PurchaseState.CANCELED
+
+
+@given(st.permutations(STORY[:3] * 2))
+def test_otherwise_the_newest_word_wins_in_any_order_and_duplicated(order: list[Observation]) -> None:
+    progress = after(*order)
+    assert (progress.state, progress.status) == (PurchaseState.PROCESSING, "processing")
+    assert progress.look_at == NOW + FOLLOW_EVERY
+
+
+def test_money_that_came_in_counts_even_for_a_canceled_purchase_or_another_payment_intent() -> None:
+    canceled = after(event("canceled", 5))
+    assert after(event("succeeded", 3), start=canceled).state is PurchaseState.SUCCEEDED
+    open_ = after(event("requires_payment_method", 1))
+    assert after(event("succeeded", 3, "pi_2"), start=open_).payment_intent == "pi_2"
+
+
+def test_another_payment_intent_changes_nothing_else() -> None:
+    open_ = after(event("requires_action", 1))
+    assert after(event("canceled", 9, "pi_2"), event("processing", 9, "pi_2"), start=open_) is open_
+
+
+def test_a_tie_is_for_a_retrieval_to_break() -> None:
+    tied = after(event("requires_action", 2), event("processing", 2))
+    assert (tied.status, tied.look_at) == ("requires_action", NOW)
+    assert after(answer("processing", Source.RETRIEVED), start=tied).state is PurchaseState.PROCESSING
+
+
+def test_an_answer_of_unknown_age_is_not_believed_over_an_event() -> None:
+    open_ = after(event("processing", 3))
+    doubted = after(answer("requires_payment_method"), start=open_)
+    assert (doubted.state, doubted.look_at) == (PurchaseState.PROCESSING, NOW)
+    assert after(answer("succeeded"), start=open_).state is PurchaseState.SUCCEEDED
+
+
+def test_unknown_statuses_change_nothing() -> None:
+    open_ = after(event("requires_action", 1))
+    assert after(event("some_new_status", 9), start=open_) is open_
+
+
+@pytest.mark.parametrize(
+    ("progress", "age", "step"),
+    [
+        (CREATED, timedelta(minutes=1), Step.CREATE_AGAIN),
+        (CREATED, timedelta(hours=1), Step.CREATE_AGAIN),
+        (CREATED, KEY_TRUSTED_FOR, Step.FIND),
+        (after(event("requires_action", 1)), timedelta(minutes=5), Step.RETRIEVE),
+        (after(event("requires_action", 1)), OPEN_FOR, Step.CANCEL),
+        (after(event("processing", 1)), timedelta(hours=5), Step.RETRIEVE),
+    ],
+)
+def test_the_sweeper_creates_again_follows_or_cancels(progress: Progress, age: timedelta, step: Step) -> None:
+    assert next_step(progress, opened_at=OPENED, now=OPENED + age) is step

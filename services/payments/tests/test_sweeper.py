@@ -1,0 +1,199 @@
+"""What was begun comes to its end, whatever crashed in between, and the sweeper never starts a charge."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from payments.sweeper import Sweeper
+from shared.faults import hold_at
+from stripe_simulator.testing import RunningSimulator
+
+CREATE = "/api/stripe/create-payment-intent"
+CONFIRM = "/api/stripe/confirm-payment-intent"
+Call = Callable[..., Any]
+
+
+class Crashed(Exception):
+    """Stands for the end of a process between two steps: nothing after it runs."""
+
+
+@pytest.fixture
+def crash_at() -> Any:
+    """`crash_at("payments.purchase_committed")`: the next pass of the point goes no further."""
+    points: list[str] = []
+
+    def arrange(point: str) -> None:
+        async def crash() -> None:
+            hold_at(point, None)
+            raise Crashed(point)
+
+        points.append(point)
+        hold_at(point, crash)
+
+    yield arrange
+    for point in points:
+        hold_at(point, None)
+
+
+async def states(rows: Call) -> list[tuple[str, bool]]:
+    found = await rows("SELECT state, payment_intent IS NOT NULL AS asked FROM purchase ORDER BY purchase_id")
+    return [(row.state, row.asked) for row in found]
+
+
+@pytest.mark.parametrize("point", ["payments.purchase_committed", "payments.payment_intent_created"])
+async def test_a_crash_around_the_call_to_stripe_is_resumed_by_the_same_request(
+    call: Call, rows: Call, stripe_account: RunningSimulator, crash_at: Call, point: str
+) -> None:
+    crash_at(point)
+    assert (await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")).status_code == 500
+    assert await states(rows) == [("created", False)]
+    resumed = await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
+    assert resumed.status_code == 200, resumed.text
+    assert await states(rows) == [("open", True)]
+    assert stripe_account.get("/books")["counts"]["payment_intents"] == {"requires_payment_method": 1}
+
+
+@pytest.mark.parametrize("point", ["payments.purchase_committed", "payments.payment_intent_created"])
+async def test_a_crash_around_the_call_to_stripe_is_resumed_by_the_sweeper_and_then_cancelled(
+    call: Call, rows: Call, stripe_account: RunningSimulator, crash_at: Call, sweeper: Sweeper, clock: Any, point: str
+) -> None:
+    crash_at(point)
+    await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
+    await sweeper.sweep_purchases()
+    assert await states(rows) == [("created", False)], "the request still has its time"
+    clock.advance(minutes=2)
+    await sweeper.sweep_purchases()
+    assert await states(rows) == [("open", True)]
+    resumed = await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
+    assert resumed.json()["clientSecret"]
+    clock.advance(minutes=30)
+    await sweeper.sweep_purchases()
+    assert await states(rows) == [("canceled", True)]
+    books = stripe_account.get("/books")
+    assert (books["charges"], books["counts"]["payment_intents"]) == ([], {"canceled": 1})
+
+
+async def test_a_crash_after_the_customer_was_made_makes_no_second_one(
+    call: Call, stripe_account: RunningSimulator, crash_at: Call
+) -> None:
+    crash_at("payments.customer_created")
+    assert (await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")).status_code == 500
+    assert (await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")).status_code == 200
+    assert stripe_account.get("/books")["counts"]["customers"] == 1
+
+
+async def test_a_paid_purchase_is_not_cancelled_but_followed_when_its_webhook_was_lost(
+    buy: Call, rows: Call, stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any
+) -> None:
+    bought = await buy("acme", packageId="starter")
+    client = stripe_account.client()
+    client.v1.payment_intents.confirm(bought["paymentIntentId"], {"payment_method": "pm_card_visa"})
+    clock.advance(minutes=31)
+    await sweeper.sweep_purchases()
+    assert await states(rows) == [("succeeded", True)]
+    assert len(stripe_account.get("/books")["charges"]) == 1
+
+
+async def test_a_confirmation_that_crashed_is_found_out_and_charged_once(
+    call: Call,
+    buy: Call,
+    save_card: Call,
+    rows: Call,
+    stripe_account: RunningSimulator,
+    crash_at: Call,
+    sweeper: Sweeper,
+    clock: Any,
+) -> None:
+    card = await save_card("acme")
+    bought = await buy("acme", packageId="starter")
+    crash_at("payments.confirmed_at_stripe")
+    body = {"purchaseId": bought["purchaseId"], "paymentMethodId": card}
+    assert (await call("acme", "POST", CONFIRM, body, key="c")).status_code == 500
+    assert await states(rows) == [("open", True)]
+    clock.advance(minutes=31)
+    await sweeper.sweep_purchases()
+    assert await states(rows) == [("succeeded", True)]
+    assert (await call("acme", "POST", CONFIRM, body, key="c")).json()["status"] == "succeeded"
+    assert len(stripe_account.get("/books")["charges"]) == 1
+
+
+async def test_a_payment_in_process_is_followed_until_it_has_come_through(
+    call: Call, buy: Call, save_card: Call, rows: Call, stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any
+) -> None:
+    card = await save_card("acme")
+    bought = await buy("acme", packageId="starter")
+    stripe_account.put(f"/payment_methods/{card}/behaviour", processing=True)
+    body = {"purchaseId": bought["purchaseId"], "paymentMethodId": card}
+    assert (await call("acme", "POST", CONFIRM, body, key="c")).json()["status"] == "processing"
+    for _ in range(3):
+        clock.advance(minutes=11)
+        await sweeper.sweep_purchases()
+        assert await states(rows) == [("processing", True)]
+    stripe_account.post(f"/payment_intents/{bought['paymentIntentId']}/settle")
+    clock.advance(minutes=11)
+    await sweeper.sweep_purchases()
+    assert await states(rows) == [("succeeded", True)]
+
+
+@pytest.mark.parametrize("was_made", [True, False])
+async def test_after_the_keys_time_what_was_made_is_looked_for_and_nothing_made_again(
+    call: Call,
+    rows: Call,
+    stripe_account: RunningSimulator,
+    crash_at: Call,
+    sweeper: Sweeper,
+    clock: Any,
+    was_made: bool,
+) -> None:
+    crash_at("payments.payment_intent_created" if was_made else "payments.purchase_committed")
+    await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
+    clock.advance(hours=21)
+    await sweeper.sweep_purchases()
+    clock.advance(hours=1)
+    await sweeper.sweep_purchases()
+    assert await states(rows) == [("canceled", was_made)]
+    expected = {"canceled": 1} if was_made else {}
+    assert stripe_account.get("/books")["counts"]["payment_intents"] == expected
+    late = await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
+    assert late.status_code == 200 if was_made else late.json()["code"] == "purchase_canceled"
+
+
+async def test_while_stripe_is_away_rows_wait_and_nothing_is_lost(
+    buy: Call, rows: Call, stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any
+) -> None:
+    await buy("acme", packageId="starter")
+    stripe_account.post("/faults", kind="error_before", method="*", count=None, kept=False)
+    clock.advance(minutes=31)
+    await sweeper.sweep_purchases()
+    assert await states(rows) == [("open", True)]
+    stripe_account.control.delete("/_sim/faults")
+    clock.advance(minutes=3)
+    await sweeper.sweep_purchases()
+    assert await states(rows) == [("canceled", True)]
+
+
+async def test_a_removed_card_is_unusable_at_once_and_detached_when_stripe_is_back(
+    call: Call, save_card: Call, rows: Call, stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any
+) -> None:
+    card = await save_card("acme")
+    stripe_account.post("/faults", kind="error_before", path="/v1/payment_methods/*/detach", kept=False)
+    assert (await call("acme", "DELETE", f"/api/stripe/payment-methods/{card}")).status_code == 204
+    assert (await call("acme", "GET", "/api/stripe/payment-methods")).json() == {"paymentMethods": []}
+    profile = (await rows("SELECT default_payment_method FROM profile"))[0]
+    assert profile.default_payment_method is None
+    clock.advance(minutes=3)
+    await sweeper.sweep_cards()
+    assert [row.state for row in await rows("SELECT state FROM card")] == ["detached"]
+    assert stripe_account.client().v1.payment_methods.retrieve(card).customer is None
+
+
+async def test_old_rows_are_forgotten(buy: Call, save_card: Call, rows: Call, sweeper: Sweeper, clock: Any) -> None:
+    await save_card("acme")
+    await buy("acme", packageId="starter")
+    counted = "SELECT (SELECT count(*) FROM idempotency) + (SELECT count(*) FROM payment_method_lock) AS n"
+    await sweeper.forget_old_rows()
+    assert (await rows(counted))[0].n == 2
+    clock.advance(days=36)
+    await sweeper.forget_old_rows()
+    assert (await rows(counted))[0].n == 0
