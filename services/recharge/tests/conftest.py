@@ -7,17 +7,25 @@ from pathlib import Path
 
 import pytest
 
+from embedded.servers import KafkaServer
 from embedded.testing import ServiceDatabase
 from stripe_simulator.testing import RunningSimulator, run_simulator
 
-# Test modules are imported by path; what they share is loaded here under a name of its own.
-_spec = importlib.util.spec_from_file_location("recharge_house", Path(__file__).with_name("recharge_house.py"))
-assert _spec is not None and _spec.loader is not None
-_module = importlib.util.module_from_spec(_spec)
-sys.modules["recharge_house"] = _module
-_spec.loader.exec_module(_module)
+
+def _load(name: str) -> None:
+    """Test modules are imported by path; what they share is loaded here under a name of its own."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+_load("recharge_house")
+_load("recharge_process")
 
 from recharge_house import House, open_house  # noqa: E402
+from recharge_process import Workers, open_workers  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +46,10 @@ async def house(database_of: Callable[[str], ServiceDatabase], simulator: Runnin
     """Recharge without Kafka: its handlers and steps on a database of its own."""
     async with open_house(database_of("recharge"), simulator) as house:
         yield house
+
+
+@pytest.fixture
+async def workers(house: House, kafka_server: KafkaServer, log_dir: Path, tmp_path: Path) -> AsyncIterator[Workers]:
+    """Recharge's workers as processes on Kafka, on the house's database."""
+    async with open_workers(house, kafka_server, log_dir, tmp_path) as workers:
+        yield workers

@@ -49,7 +49,10 @@ from stripe_simulator.settings import Settings
 from stripe_simulator.testing import RunningSimulator
 
 SIGNING_KEY = "test-metadata-key-0123456789"
-PACKAGES = (("small", 100, 500), ("medium", 1_000, 4_500), ("large", 5_000, 20_000))
+CATALOG = tuple(
+    CreditPackage(package=name, version=1, name=name, credits=credits, price_minor=price, currency="usd", active=True)
+    for name, credits, price in (("small", 100, 500), ("medium", 1_000, 4_500), ("large", 5_000, 20_000))
+)
 
 
 @dataclass
@@ -94,9 +97,16 @@ class House:
 
     # payments
 
-    async def tenant(self, *cards: str, available: int = 10, name: str | None = None, **settings: Any) -> str:
-        """A tenant with these test cards (`pm_card_visa`), the first the default, and auto-recharge below 50 credits."""
-        tenant = name or new_id("tenant")
+    async def tenant(self, *cards: str, available: int = 10, **settings: Any) -> str:
+        """A tenant as `draw_up` makes it, known to recharge."""
+        tenant = await self.draw_up(*cards, available=available, **settings)
+        await self.receive(on_billing_profiles, self.profiles[tenant])
+        await self.receive(on_balances, self.balances[tenant])
+        return tenant
+
+    async def draw_up(self, *cards: str, available: int = 10, **settings: Any) -> str:
+        """A tenant with these test cards (`pm_card_visa`), the first the default, recharged below 50 credits."""
+        tenant = new_id("tenant")
         customer = (await self.stripe.v1.customers.create_async({"metadata": {"tenant": tenant}})).id
         saved = [await self.save_card(customer, card) for card in cards]
         values: dict[str, Any] = {
@@ -112,8 +122,9 @@ class House:
             auto_recharge=AutoRecharge(**values),
             changed_at=self.now,
         )
-        await self.receive(on_billing_profiles, self.profiles[tenant])
-        await self.balance(tenant, available)
+        self.balances[tenant] = BalanceChanged(
+            tenant=tenant, version=1, available=available, held=0, owed=0, receivable=0, changed_at=self.now
+        )
         return tenant
 
     async def save_card(self, customer: str, card: str) -> Card:
@@ -161,17 +172,20 @@ class House:
 
     async def credit(self, tenant: str, kind: str = "recharge") -> None:
         """The ledger posts what Stripe's books say was charged last for this tenant, and then its balance."""
+        entry = self.entry(tenant, kind)
+        await self.receive(on_entries, entry)
+        await self.balance(tenant, self.balances[tenant].available + entry.credits)
+
+    def entry(self, tenant: str, kind: str = "recharge") -> EntryPosted:
+        """What the ledger posts for the tenant's last charge."""
         charge = self.charges(tenant)[-1]
         metadata = charge["metadata"]
-        credits = int(metadata["credits"]) if kind == "recharge" else 0
-        version = self.balances[tenant].version + 1
-        entry = EntryPosted(
-            tenant=tenant, reference=charge["payment_intent"], door="stripe", kind=kind, credits=credits,
+        return EntryPosted(
+            tenant=tenant, reference=charge["payment_intent"], door="stripe", kind=kind,
+            credits=int(metadata["credits"]) if kind == "recharge" else 0,
             amount_minor=charge["amount_minor"], currency=charge["currency"], payment_intent=charge["payment_intent"],
-            attempt=metadata["attempt"], balance_version=version, posted_at=self.now,
+            attempt=metadata["attempt"], balance_version=self.balances[tenant].version + 1, posted_at=self.now,
         )  # fmt: skip
-        await self.receive(on_entries, entry)
-        await self.balance(tenant, self.balances[tenant].available + credits)
 
     # Stripe
 
@@ -249,6 +263,11 @@ class House:
         async with self.engine.connect() as connection:
             return [dict(row._mapping) for row in await connection.execute(text(sql), parameters)]
 
+    async def rows_changed(self, sql: str) -> None:
+        """Changes rows behind recharge's back, as time would."""
+        async with self.engine.begin() as connection:
+            await connection.execute(text(sql))
+
     async def attempt(self, tenant: str) -> dict[str, Any]:
         """The tenant's newest attempt."""
         rows = await self.rows("SELECT * FROM attempt WHERE tenant_id = :t ORDER BY attempt DESC LIMIT 1", t=tenant)
@@ -276,13 +295,7 @@ async def open_house(database: ServiceDatabase, simulator: RunningSimulator) -> 
     client = simulator.client(http_client=http)
     house = House(engine, outbox, published, steps, simulator, client, database)
     house.steps = replace(steps, clock=lambda: house.now)
-    packages = [
-        CreditPackage(
-            package=name, version=1, name=name, credits=credits, price_minor=price, currency="usd", active=True
-        )
-        for name, credits, price in PACKAGES
-    ]
-    await house.receive(on_packages, *packages)
+    await house.receive(on_packages, *CATALOG)
     try:
         yield house
     finally:

@@ -15,7 +15,7 @@ from recharge.repository.inputs import (
     save_profiles,
     save_requests,
 )
-from recharge.repository.situations import lock_tenants
+from recharge.repository.situations import catalog_changed, lock_tenants
 from shared.clock import utc_now
 from shared.events import (
     BalanceChanged,
@@ -94,8 +94,9 @@ async def on_entries(transaction: Transaction, records: Sequence[Record]) -> Non
 
 
 async def on_packages(transaction: Transaction, records: Sequence[Record]) -> None:
-    """Keeps the catalog. Tenants whom a new package suits are found when their balance next changes."""
+    """Keeps the catalog; those for whom no package fitted are decided about again, by the periodic job."""
     await save_packages(transaction.connection, read(records, CreditPackage))
+    await catalog_changed(transaction.connection, utc_now())
 
 
 async def on_requests(transaction: Transaction, records: Sequence[Record]) -> None:

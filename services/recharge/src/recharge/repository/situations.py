@@ -93,6 +93,15 @@ _NEED_IS_SERVED = text("""
     WHERE balance.tenant_id = new.tenant_id
 """)
 
+_CATALOG_MATTERS = text("""
+    UPDATE profile SET look_again_at = :now
+    FROM (SELECT tenant_id FROM profile
+          WHERE split_part(last_decision, ':', 1) = 'skip'
+            AND split_part(last_decision, ':', 2) IN ('currency', 'no_package_fits', 'cap_reached')
+          ORDER BY tenant_id FOR UPDATE) AS waiting
+    WHERE profile.tenant_id = waiting.tenant_id
+""")
+
 _DUE_TENANTS = text("""
     SELECT tenant_id FROM profile WHERE look_again_at <= :now ORDER BY look_again_at LIMIT :limit
     FOR UPDATE SKIP LOCKED
@@ -185,6 +194,11 @@ async def need_is_over(connection: AsyncConnection, tenants: Sequence[str]) -> N
 async def need_is_served(connection: AsyncConnection, served: Sequence[dict[str, Any]]) -> None:
     """An automatic charge has been credited for the need that began at this balance: rows of tenant_id, available."""
     await write_rows(connection, _NEED_IS_SERVED, served)
+
+
+async def catalog_changed(connection: AsyncConnection, now: datetime) -> None:
+    """Has all those decided about again for whom there was no fitting package."""
+    await connection.execute(_CATALOG_MATTERS, {"now": now})
 
 
 async def due_tenants(connection: AsyncConnection, now: datetime, limit: int) -> list[str]:
