@@ -26,6 +26,8 @@ class Simulator:
         self.account = self._new_account()
         self.keys = IdempotencyKeys(self.account.clock)
         self.sender = WebhookSender(self.account)
+        self.started_over = asyncio.Event()
+        """Set when this account is given up for a new one, for those who wait on its behalf."""
         self._timers: set[asyncio.TimerHandle] = set()
 
     def reset(self) -> None:
@@ -33,6 +35,8 @@ class Simulator:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
+        self.started_over.set()
+        self.started_over = asyncio.Event()
         self.account = self._new_account()
         self.keys = IdempotencyKeys(self.account.clock)
         self.faults.clear()

@@ -86,6 +86,17 @@ def test_hanging_answer_may_be_committed_or_not(simulator: RunningSimulator, com
     assert len(simulator.get("/books")["charges"]) == committed
 
 
+def test_request_that_hangs_when_all_is_started_over_leaves_no_trace(simulator: RunningSimulator) -> None:
+    simulator.post("/faults", kind="hang", commit="after", seconds=60)
+    impatient = simulator.client(http_client=stripe.RequestsClient(timeout=0.5))
+    with pytest.raises(stripe.APIConnectionError):
+        impatient.v1.customers.create({})
+    assert simulator.get("/faults")[0]["hits"] == 1
+    simulator.post("/reset")
+    assert simulator.get("/requests") == []
+    assert simulator.get("/books")["counts"]["customers"] == 0
+
+
 def test_webhook_can_come_before_the_answer(
     simulator: RunningSimulator, client: stripe.StripeClient, receiver: WebhookReceiver, webhook_secret: str
 ) -> None:

@@ -63,6 +63,10 @@ class _Outcome:
     fault: Fault | None = None
 
 
+class _Abandoned(Exception):
+    """The request hung until its simulator was started over: nothing may be done or noted for it any more."""
+
+
 class Door:
     """Answers the operations of the contract for one simulator."""
 
@@ -75,6 +79,8 @@ class Door:
         try:
             incoming = await self._read(spec, request, request_id, key)
             outcome = await self._respond(incoming)
+        except _Abandoned:
+            return CutOffResponse(b"{}")
         except StripeError as error:
             outcome = _Outcome(_error_answer(error, request_id))
         self._log(request, request_id, key, outcome)
@@ -191,7 +197,13 @@ class Door:
         return replace(outcome, cut_off=fault.kind is FaultKind.DROP_ANSWER)
 
     async def _hang(self, fault: Fault) -> None:
-        await asyncio.sleep(self._bounded(fault.seconds))
+        """Wait as long as the fault says. Raises _Abandoned when the simulator is started over meanwhile."""
+        try:
+            async with asyncio.timeout(self._bounded(fault.seconds)):
+                await self._simulator.started_over.wait()
+        except TimeoutError:
+            return
+        raise _Abandoned
 
     def _bounded(self, seconds: float) -> float:
         return min(seconds, self._simulator.settings.hang_s_max)
