@@ -16,27 +16,43 @@ from .model import Model
 TENANTS = ("acme", "bravo")
 INTENTS = ("pi_1", "pi_2", "pi_3")
 
+
 # What Stripe says of one object does not change, so amounts follow from names.
+def credit_of(intent: str) -> Command:
+    n = INTENTS.index(intent)
+    return purchase(intent, 10 * n + 7, tenant=TENANTS[n % 2], amount_minor=999)
+
+
+def refund_of(intent: str, n: int, status: str) -> Command:
+    return refund(f"re_{intent}_{n}", 333 * n, payment_intent=intent, status=status)
+
+
+def withdrawn_of(intent: str, n: int) -> Command:
+    return withdrawn(f"dp_{intent}_{n}", 500 * n, payment_intent=intent)
+
+
+def reinstated_of(intent: str, n: int) -> Command:
+    return reinstated(f"dp_{intent}_{n}", 500 * n, payment_intent=intent)
+
+
+def usage_of(tenant: str, n: int) -> Command:
+    return usage(f"u{n}", n, tenant=tenant)
+
+
+def debit_of(tenant: str, n: int) -> Command:
+    return debit(f"d{n}", n, tenant=tenant)
+
+
 intents = st.sampled_from(INTENTS)
-credit_facts = intents.map(
-    lambda name: purchase(name, 10 * INTENTS.index(name) + 7, tenant=TENANTS[INTENTS.index(name) % 2], amount_minor=999)
+tenants = st.sampled_from(TENANTS)
+statuses = st.sampled_from(["pending", "succeeded", "failed", "canceled"])
+credit_facts = intents.map(credit_of)
+refund_facts = st.builds(refund_of, intents, st.integers(1, 3), statuses)
+dispute_facts = st.one_of(
+    st.builds(withdrawn_of, intents, st.integers(1, 2)), st.builds(reinstated_of, intents, st.integers(1, 2))
 )
-refund_facts = st.builds(
-    lambda intent, n, status: refund(f"re_{intent}_{n}", 333 * n, payment_intent=intent, status=status),
-    intents,
-    st.integers(1, 3),
-    st.sampled_from(["pending", "succeeded", "failed", "canceled"]),
-)
-dispute_facts = st.builds(
-    lambda build, intent, n: build(f"dp_{intent}_{n}", 500 * n, payment_intent=intent),
-    st.sampled_from([withdrawn, reinstated]),
-    intents,
-    st.integers(1, 2),
-)
-usage_facts = st.builds(
-    lambda tenant, n: usage(f"u{n}", n, tenant=tenant), st.sampled_from(TENANTS), st.integers(1, 12)
-)
-debits = st.builds(lambda tenant, n: debit(f"d{n}", n, tenant=tenant), st.sampled_from(TENANTS), st.integers(1, 12))
+usage_facts = st.builds(usage_of, tenants, st.integers(1, 12))
+debits = st.builds(debit_of, tenants, st.integers(1, 12))
 receipts = intents.map(unapplied)
 
 commands = st.one_of(credit_facts, refund_facts, dispute_facts, usage_facts, debits, receipts)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, select, tuple_
+from sqlalchemy import Row, Select, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.tables import balance, transfer, unapplied_receipt
@@ -49,7 +49,12 @@ async def read_balance(connection: AsyncConnection, tenant: str) -> Row[Any] | N
 async def read_entries(
     connection: AsyncConnection, tenant: str, *, before: Cursor | None, limit: int
 ) -> Sequence[Row[Any]]:
-    """Transfers, newest first."""
+    """Transfers, newest first. Raises `InvalidCursor`."""
+    return (await connection.execute(entries_query(tenant, before=before, limit=limit))).all()
+
+
+def entries_query(tenant: str, *, before: Cursor | None, limit: int) -> Select[Any]:
+    """See `read_entries`."""
     query = (
         select(transfer)
         .where(transfer.c.tenant_id == tenant)
@@ -64,13 +69,18 @@ async def read_entries(
         if not 0 <= version < 2**63:
             raise InvalidCursor(before.last)
         query = query.where(tuple_(transfer.c.created_at, transfer.c.version) < (before.at, version))
-    return (await connection.execute(query)).all()
+    return query
 
 
 async def read_unapplied_receipts(
     connection: AsyncConnection, *, after: Cursor | None, limit: int
 ) -> Sequence[Row[Any]]:
     """Receipts that nobody has resolved, oldest first."""
+    return (await connection.execute(unapplied_receipts_query(after=after, limit=limit))).all()
+
+
+def unapplied_receipts_query(*, after: Cursor | None, limit: int) -> Select[Any]:
+    """See `read_unapplied_receipts`."""
     query = (
         select(unapplied_receipt)
         .where(unapplied_receipt.c.resolved_at.is_(None))
@@ -80,4 +90,4 @@ async def read_unapplied_receipts(
     if after is not None:
         key = tuple_(unapplied_receipt.c.received_at, unapplied_receipt.c.payment_intent)
         query = query.where(key > (after.at, after.last))
-    return (await connection.execute(query)).all()
+    return query

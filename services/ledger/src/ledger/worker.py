@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.apply import apply
@@ -50,15 +51,19 @@ async def expire_due_grants(engine: AsyncEngine, outbox: Outbox) -> None:
     plan looks again under the tenant's lock."""
     while True:
         now = utc_now()
-        due = (
-            select(credit_grant.c.tenant_id)
-            .where(~credit_grant.c.spent, credit_grant.c.expires_at <= now)
-            .order_by(credit_grant.c.expires_at)
-            .limit(EXPIRE_TENANTS_MAX)
-        )
         async with outbox.transaction(engine) as transaction:
-            tenants = sorted(set(await transaction.connection.scalars(due)))
+            tenants = sorted(set(await transaction.connection.scalars(due_tenants_query(now))))
             if tenants:
                 await apply(transaction, [Expire(tenant) for tenant in tenants], now)
         if not tenants:
             return
+
+
+def due_tenants_query(now: datetime) -> Select[str]:
+    """Tenants of the grants that are due longest."""
+    return (
+        select(credit_grant.c.tenant_id)
+        .where(~credit_grant.c.spent, credit_grant.c.expires_at <= now)
+        .order_by(credit_grant.c.expires_at)
+        .limit(EXPIRE_TENANTS_MAX)
+    )

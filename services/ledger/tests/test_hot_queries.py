@@ -1,0 +1,123 @@
+"""Every statement that runs for each batch or page finds its rows by an index, in tables that are not small."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Select, select, text
+from sqlalchemy.dialects import postgresql
+
+from ledger import sql
+from ledger.reading import Cursor, entries_query, unapplied_receipts_query
+from ledger.tables import balance
+from ledger.worker import due_tenants_query
+from shared.database import make_engine
+
+from .books import Books
+from .builders import NOW, debit, purchase
+
+TENANTS = 2_000
+TRANSFERS_OF_EACH = 20
+
+FILL = [
+    f"""INSERT INTO balance SELECT 't' || n, 20, 20, 0, 0, 0, 10, NULL, '{{}}', 0, now()
+        FROM generate_series(1, {TENANTS}) n""",
+    f"""INSERT INTO credit_grant
+        SELECT 't' || n, g, 'stripe', 'pi_' || n || '_' || g, NULL, 10, 0, 100,
+               CASE WHEN g = 10 THEN now() + n * interval '1 hour' END, true, now()
+        FROM generate_series(1, {TENANTS}) n, generate_series(1, 10) g""",
+    "UPDATE credit_grant SET remaining = 5, spent = false WHERE grant_number = 10",
+    f"""INSERT INTO transfer
+        SELECT 't' || n, 'product', 'job-' || v, '\\x00', 'usage', 'available', 'used', 1, v, 0, 0, 0, 0, '{{}}',
+               '{{}}', now() + v * interval '1 second'
+        FROM generate_series(1, {TENANTS}) n, generate_series(1, {TRANSFERS_OF_EACH}) v""",
+    f"""INSERT INTO payment_intent (payment_intent, first_seen_at)
+        SELECT 'pi_' || n, now() FROM generate_series(1, {TENANTS * 5}) n""",
+    f"""INSERT INTO unapplied_receipt
+        SELECT 't' || n, 'pi_' || n, 1, 'usd', 'x', NULL, NULL, now(), CASE WHEN n % 50 > 0 THEN now() END
+        FROM generate_series(1, {TENANTS * 5}) n""",
+    "ANALYZE",
+]
+
+
+def compiled(query: Select[Any]) -> str:
+    return str(query.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))
+
+
+def array(*values: str | int) -> str:
+    return "ARRAY[" + ", ".join(f"'{value}'" if isinstance(value, str) else str(value) for value in values) + "]"
+
+
+def bound(statement: str, *values: str) -> str:
+    """The statement with literals for its parameters."""
+    for number, value in reversed(list(enumerate(values, 1))):
+        statement = statement.replace(f"${number}", value)
+    return statement
+
+
+SOME_TENANTS = array("t1", "t7", "t99")
+NUMBERS = array(1, 2, 3)
+
+HOT_QUERIES = {
+    "lock PaymentIntents": bound(sql.LOCK_PAYMENT_INTENTS, array("pi_1", "pi_5")),
+    "read PaymentIntents": bound(sql.READ_PAYMENT_INTENTS, array("pi_1", "pi_5")),
+    "lock balances": bound(sql.LOCK_BALANCES, SOME_TENANTS),
+    "read references": bound(sql.READ_REFERENCES, SOME_TENANTS, array(*["product"] * 3), array("job-1", "x", "job-3")),
+    "read unspent grants": bound(sql.READ_UNSPENT_GRANTS, SOME_TENANTS),
+    "read spent grants": bound(sql.READ_SPENT_GRANTS, SOME_TENANTS, NUMBERS),
+    "update grants": bound(sql.UPDATE_GRANTS, SOME_TENANTS, NUMBERS, NUMBERS),
+    "update balances": bound(
+        sql.UPDATE_BALANCES, SOME_TENANTS, *[NUMBERS] * 6, "ARRAY[now(), now(), now()]", array("{}", "{}", "{}"),
+        NUMBERS, "ARRAY[now(), now(), now()]",
+    ),
+    "a tenant's balance": compiled(select(balance).where(balance.c.tenant_id == "t7")),
+    "first page of entries": compiled(entries_query("t7", before=None, limit=50)),
+    "next page of entries": compiled(entries_query("t7", before=Cursor(NOW, "5"), limit=50)),
+    "open receipts": compiled(unapplied_receipts_query(after=None, limit=50)),
+    "next open receipts": compiled(unapplied_receipts_query(after=Cursor(NOW, "pi_5"), limit=50)),
+    "grants that are due": compiled(due_tenants_query(NOW)),
+}  # fmt: skip
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+@pytest.fixture
+async def filled(books: Books) -> Books:
+    superuser = make_engine(books.database.superuser_url, application_name="ledger-test-fill", pool_size=1)
+    async with superuser.begin() as connection:
+        for statement in FILL:
+            await connection.execute(text(statement.replace(":", "\\:")))
+    await superuser.dispose()
+    return books
+
+
+async def test_every_hot_query_uses_an_index(filled: Books) -> None:
+    """With the planner as it is, without the hints that batches give it."""
+    async with filled.engine.begin() as connection:
+        for name, query in HOT_QUERIES.items():
+            explained = await connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {query}")
+            plan: Any = explained.scalar_one()
+            [root] = plan if isinstance(plan, list) else json.loads(plan)
+            scans = [node for node in nodes(root["Plan"]) if node["Node Type"].endswith("Scan")]
+            assert any("Index" in node["Node Type"] for node in scans), f"{name}: {root}"
+            assert not any(node["Node Type"] == "Seq Scan" for node in scans), f"{name}: {root}"
+
+
+async def test_updates_of_balances_and_grants_stay_in_their_pages(books: Books) -> None:
+    """HOT: a debit adds nothing to the indexes of balance and grant."""
+    await books.apply(*(purchase(f"pi_{n}", 1000, tenant=f"t{n}") for n in range(50)))
+    for batch in range(20):
+        await books.apply(*(debit(f"job-{batch}", 1, tenant=f"t{n}") for n in range(50)))
+    async with books.engine.begin() as connection:
+        await connection.execute(text("SELECT pg_stat_force_next_flush()"))
+    rows = await books.rows(
+        "SELECT relname, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname IN ('balance', 'credit_grant')"
+    )
+    for row in rows:
+        assert row.n_tup_upd >= 900, row
+        assert row.n_tup_hot_upd / row.n_tup_upd > 0.95, row
