@@ -218,7 +218,7 @@ async def test_the_database_going_away_is_transient(service: Service) -> None:
             async with service.engine.begin() as other:
                 await other.execute(
                     text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-                         " AND pid <> pg_backend_pid()")
+                         " AND state = 'idle in transaction'")
                 )  # fmt: skip
 
     service.before = kill_the_session

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from asyncpg.exceptions import InternalClientError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -30,6 +31,7 @@ def make_engine(url: str, *, application_name: str, pool_size: int = 5) -> Async
         pool_timeout=10,
         pool_pre_ping=False,
         pool_recycle=1_800,
+        hide_parameters=True,  # errors are logged; what tenants wrote is not
         connect_args={
             "timeout": 5,
             "command_timeout": STATEMENT_TIMEOUT_MS / 1000 + 5,
@@ -64,6 +66,8 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         if error.connection_invalidated:
             return True
+        if isinstance(getattr(error.orig, "__cause__", None), InternalClientError):
+            return True  # asyncpg's own state, after the connection broke in the middle of an operation
         state: str = getattr(error.orig, "sqlstate", None) or ""
         # 08 connection, 40 rollback (deadlock, serialization), 53 resources, 55P03 lock time-out, 57 operator
         # intervention (statement time-out, shutdown), 25P03 idle in transaction.

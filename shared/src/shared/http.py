@@ -1,6 +1,7 @@
 """The HTTP door: an app with problems, health and metrics, and a server for it in this process's event loop."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -157,24 +158,34 @@ class _BodyLimit:
             return
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         received = 0
+        has_answered = False
         too_large = problem_response(
             Problem(413, "body_too_large", f"The body is larger than {self._bytes_max} bytes. Send less.")
         )
 
         async def limited() -> Any:
             nonlocal received
+            if received > self._bytes_max:
+                raise _BodyTooLarge
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._bytes_max:
                 raise _BodyTooLarge
             return message
 
+        async def unless_too_large(message: Any) -> None:
+            nonlocal has_answered
+            if received > self._bytes_max and not has_answered:
+                return  # FastAPI answers 400 to a body that it could not read
+            has_answered = True
+            await send(message)
+
         if announced.isdigit() and int(announced) > self._bytes_max:
             await discard_body(receive)
             await too_large(scope, receive, send)
             return
-        try:
-            await self._app(scope, limited, send)
-        except _BodyTooLarge:
+        with contextlib.suppress(_BodyTooLarge):
+            await self._app(scope, limited, unless_too_large)
+        if received > self._bytes_max and not has_answered:
             await discard_body(receive)
             await too_large(scope, receive, send)

@@ -3,8 +3,8 @@
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
-from typing import Any
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any, cast
 
 import structlog
 
@@ -23,9 +23,19 @@ def redact(text: str) -> str:
 
 def _redact_values(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        if isinstance(value, str):
-            event[key] = redact(value)
+        event[key] = _redacted(value)
     return event
+
+
+def _redacted(value: Any) -> Any:
+    """The value as it may be logged: its texts redacted, at any depth; of other objects, their text."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _redacted(each) for key, each in cast(Mapping[Any, Any], value).items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_redacted(each) for each in cast(Iterable[Any], value)]
+    return redact(str(value))
 
 
 def _add_trace(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

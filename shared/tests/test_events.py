@@ -1,0 +1,59 @@
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.events import EVENT_CLASSES, EXAMPLES, DomainEvent, UndecodableEvent, UsageRecorded, decode, encode
+from shared.topics import BY_NAME
+
+NOW = datetime(2026, 9, 1, 12, tzinfo=UTC)
+
+
+def encoded(event: DomainEvent) -> bytes:
+    return encode(event, event_id="evt_1", now=NOW, traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
+
+
+def test_every_class_has_an_example_a_topic_and_a_type_of_its_own() -> None:
+    assert set(EXAMPLES) == set(EVENT_CLASSES)
+    assert {kind.TOPIC for kind in EVENT_CLASSES} <= set(BY_NAME)
+    assert len({kind.TYPE for kind in EVENT_CLASSES}) == len(EVENT_CLASSES)
+
+
+@pytest.mark.parametrize("kind", EVENT_CLASSES)
+def test_an_example_comes_back_as_it_was(kind: type[DomainEvent]) -> None:
+    assert decode(encoded(EXAMPLES[kind]), kind) == EXAMPLES[kind]
+
+
+@pytest.mark.parametrize("kind", EVENT_CLASSES)
+def test_the_bytes_are_a_cloudevent(kind: type[DomainEvent]) -> None:
+    envelope = json.loads(encoded(EXAMPLES[kind]))
+    assert (envelope["specversion"], envelope["type"], envelope["source"]) == ("1.0", kind.TYPE, kind.SOURCE)
+    assert (envelope["subject"], envelope["id"]) == (EXAMPLES[kind].key, "evt_1")
+    assert datetime.fromisoformat(envelope["time"]) == NOW
+
+
+@pytest.mark.parametrize("kind", EVENT_CLASSES)
+def test_a_newer_producers_fields_are_passed_over_and_its_types_are_none(kind: type[DomainEvent]) -> None:
+    envelope = json.loads(encoded(EXAMPLES[kind]))
+    envelope["data"]["added_later"] = 1
+    assert decode(json.dumps(envelope).encode(), kind) == EXAMPLES[kind]
+    envelope["type"] = "something.newer.v2"
+    assert decode(json.dumps(envelope).encode(), kind) is None
+
+
+@given(st.binary(max_size=100) | st.sampled_from([b"{}", b"[]", b"null", b'{"specversion":"0.3"}', b"1"]))
+def test_other_bytes_are_undecodable(value: bytes) -> None:
+    with pytest.raises(UndecodableEvent):
+        decode(value, UsageRecorded)
+
+
+def test_a_tombstone_and_data_that_do_not_fit_are_undecodable() -> None:
+    envelope = json.loads(encoded(EXAMPLES[UsageRecorded]))
+    for credits in (0, -1, 2**53, "many", None):
+        envelope["data"]["credits"] = credits
+        with pytest.raises(UndecodableEvent):
+            decode(json.dumps(envelope).encode(), UsageRecorded)
+    with pytest.raises(UndecodableEvent):
+        decode(None, UsageRecorded)

@@ -1,0 +1,136 @@
+"""What every door of ours answers: problems, limits, health."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient
+from pydantic import BaseModel
+from sqlalchemy.exc import OperationalError
+
+from shared import http
+from shared.http import Readiness, create_http_app
+from shared.problems import Problem
+
+BODY_BYTES_MAX = 1_000
+
+
+class Item(BaseModel):
+    """A body."""
+
+    name: str
+
+
+@pytest.fixture
+def readiness() -> Readiness:
+    return Readiness()
+
+
+@pytest.fixture
+def app(readiness: Readiness) -> FastAPI:
+    app = create_http_app("test", description="", readiness=readiness, body_bytes_max=BODY_BYTES_MAX)
+
+    @app.post("/items")
+    async def create(item: Item) -> str:
+        return item.name
+
+    @app.get("/short")
+    async def short() -> None:
+        raise Problem(402, "insufficient_credits", "There are too few.", available=7)
+
+    @app.get("/away")
+    async def away() -> None:
+        raise OperationalError("SELECT secret", None, ConnectionRefusedError())
+
+    @app.get("/bug")
+    async def bug() -> None:
+        raise RuntimeError("inner detail")
+
+    return app
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
+    transport = ASGITransport(app, raise_app_exceptions=False)
+    async with AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("GET", "/short", None, 402, "insufficient_credits"),
+        ("GET", "/no/such", None, 404, "not_found"),
+        ("PUT", "/items", b"{}", 405, "method_not_allowed"),
+        ("POST", "/items", b"{}", 422, "invalid_request"),
+        ("POST", "/items", b"{", 422, "invalid_request"),
+        ("POST", "/items", b" " * (BODY_BYTES_MAX + 1), 413, "body_too_large"),
+        ("GET", "/away", None, 503, "temporarily_unavailable"),
+        ("GET", "/bug", None, 500, "internal_error"),
+    ],
+)
+async def test_every_error_is_a_problem_with_a_stable_code_and_tells_nothing_inner(
+    client: AsyncClient, method: str, path: str, body: bytes | None, status: int, code: str
+) -> None:
+    response = await client.request(method, path, content=body, headers={"Content-Type": "application/json"})
+    problem = response.json()
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (response.status_code, problem["status"], problem["code"], problem["type"]) == (
+        status, status, code, "about:blank",
+    )  # fmt: skip
+    assert problem["title"]
+    assert problem["detail"]
+    assert not any(inner in response.text for inner in ("inner detail", "SELECT", "Traceback"))
+
+
+async def test_a_problem_may_have_members_of_its_own(client: AsyncClient) -> None:
+    assert (await client.get("/short")).json()["available"] == 7
+
+
+async def test_an_invalid_body_names_its_fields(client: AsyncClient) -> None:
+    problem = (await client.post("/items", json={})).json()
+    assert problem["errors"] == [{"field": "name", "message": "Field required"}]
+
+
+async def test_what_is_away_for_now_may_be_tried_again(client: AsyncClient) -> None:
+    assert (await client.get("/away")).headers["retry-after"] == "1"
+
+
+async def test_a_body_that_does_not_announce_its_size_is_refused_at_the_limit(client: AsyncClient) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b" " * 500
+
+    response = await client.post("/items", content=pieces(), headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
+
+
+async def test_readiness_names_what_is_wrong(client: AsyncClient, readiness: Readiness) -> None:
+    async def well() -> str | None:
+        return None
+
+    async def broken() -> str | None:
+        raise ConnectionError
+
+    async def says() -> str | None:
+        return "has not joined"
+
+    readiness.checks["well"] = well
+    assert (await client.get("/readyz")).json() == {"status": "ready"}
+    readiness.checks |= {"broken": broken, "consumer": says}
+    response = await client.get("/readyz")
+    assert (response.status_code, response.json()["code"]) == (503, "not_ready")
+    assert response.json()["detail"] == "broken: ConnectionError; consumer: has not joined"
+    assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_a_readiness_check_that_hangs_is_not_ready(
+    client: AsyncClient, readiness: Readiness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang() -> str | None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(http, "READY_CHECK_TIMEOUT_S", 0.01)
+    readiness.checks["kafka"] = hang
+    assert (await client.get("/readyz")).json()["detail"] == "kafka: TimeoutError"
