@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payments.cards import (
+from payments.core.cards import (
     CardDetails,
     CardState,
     SavedCard,

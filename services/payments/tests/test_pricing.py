@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payments.pricing import (
+from payments.core.pricing import (
     AmountBelowMinimum,
     AmountNotChargeable,
     CurrencyUnknown,

@@ -182,3 +182,73 @@ async def test_a_card_is_saved_bought_with_and_published(
 
         await eventually(default_is_repaired)
     await producer.stop()
+
+
+@pytest.mark.parametrize("point", ["payments.purchase_committed", "payments.payment_intent_created"])
+async def test_an_api_killed_around_its_call_to_stripe_goes_on_with_the_same_key(
+    start: Callable[..., Any],
+    stripe_account: RunningSimulator,
+    token_of: Callable[..., str],
+    tmp_path: Path,
+    point: str,
+) -> None:
+    seen = tmp_path / "faults"
+    app = await start("app", FAULT_POINTS=f"{point}=kill@1", FAULT_POINTS_LOG=str(seen))
+    headers = {"Authorization": f"Bearer {token_of('acme')}", "Idempotency-Key": "k1"}
+    async with httpx.AsyncClient(base_url=app.url, headers=headers, timeout=30) as client:
+        with pytest.raises(httpx.TransportError):
+            await client.post("/api/stripe/create-payment-intent", json={"packageId": "starter"})
+        assert seen.read_text() == f"{point}\n"
+        app.env.pop("FAULT_POINTS")
+        await asyncio.to_thread(app.start)
+        answers = [
+            await client.post("/api/stripe/create-payment-intent", json={"packageId": "starter"}) for _ in range(2)
+        ]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json()
+    assert stripe_account.get("/books")["counts"]["payment_intents"] == {"requires_payment_method": 1}
+
+
+@pytest.mark.parametrize("point", ["payments.fetched", "payments.handled", "payments.committed", "payments.published"])
+async def test_a_worker_killed_at_any_arrow_loses_and_doubles_nothing(
+    start: Callable[..., Any],
+    published: Callable[..., Any],
+    kafka_server: KafkaServer,
+    topic_prefix: str,
+    rows: Callable[..., Any],
+    eventually: Callable[..., Any],
+    tmp_path: Path,
+    point: str,
+) -> None:
+    await rows("WITH x AS (INSERT INTO customer SELECT 'acme', 1, '{}', 'cus_1', now()) SELECT 1")
+    await rows("WITH x AS (DELETE FROM outbox_mark) SELECT 1")
+    seen = tmp_path / "faults"
+    worker = await start("worker", FAULT_POINTS=f"{point}=kill@1", FAULT_POINTS_LOG=str(seen))
+    card = {
+        "id": "pm_1",
+        "object": "payment_method",
+        "type": "card",
+        "customer": "cus_1",
+        "card": {"brand": "visa", "last4": "4242", "exp_month": 1, "exp_year": 2040, "fingerprint": "fp"},
+    }
+    envelope = {"id": "evt_1", "type": "payment_method.attached", "created": 1_790_000_000, "livemode": False}
+    body = httpx.Request("POST", "http://x", json={**envelope, "data": {"object": card}}).content
+    producer = make_producer(kafka_server.bootstrap_servers, "test")
+    await producer.start()
+    await producer.send_and_wait(topic_prefix + TopicName.STRIPE_EVENTS, body, key=b"cus_1")
+    await producer.stop()
+
+    async def is_dead() -> bool:
+        return not worker.is_running
+
+    await eventually(is_dead)
+    assert seen.read_text() == f"{point}\n"
+    worker.env.pop("FAULT_POINTS")
+    await asyncio.to_thread(worker.start)
+    profile = await published(BillingProfile, lambda profile: profile.default_payment_method == "pm_1")
+    assert (profile.version, len(profile.cards)) == (1, 1)
+    await eventually(lambda: _is_empty(rows))
+
+
+async def _is_empty(rows: Callable[..., Any]) -> bool:
+    return not await rows("SELECT 1 FROM outbox_mark UNION ALL SELECT 1 FROM outbox")

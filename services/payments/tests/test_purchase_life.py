@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payments.purchases import (
+from payments.core.purchases import (
     FOLLOW_EVERY,
     KEY_TRUSTED_FOR,
     OPEN_FOR,

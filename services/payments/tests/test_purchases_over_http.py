@@ -113,7 +113,7 @@ async def test_purchases_at_the_same_time_share_one_customer(buy: Call, stripe_a
     assert stripe_account.get("/books")["counts"]["customers"] == 1
 
 
-@pytest.mark.parametrize("kind", ["error_before", "error_after"])
+@pytest.mark.parametrize("kind", ["error_before", "error_after", "drop_answer"])
 @pytest.mark.parametrize("path", ["/v1/customers", "/v1/payment_intents"])
 async def test_an_error_of_stripes_loses_nothing_and_the_same_key_goes_on(
     call: Call, stripe_account: RunningSimulator, kind: str, path: str
@@ -155,7 +155,7 @@ async def test_a_saved_card_pays_and_the_same_key_charges_once(
     assert [charge["amount_minor"] for charge in stripe_account.get("/books")["charges"]] == [1000]
 
 
-@pytest.mark.parametrize("kind", ["error_before", "error_after"])
+@pytest.mark.parametrize("kind", ["error_before", "error_after", "drop_answer"])
 async def test_a_confirmation_whose_answer_was_lost_charges_once(
     call: Call, buy: Call, save_card: Call, stripe_account: RunningSimulator, kind: str
 ) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from payments import refusals
+from payments.core.purchases import PurchaseState, Source
 from payments.purchase_progress import load_purchase, note_observation
-from payments.purchases import PurchaseState, Source
 from payments.repository import cards, idempotency
 from payments.repository.idempotency import KnownRequest, RequestKey
 from payments.repository.purchases import Purchase

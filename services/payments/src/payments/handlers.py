@@ -7,8 +7,8 @@ from typing import TypeVar, assert_never
 
 from prometheus_client import Counter
 
-from payments.cards import SavedCard, announce, attach, detach, is_same_for_recharge, next_default
-from payments.facts import (
+from payments.core.cards import SavedCard, announce, attach, detach, is_same_for_recharge, next_default
+from payments.core.facts import (
     CardAnnounced,
     CardAttached,
     CardDetached,
@@ -19,7 +19,7 @@ from payments.facts import (
     PurchaseSeen,
     fact_of,
 )
-from payments.purchases import UNFINISHED, Progress, observe
+from payments.core.purchases import UNFINISHED, Progress, observe
 from payments.repository import cards, customers, profiles, purchases, read_models
 from payments.repository.cards import CardKey
 from payments.repository.purchases import Purchase, PurchaseKey

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from payments import refusals
-from payments.purchases import UNFINISHED, Observation, Progress, PurchaseState, Source, observe
+from payments.core.purchases import UNFINISHED, Observation, Progress, PurchaseState, Source, observe
 from payments.repository import idempotency, profiles, purchases
 from payments.repository.idempotency import RequestKey
 from payments.repository.purchases import Purchase

@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from payments import refusals
-from payments.pricing import NotForSale, Quote, price_amount, price_package
+from payments.core.pricing import NotForSale, Quote, price_amount, price_package
+from payments.core.purchases import CREATION_GRACE, KEY_TRUSTED_FOR, UNFINISHED, Progress, PurchaseState, Source
 from payments.purchase_progress import create_payment_intent, load_purchase, note_never_made, note_observation
-from payments.purchases import CREATION_GRACE, KEY_TRUSTED_FOR, UNFINISHED, Progress, PurchaseState, Source
 from payments.repository import idempotency, packages, profiles, purchases, read_models
 from payments.repository.idempotency import KnownRequest, RequestKey
 from payments.repository.purchases import Purchase

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from payments import refusals
-from payments.pricing import NotForSale
-from payments.recharge_settings import ConsentEvidence, Terms, TermsRefused, check_terms
+from payments.core.pricing import NotForSale
+from payments.core.recharge_settings import ConsentEvidence, Terms, TermsRefused, check_terms
 from payments.repository import auto_recharge, idempotency, packages, profiles, read_models
 from payments.repository.auto_recharge import Settings
 from payments.repository.idempotency import RequestKey

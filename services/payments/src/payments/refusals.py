@@ -1,7 +1,7 @@
 """The problems that this service answers with, each saying what to do next."""
 
-from payments.pricing import AmountBelowMinimum, AmountNotChargeable, CurrencyUnknown, NotForSale, PackageUnknown
-from payments.recharge_settings import TermsRefused
+from payments.core.pricing import AmountBelowMinimum, AmountNotChargeable, CurrencyUnknown, NotForSale, PackageUnknown
+from payments.core.recharge_settings import TermsRefused
 from payments.stripe_gateway import (
     CardDeclined,
     StripeBusy,

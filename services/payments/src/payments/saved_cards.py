@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from payments import refusals
-from payments.cards import SavedCard, detach, remove
+from payments.core.cards import SavedCard, detach, remove
 from payments.repository import cards, profiles
 from payments.schemas import PaymentMethod, PaymentMethodList, SetupIntentCreated
 from payments.stripe_customers import ensure_stripe_customer

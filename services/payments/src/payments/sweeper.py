@@ -8,10 +8,10 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from structlog.contextvars import bound_contextvars
 
-from payments.cards import CardState, next_default, retrieved
-from payments.facts import details_of
+from payments.core.cards import CardState, next_default, retrieved
+from payments.core.facts import details_of
+from payments.core.purchases import Source, Step, next_step
 from payments.purchase_progress import create_payment_intent, note_never_made, note_observation
-from payments.purchases import Source, Step, next_step
 from payments.repository import cards, idempotency, profiles, purchases
 from payments.repository.cards import DueCard
 from payments.repository.profiles import DefaultRepair

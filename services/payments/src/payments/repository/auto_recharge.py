@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from payments.recharge_settings import ConsentEvidence, Terms
+from payments.core.recharge_settings import ConsentEvidence, Terms
 from shared.money import Money
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from payments.cards import CardDetails, CardState, SavedCard
+from payments.core.cards import CardDetails, CardState, SavedCard
 
 #: Events come for 30 days: Stripe's own retention, and the topic's.
 LOCKS_KEPT_FOR = timedelta(days=35)

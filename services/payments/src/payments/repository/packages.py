@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from payments.pricing import Package
+from payments.core.pricing import Package
 from shared.events import CreditPackage, DomainEvent
 
 

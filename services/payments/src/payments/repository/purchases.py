@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from payments.purchases import Progress, PurchaseState
+from payments.core.purchases import Progress, PurchaseState
 
 #: Tenant and purchase id.
 PurchaseKey = tuple[str, str]

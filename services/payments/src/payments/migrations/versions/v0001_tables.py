@@ -137,7 +137,7 @@ TABLES = (
         changed_by text NOT NULL,
         changed_at timestamptz NOT NULL,
         FOREIGN KEY (tenant_id, consent_id) REFERENCES consent,
-        CHECK (NOT enabled OR consent_id IS NOT NULL)
+        CONSTRAINT auto_recharge_consent CHECK (NOT enabled OR consent_id IS NOT NULL)
     )
     """,
     """

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from payments.cards import CardDetails
-from payments.purchases import Observation, Source, is_known_status
+from payments.core.cards import CardDetails
+from payments.core.purchases import Observation, Source, is_known_status
 from shared.signed_metadata import MetadataRejected, has_marker, verify
 from shared.stripe_events import CustomerView, PaymentIntentView, PaymentMethodView, SetupIntentView, StripeEvent
 

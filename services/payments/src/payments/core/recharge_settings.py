@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from payments.pricing import AmountNotChargeable, Package, best_package_within, check_chargeable
+from payments.core.pricing import AmountNotChargeable, Package, best_package_within, check_chargeable
 from shared.money import Money
 
 

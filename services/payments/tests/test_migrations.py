@@ -1,0 +1,86 @@
+"""Migrations make what the code expects, may be started by several at once, and say what they lack."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from embedded.environment import database_urls, inherited
+from embedded.servers import PostgresServer
+from embedded.testing import ServiceDatabase
+from payments.migrate import migrate
+from payments.repository.packages import load_credit_packages
+from payments.repository.profiles import load_billing_profiles
+from payments.tables import metadata
+from shared.database import DatabaseUnavailable, make_engine
+
+EMPTY = "payments_migration_test"
+
+
+@pytest.fixture
+def empty_database(postgres_server: PostgresServer) -> Iterator[str]:
+    """The owner's address of a database without anything in it."""
+    postgres_server.execute(f"CREATE DATABASE {EMPTY} OWNER payments_owner")
+    yield database_urls(postgres_server, "payments", EMPTY)["DATABASE_URL_OWNER"]
+    postgres_server.execute(f"DROP DATABASE {EMPTY} WITH (FORCE)")
+
+
+async def test_tables_are_as_the_code_describes_them(database: ServiceDatabase) -> None:
+    def differences(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return [each for each in compare_metadata(context, metadata) if "alembic_version" not in str(each)]
+
+    engine = make_engine(database.owner_url, application_name="payments-test-compare", pool_size=1)
+    try:
+        async with engine.connect() as connection:
+            assert await connection.run_sync(differences) == []
+    finally:
+        await engine.dispose()
+
+
+async def test_several_migrators_at_once_and_again_later(empty_database: str) -> None:
+    await asyncio.gather(*(migrate(empty_database, timeout_s=30) for _ in range(3)))
+    await migrate(empty_database, timeout_s=30)
+
+
+async def test_without_postgresql_it_waits_and_then_says_why() -> None:
+    with pytest.raises(DatabaseUnavailable, match="did not answer within"):
+        await migrate("postgresql://payments_owner:x@127.0.0.1:1/payments", timeout_s=0.3)
+
+
+async def test_the_seeded_packages_wait_to_be_published(worker_engine: AsyncEngine, rows: Callable[..., Any]) -> None:
+    marks = await rows("SELECT key FROM outbox_mark WHERE tenant_id = '' AND topic = 'payments.catalog-changed'")
+    async with worker_engine.connect() as connection:
+        states = await load_credit_packages(connection, [mark.key for mark in marks])
+        assert await load_billing_profiles(connection, ["nobody"]) == {}
+    assert len(states) >= 4 and all(version == 1 for version, _ in states.values())
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        ("migrate", ["DATABASE_URL_OWNER"]),
+        ("republish", ["DATABASE_URL_WORKER"]),
+        (
+            "app",
+            ["DATABASE_URL_API", "DATABASE_URL_WORKER", "HTTP_PORT", "KAFKA_BOOTSTRAP_SERVERS", "STRIPE_SECRET_KEY",
+             "METADATA_SIGNING_KEYS", "STRIPE_PUBLISHABLE_KEY"],
+        ),
+        ("worker", ["DATABASE_URL_WORKER", "KAFKA_BOOTSTRAP_SERVERS", "STRIPE_SECRET_KEY", "METADATA_SIGNING_KEYS"]),
+    ],
+)  # fmt: skip
+def test_every_missing_variable_is_named_at_once(command: str, missing: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "payments", command], env=inherited(), capture_output=True, text=True, timeout=30,
+        check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert [name for name in missing if name not in done.stderr] == []
