@@ -37,3 +37,11 @@ def signature(body: bytes, *keys: str, at: float | None = None) -> str:
     signed = timestamp.encode() + b"." + body
     entries = [hmac.new(key.encode(), signed, hashlib.sha256).hexdigest() for key in keys]
     return ",".join([f"t={timestamp}", *(f"v1={entry}" for entry in entries)])
+
+
+def payload(body_bytes: int) -> bytes:
+    """An event of exactly this many bytes, indented as Stripe does; `body_bytes` must be enough for its envelope."""
+    sent = event(padding="")
+    missing = body_bytes - len(body_of(sent))
+    assert missing >= 0, "an event is larger than that"
+    return body_of({**sent, "padding": "x" * missing})
