@@ -4,7 +4,7 @@ The house also plays payments (profiles) and the ledger (balances, entries) for 
 """
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,8 +21,8 @@ from recharge.deciding import decide_about
 from recharge.handlers import on_balances, on_billing_profiles, on_entries, on_packages, on_requests
 from recharge.repository.attempts import due_attempts
 from recharge.repository.inputs import save_progress
-from recharge.repository.situations import due_tenants
-from recharge.stripe_gateway import StripeGateway
+from recharge.repository.situations import due_tenants, lock_tenants
+from recharge.stripe_gateway import StripeGateway, stripe_gateway
 from recharge.stripe_handlers import on_stripe_events
 from shared.clock import utc_now
 from shared.consumer import Handler
@@ -256,7 +256,17 @@ class House:
         """What the periodic job does."""
         await self.refresh_progress()
         async with self.outbox.transaction(self.engine) as transaction:
-            await decide_about(transaction, await due_tenants(transaction.connection, self.now, 100), self.now)
+            due = await due_tenants(transaction.connection, self.now, 100)
+            await lock_tenants(transaction.connection, due)
+            await decide_about(transaction, due, self.now)
+
+    def gateway_with_key(self, secret_key: str) -> AbstractAsyncContextManager[StripeGateway]:
+        """A gateway with another API key."""
+        return stripe_gateway(secret_key, self.simulator.url)
+
+    def use(self, gateway: StripeGateway) -> None:
+        """From now on steps call Stripe by this gateway."""
+        self.steps = replace(self.steps, gateway=gateway)
 
     async def rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         """What the database holds, as the worker sees it."""

@@ -52,7 +52,7 @@ async def test_killed_around_the_charge_leaves_one_charge(workers: Workers, poin
     tenant = await house.draw_up("pm_card_visa", available=10)
     first = await workers.start(FAULT_POINTS=f"{point}=kill@1", ready=False)
     await _all_known(workers, tenant)
-    await asyncio.to_thread(first.process.wait, 40)
+    await asyncio.to_thread(first.process.wait, 25)
     await workers.start()
     # The lease of whoever was killed is over when its time has come: make that now.
     await house.rows_changed("UPDATE attempt SET next_at = now() WHERE state = 'charging'")

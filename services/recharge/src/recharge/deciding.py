@@ -32,7 +32,8 @@ async def decide_about(transaction: Transaction, tenants: Iterable[str], now: da
     """Decides about each tenant that has a profile; reserves an attempt where it is to be charged; writes down what
     was decided where that differs from the last decision.
 
-    No lock is needed: one open attempt a tenant is an index, and the charge itself is checked again under a lock.
+    The caller has locked the tenants. One open attempt a tenant is an index all the same, and the charge itself is
+    checked again when it is made.
     """
     tenants = sorted(set(tenants))
     if not tenants:

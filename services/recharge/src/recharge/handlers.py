@@ -6,7 +6,7 @@ from typing import TypeVar
 from recharge.core.find_out import credited, receipt_unapplied
 from recharge.deciding import decide_about
 from recharge.moving import write_moves
-from recharge.repository.attempts import load_attempts, tenants_of
+from recharge.repository.attempts import load_attempts
 from recharge.repository.inputs import (
     freeze_tenant,
     save_balances,
@@ -52,7 +52,9 @@ def read(records: Sequence[Record], kind: type[EventT]) -> list[EventT]:
 
 async def on_billing_profiles(transaction: Transaction, records: Sequence[Record]) -> None:
     """Keeps the newest profiles and decides about their tenants."""
-    tenants = await save_profiles(transaction.connection, read(records, BillingProfile))
+    profiles = read(records, BillingProfile)
+    await lock_tenants(transaction.connection, (profile.tenant for profile in profiles))
+    tenants = await save_profiles(transaction.connection, profiles)
     await decide_about(transaction, tenants, utc_now())
 
 
@@ -75,7 +77,6 @@ async def on_entries(transaction: Transaction, records: Sequence[Record]) -> Non
         if entry.attempt and entry.kind in CREDITING_KINDS and entry.credits > 0
     }
     if of_attempts:
-        await lock_tenants(connection, await tenants_of(connection, of_attempts))
         attempts = await load_attempts(connection, of_attempts)
         for unknown in of_attempts.keys() - attempts.keys():
             log.error("entry_of_unknown_attempt", attempt=unknown, tenant=of_attempts[unknown].tenant)
@@ -101,7 +102,9 @@ async def on_packages(transaction: Transaction, records: Sequence[Record]) -> No
 
 async def on_requests(transaction: Transaction, records: Sequence[Record]) -> None:
     """A tenant asks to be recharged now."""
-    tenants = await save_requests(transaction.connection, read(records, RechargeRequested))
+    requests = read(records, RechargeRequested)
+    await lock_tenants(transaction.connection, (request.tenant for request in requests))
+    tenants = await save_requests(transaction.connection, requests)
     await decide_about(transaction, tenants, utc_now())
 
 

@@ -50,9 +50,13 @@ async def on_stripe_events(transaction: Transaction, records: Sequence[Record]) 
         except MalformedEvent as error:
             raise Poison(str(error)) from error
         _ignored.labels(event.type).inc()
-    tenants = set(await save_disputes(transaction.connection, disputes)) if disputes else set[str]()
-    tenants |= await _move_attempts(transaction, views, now)
-    await decide_about(transaction, tenants, now)
+    connection = transaction.connection
+    disputed = await save_disputes(connection, disputes) if disputes else []
+    await lock_tenants(
+        connection, [*disputed, *await tenants_of(connection, (view.metadata["attempt"] for _, view in views))]
+    )
+    ended = await _move_attempts(transaction, views, now)
+    await decide_about(transaction, [*disputed, *ended], now)
 
 
 def _dispute(event: StripeEvent) -> list[dict[str, Any]]:
@@ -78,7 +82,6 @@ async def _move_attempts(
         return set()
     connection = transaction.connection
     names = {view.metadata["attempt"] for _, view in views}
-    await lock_tenants(connection, await tenants_of(connection, names))
     before = await load_attempts(connection, names)
     tries = await load_tries(connection, before.values())
     for _type, view in views:

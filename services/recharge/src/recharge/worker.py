@@ -16,7 +16,7 @@ from recharge.handlers import (
     on_requests,
 )
 from recharge.repository.inputs import save_progress
-from recharge.repository.situations import due_tenants
+from recharge.repository.situations import due_tenants, lock_tenants
 from recharge.settings import WorkerSettings
 from recharge.stripe_gateway import stripe_gateway
 from recharge.stripe_handlers import freeze_payment, on_stripe_events
@@ -83,7 +83,9 @@ def jobs(runtime: Runtime, loop: ConsumerLoop) -> tuple[Job, ...]:
     async def decide_again() -> None:
         async with runtime.outbox.transaction(runtime.engine) as transaction:
             now = utc_now()
-            await decide_about(transaction, await due_tenants(transaction.connection, now, TENANTS_AT_ONCE_MAX), now)
+            due = await due_tenants(transaction.connection, now, TENANTS_AT_ONCE_MAX)
+            await lock_tenants(transaction.connection, due)
+            await decide_about(transaction, due, now)
 
     return (
         Job("note_progress", note_progress, every_s=PROGRESS_EVERY_S),

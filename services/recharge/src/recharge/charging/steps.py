@@ -24,7 +24,7 @@ from recharge.core.moves import LEASE, Breaker, Move, asked_again_at
 from recharge.deciding import decide_about
 from recharge.moving import write_moves
 from recharge.repository.attempts import claim_attempt, load_attempts, load_parameters, load_tries, may_call
-from recharge.repository.situations import load_situations, lock_tenants
+from recharge.repository.situations import load_situations, lock_for_charging
 from recharge.stripe_gateway import StripeGateway
 from shared.clock import utc_now
 from shared.faults import fault_point
@@ -82,7 +82,7 @@ class Steps:
 
     async def _prepare(self, transaction: Transaction, tenant: str, name: str, now: datetime) -> Call | None:
         connection = transaction.connection
-        await lock_tenants(connection, [tenant])
+        await lock_for_charging(connection, tenant)
         attempt = await claim_attempt(connection, tenant, name)
         if attempt is None or attempt.has_ended or attempt.next_at > now:
             return None
@@ -140,7 +140,7 @@ class Steps:
 
     async def _write_down(self, transaction: Transaction, call: Call, answer: Answer, now: datetime) -> None:
         connection = transaction.connection
-        await lock_tenants(connection, [call.tenant])
+        await lock_for_charging(connection, call.tenant)
         attempt = (await load_attempts(connection, [call.attempt]))[call.attempt]
         tries = (await load_tries(connection, [attempt]))[call.attempt]
         if (attempt.n, attempt.state) != (call.n, call.state):

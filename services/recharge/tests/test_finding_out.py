@@ -1,0 +1,141 @@
+"""`unknown` is found out, never guessed: whatever happens to the answer, one PaymentIntent and one charge."""
+
+from datetime import timedelta
+
+import pytest
+from recharge_house import House
+
+from recharge.core.attempts import month_of
+
+HANGING_LONGER_THAN_WE_WAIT_S = 5.0
+
+
+async def _is_charged_once(house: House, tenant: str) -> None:
+    assert len(await house.payment_intents(tenant)) == 1
+    assert len(house.charges(tenant)) == 1
+    assert (await house.attempt(tenant))["state"] == "charged"
+    await house.credit(tenant)
+    assert house.published.states(tenant)[-1] == "credited"
+
+
+@pytest.mark.parametrize("kind", ["error_after", "drop_answer"])
+async def test_an_answer_lost_after_the_charge_is_asked_for_again_under_the_same_key(house: House, kind: str) -> None:
+    tenant = await house.tenant("pm_card_visa")
+    house.fault(kind, path="/v1/payment_intents")
+    await house.work()
+    assert (await house.attempt(tenant))["state"] == "unknown"
+    house.later(timedelta(minutes=1))
+    await house.work()
+    house.later(timedelta(minutes=1))
+    await house.work()
+    await _is_charged_once(house, tenant)
+    tries = await house.rows("SELECT * FROM attempt_try")
+    assert len(tries) == 1
+    assert tries[0]["calls"] >= 2
+
+
+async def test_a_time_out_is_asked_for_again_under_the_same_key(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa")
+    house.fault("hang", path="/v1/payment_intents", seconds=HANGING_LONGER_THAN_WE_WAIT_S)
+    await house.work()
+    assert (await house.attempt(tenant))["state"] == "unknown"
+    house.later(timedelta(minutes=1))
+    await house.work()
+    await _is_charged_once(house, tenant)
+
+
+async def test_a_500_before_the_charge_repeated_is_final_and_looked_up_before_a_new_key(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa")
+    house.fault("error_before", path="/v1/payment_intents")
+    await house.work()
+    house.later(timedelta(minutes=1))
+    await house.work()  # the kept 500 again: final; listed, and not found
+    assert (await house.attempt(tenant))["state"] == "unknown"
+    assert await house.payment_intents(tenant) == []
+    house.later(timedelta(minutes=11))
+    await house.balance(tenant, 9)
+    await house.work()  # listed again, not found: proven never made, and charged under the next key
+    await _is_charged_once(house, tenant)
+    keys = await house.rows("SELECT idempotency_key, outcome FROM attempt_try ORDER BY n")
+    attempt = (await house.attempt(tenant))["attempt"]
+    assert [(row["idempotency_key"], row["outcome"]) for row in keys] == [
+        (f"{attempt}:1", "never_made"),
+        (f"{attempt}:2", "succeeded"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["conflict", "rate_limit"])
+async def test_409_and_429_are_the_same_try_under_the_same_key(house: House, kind: str) -> None:
+    tenant = await house.tenant("pm_card_visa")
+    house.fault(kind, path="/v1/payment_intents")
+    await house.work()
+    assert house.charges(tenant) == []
+    house.later(timedelta(minutes=1))
+    await house.work()
+    await _is_charged_once(house, tenant)
+    assert (await house.attempt(tenant))["n"] == 1
+
+
+async def test_a_key_that_has_grown_old_is_looked_up_and_not_repeated(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa")
+    house.fault("drop_answer", path="/v1/payment_intents")
+    await house.work()
+    house.later(timedelta(hours=21))
+    await house.work()
+    await _is_charged_once(house, tenant)
+    assert (await house.rows("SELECT calls FROM attempt_try"))[0]["calls"] == 1
+
+
+async def test_nothing_is_tried_anew_while_the_old_key_may_still_come_through(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa")
+    house.fault("hang", path="/v1/payment_intents", seconds=HANGING_LONGER_THAN_WE_WAIT_S, commit="never")
+    await house.work()
+    house.later(timedelta(hours=21))
+    await house.work()
+    house.later(timedelta(minutes=11))
+    await house.work()
+    assert (await house.attempt(tenant))["state"] == "unknown"
+    assert house.charges(tenant) == []
+    house.later(timedelta(hours=3))
+    await house.work()
+    await _is_charged_once(house, tenant)
+    assert (await house.attempt(tenant))["n"] == 2
+
+
+async def test_a_webhook_before_the_answer_settles_it_and_the_answer_changes_nothing(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa")
+    house.fault("drop_answer", path="/v1/payment_intents")
+    await house.work()
+    await house.webhooks(tenant, reverse=True, times=2)
+    assert (await house.attempt(tenant))["state"] == "charged"
+    house.later(timedelta(minutes=1))
+    await house.work()
+    await _is_charged_once(house, tenant)
+
+
+async def test_the_month_is_reserved_until_the_attempt_is_found_out(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa", monthly_cap_minor=5_000)
+    house.fault("drop_answer", path="/v1/payment_intents")
+    await house.work()
+    attempt = await house.attempt(tenant)
+    assert (attempt["state"], attempt["reserved_month"]) == ("unknown", month_of(house.now))
+
+
+async def test_an_operator_error_opens_the_breaker_and_suspends_nobody(house: House) -> None:
+    tenant, other = await house.tenant("pm_card_visa"), await house.tenant("pm_card_visa", available=100)
+    steps, wrong = house.steps, house.gateway_with_key("sk_test_wrong")
+    async with wrong as gateway:
+        house.use(gateway)
+        await house.work()
+    house.steps = steps
+    attempt = await house.attempt(tenant)
+    assert (attempt["state"], house.charges(tenant)) == ("reserved", [])
+    await house.balance(other, 10)
+    assert await house.last_reason(other) == "breaker_open"
+    assert await house.rows("SELECT 1 FROM profile WHERE suspended_at IS NOT NULL") == []
+    house.later(timedelta(minutes=11))
+    await house.work()
+    await house.decide_again()
+    await house.work()
+    assert (len(house.charges(tenant)), len(house.charges(other))) == (1, 1)
+    assert (await house.attempt(tenant))["n"] == 1
