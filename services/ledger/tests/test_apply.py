@@ -9,9 +9,10 @@ from sqlalchemy.exc import DBAPIError
 
 from ledger.apply import apply
 from ledger.core.commands import Command, Conflict, Insufficient, Noted, Posted, Waiting
+from ledger.repository import begin_batch
 from ledger.worker import expire_due_grants
 from shared.clock import utc_now
-from shared.database import is_transient
+from shared.database import is_transient, make_engine
 from shared.topics import TopicName
 
 from .books import Books
@@ -164,20 +165,28 @@ async def test_the_sweeper_expires_each_grant_once_also_when_two_run_late(books:
     await books.assert_right()
 
 
-async def test_errors_of_a_batch_say_whether_they_pass(books: Books) -> None:
-    """What the driver raises reaches the consumer loop as SQLAlchemy's errors."""
+async def test_what_the_driver_refuses_for_good_is_not_taken_for_passing(books: Books) -> None:
     with pytest.raises(DBAPIError) as lasting:
         await books.apply(purchase(tenant="a\x00b"))
     assert not is_transient(lasting.value)
+
+
+async def test_a_connection_that_dies_in_a_batch_is_passing_and_is_not_used_again(books: Books) -> None:
     await books.apply(purchase())
-    with pytest.raises(DBAPIError) as passing:
-        async with books.outbox.transaction(books.engine) as transaction:
-            pid = await transaction.connection.scalar(_MY_PID)
-            await asyncio.gather(
-                apply(transaction, [debit()], NOW), books.rows("SELECT pg_terminate_backend(:pid)", pid=pid)
-            )
-            await apply(transaction, [debit("job-2")], NOW)
-    assert is_transient(passing.value)
+    engine = make_engine(books.database.worker_url, application_name="ledger-test-dying", pool_size=1)
+    try:
+        with pytest.raises(DBAPIError) as passing:
+            async with books.outbox.transaction(engine) as transaction:
+                pid = await transaction.connection.scalar(_MY_PID)
+                async with begin_batch(transaction.connection) as batch:
+                    await books.rows("SELECT pg_terminate_backend(:pid, 5000)", pid=pid)
+                    await batch.lock_balances(["acme"])
+        assert is_transient(passing.value)
+        async with books.outbox.transaction(engine) as transaction:
+            await apply(transaction, [debit()], NOW)
+    finally:
+        await engine.dispose()
+    assert (await books.balance())[0] == 90
 
 
 async def _someone_waits_for_a_lock(books: Books) -> bool:
