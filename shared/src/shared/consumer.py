@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -26,6 +26,7 @@ from shared.kafka import Record
 from shared.logs import get_logger, redact
 from shared.outbox import Outbox, Transaction
 from shared.poison import Poison, PoisonBudget, send_to_dead_letters
+from shared.producer import Sender
 from shared.topics import TopicName
 from shared.trace import current_traceparent
 
@@ -76,7 +77,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         subscriptions: Iterable[Subscription],
         engine: AsyncEngine,
         outbox: Outbox,
-        producer: AIOKafkaProducer,
+        producer: Sender,
         topic_prefix: str,
         batch_records_max: int = 500,
         partitions_at_once: int = 2,

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from prometheus_client import Counter
 from sqlalchemy import text
@@ -31,6 +30,7 @@ from shared.ids import new_id
 from shared.kafka import kafka_headers
 from shared.logs import get_logger
 from shared.outbox import OutboxEvent, StateMark
+from shared.producer import Sender
 from shared.topics import TopicName
 
 log = get_logger()
@@ -65,7 +65,7 @@ class OutboxPublisher:
     def __init__(
         self,
         engine: AsyncEngine,
-        producer: AIOKafkaProducer,
+        producer: Sender,
         *,
         service: str,
         topic_prefix: str,

@@ -1,17 +1,18 @@
 """What becomes of records that no handler can read: a few are set aside, many mean that the deploy is bad."""
 
+import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from aiokafka import AIOKafkaProducer
-
 from shared.kafka import Record, kafka_headers
+from shared.producer import Sender
 from shared.topics import dead_letter_name
 
 POISON_IN_A_ROW_MAX = 5
 WINDOW_RECORDS = 1_000
 POISON_IN_WINDOW_MAX = 50
+ACKNOWLEDGEMENT_TIMEOUT_S = 15.0
 
 
 class Poison(Exception):
@@ -42,7 +43,7 @@ class PoisonBudget:
 
 
 async def send_to_dead_letters(
-    producer: AIOKafkaProducer, record: Record, *, group: str, reason: str, tries: int, now: datetime, topic_prefix: str
+    producer: Sender, record: Record, *, group: str, reason: str, tries: int, now: datetime, topic_prefix: str
 ) -> None:
     """Puts the record's own bytes, key and headers into the group's dead-letter topic and waits for the ack."""
     headers = {
@@ -56,4 +57,5 @@ async def send_to_dead_letters(
     }
     topic = topic_prefix + dead_letter_name(record.topic.removeprefix(topic_prefix), group)
     key = None if record.key is None else record.key.encode()
-    await producer.send_and_wait(topic, record.value, key=key, headers=kafka_headers(headers))
+    async with asyncio.timeout(ACKNOWLEDGEMENT_TIMEOUT_S):
+        await (await producer.send(topic, record.value, key=key, headers=kafka_headers(headers)))

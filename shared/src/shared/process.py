@@ -6,10 +6,9 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import uvloop
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from prometheus_client import Counter
 
@@ -24,6 +23,12 @@ log = get_logger()
 SHUTDOWN_TIMEOUT_S = 10.0
 
 _job_runs = Counter("job_runs_total", "Runs of periodic jobs.", ["job", "outcome"])
+
+
+class Startable(Protocol):
+    """A producer that has not connected yet."""
+
+    async def start(self) -> None: ...
 
 
 class KafkaUnavailable(Exception):
@@ -55,9 +60,7 @@ async def run_job(job: Job) -> None:
         await asyncio.sleep(job.every_s)
 
 
-async def wait_for_kafka(
-    producer: AIOKafkaProducer, bootstrap_servers: str, topic_prefix: str, timeout_s: float
-) -> None:
+async def wait_for_kafka(producer: Startable, bootstrap_servers: str, topic_prefix: str, timeout_s: float) -> None:
     """Starts the producer and checks the topics once Kafka answers; raises `KafkaUnavailable` or `TopicsWrong`."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     started = False

@@ -7,7 +7,7 @@ takes its place. Whoever was sending sees the error and sends again, as after an
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -21,6 +21,14 @@ START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 3.0
 
 _replaced = Counter("producer_replaced_total", "Kafka producers given up because they would not recover.")
+
+
+class Sender(Protocol):
+    """What publishing needs of a producer: `Producer`, or an `AIOKafkaProducer`."""
+
+    async def send(
+        self, topic: str, value: bytes | None, *, key: bytes | None, headers: Sequence[tuple[str, bytes]]
+    ) -> asyncio.Future[Any]: ...
 
 
 class Producer:
@@ -48,12 +56,6 @@ class Producer:
             raise
         acknowledgement.add_done_callback(lambda done: self._look_at(producer, done))
         return acknowledgement
-
-    async def send_and_wait(
-        self, topic: str, value: bytes | None, *, key: bytes | None, headers: Sequence[tuple[str, bytes]]
-    ) -> None:
-        """Sends a record and returns with its acknowledgement; raises `KafkaError`."""
-        await (await self.send(topic, value, key=key, headers=headers))
 
     async def problem(self) -> str | None:
         """Why nothing can be published now, or None. For /readyz."""

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -17,6 +16,7 @@ from shared.kafka import make_consumer, make_producer
 from shared.outbox import Outbox
 from shared.outbox_publisher import OutboxPublisher, StateSource
 from shared.process import Job, run_job, wait_for_kafka
+from shared.producer import Producer
 from shared.settings import KafkaSettings, ProcessSettings
 
 DRAIN_TIMEOUT_S = 3.0
@@ -30,7 +30,7 @@ class Runtime:
 
     service: str
     engine: AsyncEngine
-    producer: AIOKafkaProducer
+    producer: Producer
     outbox: Outbox
     publisher: OutboxPublisher
     readiness: Readiness
@@ -48,7 +48,7 @@ async def start_runtime(
 ) -> AsyncGenerator[Runtime]:
     """Connects to PostgreSQL and Kafka, waiting for either within `start_timeout_s`, and closes both at the end."""
     engine = make_engine(database_url_worker, application_name=f"{service}-worker-role", pool_size=pool_size)
-    producer = make_producer(kafka.kafka_bootstrap_servers, service)
+    producer = Producer(lambda: make_producer(kafka.kafka_bootstrap_servers, service))
     try:
         await wait_for_database(engine, process.start_timeout_s)
         await wait_for_kafka(producer, kafka.kafka_bootstrap_servers, kafka.topic_prefix, process.start_timeout_s)
