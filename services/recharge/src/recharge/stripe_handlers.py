@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from prometheus_client import Counter
@@ -69,7 +69,8 @@ def _dispute(event: StripeEvent) -> list[dict[str, Any]]:
             "dispute": view.id,
             "payment_intent": view.payment_intent,
             "status": view.status,
-            "seen_at": event.created,
+            # Stripe counts whole seconds; what its owner did within that second was not done about the dispute.
+            "seen_at": event.created + timedelta(seconds=1),
             "closed_at": event.created if is_closed else None,
         }
     ]
@@ -82,19 +83,22 @@ async def _move_attempts(
         return set()
     connection = transaction.connection
     names = {view.metadata["attempt"] for _, view in views}
-    before = await load_attempts(connection, names)
-    tries = await load_tries(connection, before.values())
+    attempts = await load_attempts(connection, names)
+    tries = await load_tries(connection, attempts.values())
+    ended: set[str] = set()
     for _type, view in views:
-        attempt = before.get(view.metadata["attempt"])
+        attempt = attempts.get(view.metadata["attempt"])
         if attempt is None:
             log.error("event_of_unknown_attempt", attempt=view.metadata["attempt"], payment_intent=view.id)
             continue
         move = moved_by_event(attempt, tries[attempt.attempt], view, now)
         await write_moves(transaction, [(attempt, move)], now)
-        before[attempt.attempt] = move.attempt
+        attempts[attempt.attempt] = move.attempt
+        if move.attempt.has_ended and not attempt.has_ended:
+            ended.add(attempt.tenant_id)
         if move.tries:
             tries[attempt.attempt] = (*tries[attempt.attempt][:-1], *move.tries)
-    return {attempt.tenant_id for attempt in before.values() if attempt.has_ended}
+    return ended
 
 
 def moved_by_event(attempt: Attempt, tries: Sequence[Try], view: PaymentIntentView, now: datetime) -> Move:

@@ -104,11 +104,14 @@ def answered(
             return replace(move, breaker=Breaker.CLOSE)
         case CardUnusable(code):
             if doubted:
-                return _look_it_up(attempt, last, code, now)
+                # A 400 is not kept under the key, so it is not the earlier call's answer.
+                return _unknown(attempt, last, code, now)
             return replace(after_card_refused(attempt, tries, code, cards, now), breaker=Breaker.CLOSE)
         case LookAgain(code):
             return _look_it_up(attempt, last, code, now)
         case NotFound():
+            if last.creates:
+                return _not_executed(attempt, last, "not_found", doubted=doubted, now=now)
             return _look_it_up(attempt, last, "payment_intent_not_found", now)
         case OperatorError(status, code):
             move = _not_executed(attempt, last, f"stripe_{status}_{code}", doubted=doubted, now=now)

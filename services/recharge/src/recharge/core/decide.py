@@ -80,7 +80,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """All that a decision about one tenant rests on. `month` leaves out the attempt that is being decided about."""
+    """All that a decision about one tenant rests on. `month` and `open_attempt` leave out the attempt that is being
+    decided about."""
 
     profile: BillingProfile
     balance: Balance | None
@@ -139,6 +140,7 @@ def may_charge(situation: Situation, attempt: Attempt, now: datetime) -> Skip | 
             return Skip(Reason.REQUEST_EXPIRED)
     return (
         _owner_refuses(situation, now)
+        or (Skip(Reason.ATTEMPT_OPEN) if situation.open_attempt is not None else None)
         or (_no_need(situation, now, of_open_attempt=True) if is_automatic else None)
         or _something_is_wrong(situation, now)
         or (None if settings is None else _cap_refuses(situation, settings, attempt, now))

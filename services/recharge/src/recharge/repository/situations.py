@@ -33,7 +33,9 @@ _SITUATIONS = text("""
     LEFT JOIN balance USING (tenant_id)
     LEFT JOIN LATERAL (
         SELECT attempt FROM attempt
-        WHERE attempt.tenant_id = profile.tenant_id AND state NOT IN ('credited', 'canceled')
+        WHERE attempt.tenant_id = profile.tenant_id AND attempt IS DISTINCT FROM CAST(:leaving_out AS text)
+          AND (state NOT IN ('credited', 'canceled') OR (state = 'canceled' AND reserved_month IS NOT NULL))
+        LIMIT 1
     ) AS open ON true
     LEFT JOIN LATERAL (
         SELECT jsonb_object_agg(currency, spent) AS spent, bool_or(limited) AS limited FROM (
@@ -135,8 +137,8 @@ class TenantSituation:
 async def load_situations(
     connection: AsyncConnection, tenants: Iterable[str], now: datetime, *, leaving_out_attempt: str | None = None
 ) -> list[TenantSituation]:
-    """The situations of those tenants that have a profile. Of the month's spending one attempt may be left out, whose
-    own request then counts as waiting."""
+    """The situations of those tenants that have a profile. One attempt may be left out of account, whose request then
+    counts as waiting. An attempt that succeeded after its end counts as open until its credits have come."""
     profile_topic = TopicName.BILLING_PROFILE_CHANGED
     facts = (
         await connection.execute(_FACTS, {"partitions": BY_NAME[profile_topic].partitions, "topic": profile_topic})

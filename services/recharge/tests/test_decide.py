@@ -1,0 +1,182 @@
+"""The decision, for every situation that Hypothesis thinks of."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recharge.core.decide import (
+    Balance,
+    Charge,
+    Month,
+    Reason,
+    Request,
+    Situation,
+    Skip,
+    Suspension,
+    best_package,
+    decide,
+)
+from shared.events import AutoRecharge, BillingProfile, Card, Consent, CreditPackage
+
+NOW = datetime(2026, 9, 15, 12, tzinfo=UTC)
+EARLIER = NOW - timedelta(days=1)
+
+
+def _card(name: str, *, usable: bool = True) -> Card:
+    return Card(
+        payment_method=f"pm_{name}", brand="visa", last4="4242", exp_month=1, exp_year=2030, fingerprint=name,
+        usable=usable,
+    )  # fmt: skip
+
+
+def package(name: str, credits: int, price_minor: int, currency: str = "usd") -> CreditPackage:
+    return CreditPackage(
+        package=name, version=1, name=name, credits=credits, price_minor=price_minor, currency=currency, active=True
+    )
+
+
+PACKAGES = (package("small", 100, 500), package("medium", 1_000, 4_500), package("large", 5_000, 20_000))
+LOW = Balance(
+    version=3, available=10, receivable=0, receivable_since=None, last_entry_version=3, served_available=None,
+    last_purchase_at=None,
+)  # fmt: skip
+SETTINGS = AutoRecharge(
+    enabled=True, threshold_credits=50, amount_minor=5_000, currency="usd", monthly_cap_minor=20_000,
+    consent=Consent(text_version="1", given_by="ada", given_at=EARLIER),
+)  # fmt: skip
+PROFILE = BillingProfile(
+    tenant="acme", version=1, stripe_customer="cus_1", cards=(_card("a"),), default_payment_method="pm_a",
+    auto_recharge=SETTINGS, changed_at=EARLIER,
+)  # fmt: skip
+IN_NEED = Situation(
+    profile=PROFILE, balance=LOW, packages=PACKAGES, month=Month({}, False), open_attempt=None,
+    dispute_open_since=None, stopped_cards=frozenset(), suspension=None, is_frozen=False, inputs_caught_up_at=NOW,
+    breaker_open_until=None, request=None,
+)  # fmt: skip
+
+
+def with_settings(**changes: object) -> Situation:
+    return replace(IN_NEED, profile=PROFILE.model_copy(update={"auto_recharge": SETTINGS.model_copy(update=changes)}))
+
+
+def reason(situation: Situation) -> Reason | None:
+    decided = decide(situation, NOW)
+    return decided.reason if isinstance(decided, Skip) else None
+
+
+def test_the_package_with_the_most_credits_within_the_amount_is_bought() -> None:
+    assert decide(IN_NEED, NOW) == Charge(PACKAGES[1], limited_by_cap=False)
+
+
+def test_of_equal_packages_the_cheaper_one_is_bought() -> None:
+    assert best_package([package("dear", 100, 600), package("cheap", 100, 500)], 1_000) == package("cheap", 100, 500)
+
+
+def test_each_reason_has_its_situation() -> None:
+    suspended = Suspension(NOW - timedelta(hours=1), "card_declined", frozenset(["a"]))
+    expected = {
+        Reason.FROZEN: replace(IN_NEED, is_frozen=True),
+        Reason.DISABLED: with_settings(enabled=False),
+        Reason.NO_CONSENT: with_settings(consent=None),
+        Reason.ATTEMPT_OPEN: replace(IN_NEED, open_attempt="att_1"),
+        Reason.BALANCE_UNKNOWN: replace(IN_NEED, balance=None),
+        Reason.BALANCE_OLDER_THAN_CREDIT: replace(IN_NEED, balance=replace(LOW, last_entry_version=4)),
+        Reason.ABOVE_THRESHOLD: replace(IN_NEED, balance=replace(LOW, available=50)),
+        Reason.NEED_ALREADY_SERVED: replace(IN_NEED, balance=replace(LOW, served_available=9)),
+        Reason.SUSPENDED: replace(IN_NEED, suspension=suspended),
+        Reason.DISPUTE_OPEN: replace(IN_NEED, dispute_open_since=NOW),
+        Reason.RECEIVABLE_OPEN: replace(IN_NEED, balance=replace(LOW, receivable=5, receivable_since=NOW)),
+        Reason.OPEN_PURCHASE: replace(IN_NEED, profile=PROFILE.model_copy(update={"open_purchases": ("pur_1",)})),
+        Reason.NO_CARD: replace(IN_NEED, stopped_cards=frozenset(["a"])),
+        Reason.CURRENCY: with_settings(currency="eur"),
+        Reason.NO_PACKAGE_FITS: with_settings(amount_minor=499),
+        Reason.CAP_REACHED: replace(IN_NEED, month=Month({"usd": 19_600}, False)),
+        Reason.BREAKER_OPEN: replace(IN_NEED, breaker_open_until=NOW + timedelta(seconds=1)),
+        Reason.INPUTS_STALE: replace(IN_NEED, inputs_caught_up_at=NOW - timedelta(seconds=31)),
+    }
+    assert {name: reason(situation) for name, situation in expected.items()} == {name: name for name in expected}
+
+
+def test_a_month_in_another_currency_is_refused() -> None:
+    assert reason(replace(IN_NEED, month=Month({"eur": 1}, False))) is Reason.CURRENCY
+
+
+def test_a_cap_without_room_is_looked_at_again_in_the_next_month() -> None:
+    decided = decide(replace(IN_NEED, month=Month({"usd": 20_000}, False)), NOW)
+    assert decided == Skip(Reason.CAP_REACHED, datetime(2026, 10, 1, tzinfo=UTC))
+
+
+def test_the_most_that_fits_is_bought_once_a_month() -> None:
+    limited = replace(IN_NEED, month=Month({"usd": 19_000}, False))
+    assert decide(limited, NOW) == Charge(PACKAGES[0], limited_by_cap=True)
+    assert reason(replace(limited, month=Month({"usd": 19_000}, True))) is Reason.CAP_REACHED
+
+
+situations = st.builds(
+    replace,
+    st.just(IN_NEED),
+    profile=st.builds(
+        lambda cards, purchases, settings: PROFILE.model_copy(
+            update={"cards": cards, "open_purchases": purchases, "auto_recharge": settings}
+        ),
+        st.lists(st.builds(_card, st.sampled_from("abc"), usable=st.booleans()), max_size=3).map(tuple),
+        st.sampled_from([(), ("pur_1",)]),
+        st.builds(
+            AutoRecharge,
+            enabled=st.booleans(),
+            threshold_credits=st.integers(0, 100),
+            amount_minor=st.integers(1, 30_000),
+            currency=st.sampled_from(["usd", "eur"]),
+            monthly_cap_minor=st.integers(0, 30_000),
+            consent=st.sampled_from([None, SETTINGS.consent]),
+        ),
+    ),
+    balance=st.none()
+    | st.builds(
+        Balance,
+        version=st.integers(1, 5),
+        available=st.integers(-200, 200),
+        receivable=st.sampled_from([0, 5]),
+        receivable_since=st.just(NOW),
+        last_entry_version=st.integers(0, 5),
+        served_available=st.none() | st.integers(-200, 200),
+        last_purchase_at=st.none(),
+    ),
+    month=st.builds(Month, st.dictionaries(st.sampled_from(["usd", "eur"]), st.integers(1, 30_000)), st.booleans()),
+    open_attempt=st.sampled_from([None, "att_1"]),
+    dispute_open_since=st.sampled_from([None, NOW]),
+    stopped_cards=st.frozensets(st.sampled_from("abc")),
+    suspension=st.none() | st.just(Suspension(NOW, "declined", frozenset("abc"))),
+    is_frozen=st.booleans(),
+    inputs_caught_up_at=st.sampled_from([None, NOW, NOW - timedelta(minutes=1)]),
+    breaker_open_until=st.sampled_from([None, NOW - timedelta(1), NOW + timedelta(1)]),
+    request=st.none() | st.builds(Request, st.just("req_1"), st.just(NOW), st.sampled_from([NOW, NOW + timedelta(1)])),
+)
+
+
+@given(situations)
+def test_a_charge_is_always_allowed_wanted_and_within_the_cap(situation: Situation) -> None:
+    decided = decide(situation, NOW)
+    if isinstance(decided, Skip):
+        return
+    settings, balance = situation.profile.auto_recharge, situation.balance
+    assert settings is not None
+    assert settings.enabled
+    assert settings.consent is not None
+    bought = decided.package
+    assert bought.currency == settings.currency
+    assert bought.price_minor <= settings.amount_minor
+    assert situation.month.spent_minor.get(settings.currency, 0) + bought.price_minor <= settings.monthly_cap_minor
+    assert not situation.month.spent_minor.keys() - {settings.currency}
+    assert any(card.usable and card.fingerprint not in situation.stopped_cards for card in situation.profile.cards)
+    assert situation.open_attempt is None
+    assert not situation.is_frozen
+    assert situation.dispute_open_since is None
+    assert situation.suspension is None
+    assert not situation.profile.open_purchases
+    is_requested = situation.request is not None and situation.request.expires_at > NOW
+    is_low = balance is not None and balance.available < settings.threshold_credits
+    assert is_requested or is_low
+    assert balance is None or balance.receivable == 0
