@@ -7,6 +7,7 @@ takes its place. Whoever was sending sees the error and sends again, as after an
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
@@ -54,7 +55,7 @@ class Producer:
         except KafkaError as error:
             self._replace_if_broken(producer, error)
             raise
-        acknowledgement.add_done_callback(lambda done: self._look_at(producer, done))
+        acknowledgement.add_done_callback(partial(self._look_at, producer))
         return acknowledgement
 
     async def problem(self) -> str | None:
