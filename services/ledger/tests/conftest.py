@@ -18,6 +18,7 @@ from shared.http import Readiness
 from shared.kafka import make_producer
 from shared.outbox import Outbox
 from shared.outbox_publisher import OutboxPublisher
+from shared.producer import Producer
 from shared.runtime import Runtime
 from shared.settings import AuthSettings
 
@@ -39,7 +40,7 @@ async def books(database_of: Callable[[str], ServiceDatabase]) -> AsyncIterator[
 @pytest.fixture
 async def api(books: Books) -> AsyncIterator[httpx.AsyncClient]:
     """The API on the books, called in this process. What it publishes waits in the outbox."""
-    producer = make_producer("127.0.0.1:1", "ledger-test")  # not started: nothing is sent here
+    producer = Producer(lambda: make_producer("127.0.0.1:1", "ledger-test"))  # not started: nothing is sent here
     publisher = OutboxPublisher(books.engine, producer, service="ledger", topic_prefix="", states=[BALANCE_STATE])
     runtime = Runtime("ledger", books.engine, producer, Outbox(publisher), publisher, Readiness())
     api_engine = make_engine(books.database.api_url, application_name="ledger-test-api", pool_size=3)

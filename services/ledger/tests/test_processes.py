@@ -149,3 +149,29 @@ async def test_republish_sends_every_balance_again(running: Running) -> None:
 
     await running.read_until(TopicName.BALANCE_CHANGED, is_second)
     assert seen == [1, 1]
+
+
+@pytest.mark.parametrize("point", ["ledger.debits_planned", "ledger.debits_committed"])
+async def test_a_debit_whose_answer_was_lost_in_a_crash_is_asked_again_and_counts_once(
+    running: Running, headers: MakeHeaders, tmp_path: Path, point: str
+) -> None:
+    await running.stripe("payment_intent.succeeded", payment_intent_object())
+    await running.read_until(TopicName.ENTRY_POSTED, lambda each: True)
+    hits = tmp_path / "hits"
+    running.api.env |= {"FAULT_POINTS": f"{point}=kill@1", "FAULT_POINTS_LOG": str(hits)}
+    await asyncio.to_thread(running.api.restart)
+
+    async def debit() -> httpx.Response:
+        async with httpx.AsyncClient(base_url=running.api.url, timeout=20) as client:
+            body = {"reference": "job-1", "credits": 30}
+            return await client.post("/api/ledger/debits", headers=headers("acme", Scope.CREDITS_DEBIT), json=body)
+
+    with pytest.raises(httpx.TransportError):
+        await debit()
+    assert hits.read_text() == f"{point}\n"
+    running.api.env.pop("FAULT_POINTS")
+    await asyncio.to_thread(running.api.restart)
+    answers = [await debit(), await debit()]
+    assert [answer.json()["available"] for answer in answers] == [70, 70]
+    await running.read_until(TopicName.BALANCE_CHANGED, lambda each: (each["available"], each["version"]) == (70, 2))
+    await running.books.assert_right()

@@ -42,6 +42,7 @@ def test_a_signed_attempt_is_a_recharge() -> None:
         (sign(order(), SIGNING_KEY), {"amount_received": 999}, "amount_differs"),
         (sign(order(), SIGNING_KEY), {"amount_received": 1001}, "amount_differs"),
         (sign(order(), SIGNING_KEY), {"currency": "eur"}, "currency_differs"),
+        (sign(order(tenant=""), SIGNING_KEY), {}, "tenant_invalid"),
         (sign(order(credits=0), SIGNING_KEY), {}, "credits_out_of_range"),
         (sign(order(credits=CREDITS_MAX + 1), SIGNING_KEY), {}, "credits_out_of_range"),
         (sign(order(expires_in_days=0), SIGNING_KEY), {}, "expiry_out_of_range"),

@@ -68,6 +68,8 @@ def _of_payment_intent(intent: PaymentIntentView, signing_keys: Sequence[str]) -
 
 def _why_not(order: CreditOrder, intent: PaymentIntentView) -> str | None:
     """Why an order that is rightly signed is not credited all the same."""
+    if not order.tenant or "\x00" in order.tenant:
+        return "tenant_invalid"
     if intent.currency != order.currency.lower():
         return "currency_differs"
     if intent.amount_received_minor != order.amount_minor or order.amount_minor <= 0:
