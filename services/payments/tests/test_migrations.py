@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from pydantic_settings import BaseSettings
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -19,8 +20,10 @@ from embedded.testing import ServiceDatabase
 from payments.migrate import migrate
 from payments.repository.packages import load_credit_packages
 from payments.repository.profiles import load_billing_profiles
+from payments.settings import AppSettings, MigrateSettings, RepublishSettings, WorkerSettings
 from payments.tables import metadata
 from shared.database import DatabaseUnavailable, make_engine
+from shared.settings import InvalidSettings, load_settings
 
 EMPTY = "payments_migration_test"
 
@@ -65,22 +68,28 @@ async def test_the_seeded_packages_wait_to_be_published(worker_engine: AsyncEngi
 
 
 @pytest.mark.parametrize(
-    ("command", "missing"),
+    ("settings", "missing"),
     [
-        ("migrate", ["DATABASE_URL_OWNER"]),
-        ("republish", ["DATABASE_URL_WORKER"]),
-        (
-            "app",
-            ["DATABASE_URL_API", "DATABASE_URL_WORKER", "HTTP_PORT", "KAFKA_BOOTSTRAP_SERVERS", "STRIPE_SECRET_KEY",
-             "METADATA_SIGNING_KEYS", "STRIPE_PUBLISHABLE_KEY"],
-        ),
-        ("worker", ["DATABASE_URL_WORKER", "KAFKA_BOOTSTRAP_SERVERS", "STRIPE_SECRET_KEY", "METADATA_SIGNING_KEYS"]),
+        (MigrateSettings, ["DATABASE_URL_OWNER"]),
+        (RepublishSettings, ["DATABASE_URL_WORKER"]),
+        (WorkerSettings, ["DATABASE_URL_WORKER", "KAFKA_BOOTSTRAP_SERVERS", "STRIPE_SECRET_KEY", "METADATA_SIGNING_KEYS"]),
+        (AppSettings, ["DATABASE_URL_API", "DATABASE_URL_WORKER", "HTTP_PORT", "KAFKA_BOOTSTRAP_SERVERS",
+                       "STRIPE_SECRET_KEY", "METADATA_SIGNING_KEYS", "STRIPE_PUBLISHABLE_KEY"]),
     ],
 )  # fmt: skip
-def test_every_missing_variable_is_named_at_once(command: str, missing: list[str], tmp_path: Path) -> None:
+def test_every_missing_variable_is_named_at_once(
+    settings: type[BaseSettings], missing: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in missing:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InvalidSettings) as named:
+        load_settings(settings, env_file=None)
+    assert [name for name in missing if name not in str(named.value)] == []
+
+
+def test_a_process_without_its_variables_ends_with_2(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "payments", command], env=inherited(), capture_output=True, text=True, timeout=30,
+        [sys.executable, "-m", "payments", "app"], env=inherited(), capture_output=True, text=True, timeout=60,
         check=False, cwd=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 2
-    assert [name for name in missing if name not in done.stderr] == []
+    assert (done.returncode, "STRIPE_SECRET_KEY" in done.stderr) == (2, True)

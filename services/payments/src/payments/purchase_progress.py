@@ -15,8 +15,11 @@ from payments.repository.idempotency import RequestKey
 from payments.repository.purchases import Purchase
 from payments.stripe_gateway import StripeBusy, StripeGateway, StripeUnavailable
 from shared.database import tenant_transaction
+from shared.logs import get_logger
 from shared.outbox import Outbox
 from shared.stripe_events import PaymentIntentView
+
+log = get_logger()
 
 
 async def load_purchase(connection: AsyncConnection, tenant: str, purchase_id: str) -> Purchase:
@@ -62,7 +65,7 @@ async def note_observation(
     Raises a Problem 409 where the answer is about a PaymentIntent that another request has just overtaken.
     """
     key = (purchase.tenant, purchase.purchase_id)
-    seen = Observation(source, view.id, view.status, view.decline_code)
+    seen = Observation(source, view.id, view.status, view.decline_code or view.error_code)
     async with outbox.transaction(engine, purchase.tenant) as transaction:
         connection = transaction.connection
         if request is not None and response is not None:
@@ -75,6 +78,7 @@ async def note_observation(
         if after == before:
             return
         await purchases.save_progress(connection, {key: after})
+        log.info("purchase_moved", tenant=purchase.tenant, purchase=purchase.purchase_id, state=after.state)
         if (before.state in UNFINISHED) != (after.state in UNFINISHED):
             await profiles.changed(transaction, [purchase.tenant])
 

@@ -8,6 +8,7 @@ StripeProblem
 └── StripeUnavailable    5xx, time-out, no connection: nobody knows what happened; same key later
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +17,13 @@ from typing import Any, TypeVar
 
 import stripe
 
-from shared.stripe_events import STRIPE_API_VERSION, PaymentIntentView, PaymentMethodView, SetupIntentView
+from shared.stripe_events import (
+    STRIPE_API_VERSION,
+    MalformedEvent,
+    PaymentIntentView,
+    PaymentMethodView,
+    SetupIntentView,
+)
 
 TIMEOUT_S = 20.0
 PAGE_SIZE = 100
@@ -120,7 +127,7 @@ class StripeGateway:
         created = await _call(
             self._client.v1.payment_intents.create_async(_typed(parameters), options={"idempotency_key": key})
         )
-        return PaymentIntentView.of(created.to_dict(for_json=True))
+        return _payment_intent(created)
 
     async def find_payment_intent(self, customer: str, purchase: str, since: datetime) -> PaymentIntentView | None:
         """The PaymentIntent of a purchase, if one was made: lists the customer's to the last page."""
@@ -128,7 +135,7 @@ class StripeGateway:
         page = await _call(self._client.v1.payment_intents.list_async(parameters))
         async for intent in _every(page):
             if (intent.get("metadata") or {}).get("purchase") == purchase:
-                return PaymentIntentView.of(intent)
+                return _payment_intent(intent)
         return None
 
     async def confirm_payment_intent(self, payment_intent: str, payment_method: str, key: str) -> PaymentIntentView:
@@ -140,19 +147,19 @@ class StripeGateway:
                 options={"idempotency_key": key},
             )
         )
-        return PaymentIntentView.of(confirmed.to_dict(for_json=True))
+        return _payment_intent(confirmed)
 
     async def retrieve_payment_intent(self, payment_intent: str) -> PaymentIntentView:
         """As it is now."""
         found = await _call(self._client.v1.payment_intents.retrieve_async(payment_intent))
-        return PaymentIntentView.of(found.to_dict(for_json=True))
+        return _payment_intent(found)
 
     async def cancel_payment_intent(self, payment_intent: str) -> PaymentIntentView:
         """Cancels it, or raises `StripeRefused` where it has succeeded, is in process or is cancelled already."""
         canceled = await _call(
             self._client.v1.payment_intents.cancel_async(payment_intent, {"cancellation_reason": "abandoned"})
         )
-        return PaymentIntentView.of(canceled.to_dict(for_json=True))
+        return _payment_intent(canceled)
 
     async def create_setup_intent(self, parameters: Mapping[str, Any]) -> SetupIntentSecret:
         """A SetupIntent for the browser to confirm."""
@@ -189,9 +196,20 @@ async def stripe_gateway(secret_key: str, api_base: str | None) -> AsyncGenerato
 
 async def _call(request: Awaitable[ObjectT]) -> ObjectT:
     try:
-        return await request
+        async with asyncio.timeout(TIMEOUT_S):
+            return await request
+    except TimeoutError as error:
+        raise StripeUnavailable(f"no answer within {TIMEOUT_S:.0f} s", is_answered=False) from error
     except stripe.StripeError as error:
         raise _translated(error) from error
+
+
+def _payment_intent(answer: stripe.StripeObject | dict[str, Any]) -> PaymentIntentView:
+    shown = answer.to_dict(for_json=True) if isinstance(answer, stripe.StripeObject) else answer
+    try:
+        return PaymentIntentView.of(shown)
+    except MalformedEvent as error:
+        raise StripeUnavailable(f"an answer that cannot be read: {error}", is_answered=False) from error
 
 
 async def _every(page: stripe.ListObject[Any]) -> AsyncGenerator[dict[str, Any]]:
@@ -220,7 +238,7 @@ def _translated(error: stripe.StripeError) -> StripeProblem:
     match error:
         case stripe.CardError():
             intent: dict[str, Any] | None = details.get("payment_intent")
-            view = PaymentIntentView.of(intent) if intent else None
+            view = _payment_intent(intent) if intent else None
             return CardDeclined(code or "card_declined", details.get("decline_code"), view)
         case stripe.RateLimitError():
             return StripeBusy("too many requests")

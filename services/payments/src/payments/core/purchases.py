@@ -20,6 +20,8 @@ CREATION_GRACE = timedelta(seconds=60)
 KEY_TRUSTED_FOR = timedelta(hours=20)
 #: How often a payment in process is looked at, beside its webhooks.
 FOLLOW_EVERY = timedelta(minutes=10)
+#: How often, at most, one that should be cancelled is tried again.
+LOOK_EVERY = timedelta(minutes=1)
 
 
 class PurchaseState(StrEnum):
@@ -101,7 +103,9 @@ def observe(progress: Progress, seen: Observation, *, opened_at: datetime, now: 
         status=seen.status,
         decline_code=seen.decline_code,
         observed_at=seen.created or progress.observed_at,
-        look_at=now + FOLLOW_EVERY if state is PurchaseState.PROCESSING else opened_at + OPEN_FOR,
+        look_at=now + FOLLOW_EVERY
+        if state is PurchaseState.PROCESSING
+        else max(opened_at + OPEN_FOR, now + LOOK_EVERY),
     )
     if progress.state is PurchaseState.CREATED or seen.source is Source.RETRIEVED:
         return followed
