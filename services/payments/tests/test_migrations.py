@@ -72,7 +72,8 @@ async def test_the_seeded_packages_wait_to_be_published(worker_engine: AsyncEngi
     [
         (MigrateSettings, ["DATABASE_URL_OWNER"]),
         (RepublishSettings, ["DATABASE_URL_WORKER"]),
-        (WorkerSettings, ["DATABASE_URL_WORKER", "KAFKA_BOOTSTRAP_SERVERS", "STRIPE_SECRET_KEY", "METADATA_SIGNING_KEYS"]),
+        (WorkerSettings, ["DATABASE_URL_WORKER", "KAFKA_BOOTSTRAP_SERVERS", "STRIPE_SECRET_KEY",
+                          "METADATA_SIGNING_KEYS"]),
         (AppSettings, ["DATABASE_URL_API", "DATABASE_URL_WORKER", "HTTP_PORT", "KAFKA_BOOTSTRAP_SERVERS",
                        "STRIPE_SECRET_KEY", "METADATA_SIGNING_KEYS", "STRIPE_PUBLISHABLE_KEY"]),
     ],

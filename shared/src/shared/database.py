@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from asyncpg.exceptions import InternalClientError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from shared.logs import get_logger
@@ -61,7 +62,7 @@ async def confine_to_tenant(connection: AsyncConnection, tenant: str) -> None:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same transaction may succeed later as it is: connection trouble, time-outs, deadlocks, shutdowns."""
-    if isinstance(error, (InterfaceError, OperationalError, OSError, TimeoutError)):
+    if isinstance(error, (InterfaceError, OperationalError, PoolTimeout, OSError, TimeoutError)):
         return True
     if isinstance(error, DBAPIError):
         if error.connection_invalidated:
