@@ -3,13 +3,14 @@
 import argparse
 import sys
 
-from benchmarks import gateway_webhooks
+from benchmarks import flow, gateway_webhooks
 from benchmarks.measurement import Benchmark, Measurement, RunOptions, show, write
 from embedded.paths import build_dir, claim_log_dir, console
 
 #: Every benchmark, in the order it runs.
 BENCHMARKS: dict[str, Benchmark] = {
     "gateway.webhooks": gateway_webhooks.run,
+    "flow": flow.run,
 }
 
 

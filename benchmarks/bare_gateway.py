@@ -41,7 +41,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         parts = dict(part.split("=", 1) for part in header.split(","))
         expected = hmac.new(KEY, parts["t"].encode() + b"." + body, hashlib.sha256).hexdigest()
         if hmac.compare_digest(expected, parts["v1"]):
-            await PRODUCERS[0].send_and_wait(TOPIC, body, key=parts["v1"].encode())
+            await PRODUCERS[0].send_and_wait(TOPIC, body, key=parts["v1"][:27].encode())
         else:
             status = 400
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"2")]})

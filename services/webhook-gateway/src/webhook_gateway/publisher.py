@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from prometheus_client import Counter, Gauge
 
 from shared.logs import get_logger
+from webhook_gateway.deadlines import Deadlines
 from webhook_gateway.records import EventRecord
 
 log = get_logger()
@@ -56,16 +57,17 @@ class EventPublisher:
         self._is_stopped = False
         self.producer = make_producer()
         self.in_flight = 0
+        self._deadlines = Deadlines()
+        _in_flight.set_function(lambda: self.in_flight)
 
     async def publish(self, record: EventRecord) -> None:
         """Returns once all in-sync replicas have the record; raises `NotPublished`."""
         if self.in_flight >= self._in_flight_max:
             raise NotPublished("too_many_in_flight", "Too many events wait for Kafka. Send it again later.")
         self.in_flight += 1
-        _in_flight.inc()
         producer = self.producer
         try:
-            async with asyncio.timeout(self._timeout_s):
+            with self._deadlines.limit(self._timeout_s):
                 acknowledgement = await producer.send(self._topic, record.value, key=record.key, headers=record.headers)
                 await acknowledgement
         except TimeoutError:
@@ -80,7 +82,6 @@ class EventPublisher:
             ) from error
         finally:
             self.in_flight -= 1
-            _in_flight.dec()
 
     async def problem(self) -> str | None:
         """Why nothing can be published now, or None. For /readyz."""

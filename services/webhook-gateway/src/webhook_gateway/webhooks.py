@@ -6,7 +6,6 @@ What cannot be trusted is answered 4xx, what cannot be kept 503: Stripe sends bo
 backfill finds what Stripe has given up on.
 """
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
@@ -19,11 +18,10 @@ from shared.logs import get_logger
 from shared.problems import Problem, problem_response
 from shared.stripe_events import MalformedEvent, parse_event
 from shared.trace import current_traceparent, new_traceparent
+from webhook_gateway.deadlines import Deadlines
 from webhook_gateway.publisher import EventPublisher, NotPublished
 from webhook_gateway.records import is_taken, record_of
 from webhook_gateway.signature import SignatureRejected, verify
-
-log = get_logger()
 
 PATH = "/api/stripe/webhooks"
 #: From the request's head to the last byte of its body.
@@ -64,16 +62,20 @@ class WebhookEndpoint:
         self._publisher = publisher
         self._secrets = tuple(secrets)
         self._livemode = livemode
+        self._deadlines = Deadlines()
+        self._log = get_logger().bind()  # bound once: get_logger's proxy looks its methods up anew each time
+        self.in_flight = 0
+        _in_flight.set_function(lambda: self.in_flight)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        _in_flight.inc()
+        self.in_flight += 1
         try:
             await self._take(scope, receive)
         except Problem as problem:
             _outcomes.labels(problem.code).inc()
             if problem.status != 405:
-                log.warning("webhook_refused", code=problem.code, detail=problem.detail)
+                self._log.warning("webhook_refused", code=problem.code, detail=problem.detail)
             if problem.status == 413:
                 await discard_body(receive)
             await problem_response(problem)(scope, receive, send)
@@ -81,7 +83,7 @@ class WebhookEndpoint:
             _outcomes.labels("client_gone").inc()
         except Exception as error:  # a fault of ours: Stripe sends it again, and the log says why
             _outcomes.labels("internal_error").inc()
-            log.error("webhook_failed", exc_info=error)
+            self._log.error("webhook_failed", exc_info=error)
             await problem_response(
                 Problem(500, "internal_error", "This is a fault of ours; it is logged. Send it again later.")
             )(scope, receive, send)
@@ -89,7 +91,7 @@ class WebhookEndpoint:
             await send(_ACCEPTED_START)
             await send(_ACCEPTED_BODY)
         finally:
-            _in_flight.dec()
+            self.in_flight -= 1
             _seconds.observe(time.perf_counter() - started)
 
     async def _take(self, scope: dict[str, Any], receive: Receive) -> None:
@@ -102,7 +104,11 @@ class WebhookEndpoint:
                 signature = value
             elif name == b"content-length" and _announced(value) > BODY_BYTES_MAX:
                 raise _too_large()
-        body = await _read_body(receive)
+        try:
+            with self._deadlines.limit(BODY_TIMEOUT_S):
+                body = await _read_body(receive)
+        except TimeoutError:
+            raise Problem(408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from None
         try:
             verify(signature, body, self._secrets, time.time())
             event = parse_event(body)
@@ -128,39 +134,28 @@ class WebhookEndpoint:
         except NotPublished as reason:
             raise Problem(503, reason.code, reason.detail, {"Retry-After": str(RETRY_AFTER_S)}) from None
         _published.inc()
-        log.debug("webhook_published", event_id=event.id, type=event.type)
+        self._log.debug("webhook_published", event_id=event.id, type=event.type)
 
 
 async def _read_body(receive: Receive) -> bytes:
-    """The whole body; a Problem 413 beyond the limit, announced or not, 408 when it takes too long."""
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            message = await receive()
-            body: bytes = message.get("body", b"")
-            if not message.get("more_body", False):
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                return _within_limit(body)
-            parts = bytearray(body)
-            while message.get("more_body", False):
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                parts += message.get("body", b"")
-                _within_limit(parts)
-            return bytes(parts)
-    except TimeoutError:
-        raise Problem(408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from None
+    """The whole body; a Problem 413 beyond the limit, announced or not."""
+    parts: list[bytes] = []
+    bytes_read = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part: bytes = message.get("body", b"")
+        parts.append(part)
+        bytes_read += len(part)
+        if bytes_read > BODY_BYTES_MAX:
+            raise _too_large()
+        if not message.get("more_body", False):
+            return b"".join(parts)
 
 
 def _announced(content_length: bytes) -> int:
     return int(content_length) if content_length.isdigit() and len(content_length) < 20 else 0
-
-
-def _within_limit(body: Any) -> Any:
-    if len(body) > BODY_BYTES_MAX:
-        raise _too_large()
-    return body
 
 
 def _too_large() -> Problem:
