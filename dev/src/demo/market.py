@@ -47,7 +47,7 @@ class Spender:
             self.refused += 1
 
 
-async def open_account(tenant: Tenant) -> None:
+async def open_account(tenant: Tenant, monthly_cap_minor: int = MONTHLY_CAP_MINOR) -> None:
     """A tenant who has bought a package, saved the card and turned auto-recharge on."""
     await tenant.buy(PACKAGE, save_card=True)
 
@@ -56,5 +56,5 @@ async def open_account(tenant: Tenant) -> None:
 
     await until(has_default_card, f"{tenant.name}'s saved card")
     await tenant.set_auto_recharge(
-        threshold_credits=PACKAGE_CREDITS // 2, amount_minor=PACKAGE_MINOR, monthly_cap_minor=MONTHLY_CAP_MINOR
+        threshold_credits=PACKAGE_CREDITS // 2, amount_minor=PACKAGE_MINOR, monthly_cap_minor=monthly_cap_minor
     )

@@ -7,6 +7,7 @@ itself never does, so an operation and its kept answer are one atomic step.
 import asyncio
 import hashlib
 import logging
+import time
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
@@ -74,6 +75,7 @@ class Door:
         self._simulator = simulator
 
     async def answer(self, spec: OperationSpec, request: Request) -> Response:
+        received_at = time.time()
         request_id = new_id("req", 14)
         key = request.headers.get("idempotency-key") if spec.method == "POST" else None
         try:
@@ -83,7 +85,7 @@ class Door:
             return CutOffResponse(b"{}")
         except StripeError as error:
             outcome = _Outcome(_error_answer(error, request_id))
-        self._log(request, request_id, key, outcome)
+        self._log(request, received_at, request_id, key, outcome)
         if outcome.cut_off:
             return CutOffResponse(outcome.answer.body)
         return answer_response(
@@ -92,6 +94,7 @@ class Door:
 
     async def refuse_unknown(self, request: Request) -> Response:
         """404 for what is not an operation, or not one that this simulator carries out."""
+        received_at = time.time()
         request_id = new_id("req", 14)
         error = InvalidRequest(
             f"Unrecognized request URL ({request.method}: {request.url.path}). Please see https://stripe.com/docs or "
@@ -100,7 +103,7 @@ class Door:
             status=404,
         )
         outcome = _Outcome(_error_answer(error, request_id))
-        self._log(request, request_id, None, outcome)
+        self._log(request, received_at, request_id, None, outcome)
         return answer_response(outcome.answer, request_id, self._simulator.contract.api_version, None, replayed=False)
 
     async def _read(self, spec: OperationSpec, request: Request, request_id: str, key: str | None) -> _Incoming:
@@ -218,11 +221,12 @@ class Door:
         customer = params.get("customer") or named.get("customer") or path_params.get("customer")
         return RequestFacts(request.method, request.url.path, key, customer, metadata)
 
-    def _log(self, request: Request, request_id: str, key: str | None, outcome: _Outcome) -> None:
+    def _log(self, request: Request, received_at: float, request_id: str, key: str | None, outcome: _Outcome) -> None:
         fault = outcome.fault
         self._simulator.log.add(
             LogEntry(
                 request_id=request_id,
+                received_at=received_at,
                 method=request.method,
                 path=request.url.path,
                 status=None if outcome.cut_off else outcome.answer.status,

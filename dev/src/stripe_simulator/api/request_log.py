@@ -9,6 +9,8 @@ class LogEntry:
     """One request: what was asked, and what was answered. No parameters, so no card data."""
 
     request_id: str
+    received_at: float
+    """Seconds since the epoch, real time."""
     method: str
     path: str
     status: int | None
