@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import ConsumerRecord
 
+from shared.partitioner import partition_of
+
 #: The largest record we write: a webhook body of 1 MiB and its headers.
 RECORD_BYTES_MAX = 1024 * 1024 + 64 * 1024
 REQUEST_TIMEOUT_MS = 10_000
@@ -56,6 +58,7 @@ def make_producer(bootstrap_servers: str, client_id: str, linger_ms: int = 0) ->
         request_timeout_ms=REQUEST_TIMEOUT_MS,
         retry_backoff_ms=100,
         metadata_max_age_ms=30_000,
+        partitioner=partition_of,  # pyright: ignore[reportArgumentType]  # any callable of this form will do
     )
 
 

@@ -287,6 +287,6 @@ def _integer(value: Any) -> int:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise TypeError("no object")
-    return cast(Mapping[str, Any], value)
+    return cast(dict[str, Any], value)

@@ -11,7 +11,8 @@ current_traceparent: ContextVar[str | None] = ContextVar("current_traceparent", 
 
 def new_traceparent() -> str:
     """A fresh `traceparent` of version 00, sampled (https://www.w3.org/TR/trace-context/)."""
-    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
+    random_hex = os.urandom(24).hex()
+    return f"00-{random_hex[:32]}-{random_hex[32:]}-01"
 
 
 def continue_traceparent(incoming: str | None) -> str:
