@@ -5,9 +5,9 @@ import asyncio
 import sys
 
 from recharge.settings import AppSettings, WorkerSettings
-from shared.logs import configure_logging
+from shared.migrations import run_migrate
 from shared.process import run_command, run_process
-from shared.settings import OwnerDatabaseSettings, load_settings
+from shared.settings import load_settings
 
 
 def main(arguments: list[str]) -> int:
@@ -32,12 +32,7 @@ def main(arguments: list[str]) -> int:
             worker = load_settings(WorkerSettings)
             return run_process("recharge", worker.log_level, lambda stopping: run_recharge_worker(stopping, worker))
         case "migrate":
-            from recharge.migrate import migrate
-
-            owner = load_settings(OwnerDatabaseSettings)
-            configure_logging("recharge", "info")
-            asyncio.run(migrate(owner.database_url_owner.get_secret_value()))
-            return 0
+            return run_migrate("recharge")
         case _:
             from recharge.unfreeze import unfreeze_tenant
 

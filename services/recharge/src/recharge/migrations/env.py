@@ -1,7 +1,6 @@
-"""Alembic's entry: runs the revisions over the connection that `recharge.migrate` opened."""
+"""Runs the migrations on the connection that `shared.migrations` has opened and locked."""
 
 from alembic import context
 
-context.configure(connection=context.config.attributes["connection"], transactional_ddl=True)
-with context.begin_transaction():
-    context.run_migrations()
+context.configure(connection=context.config.attributes["connection"])
+context.run_migrations()

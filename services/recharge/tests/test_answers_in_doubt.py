@@ -1,0 +1,76 @@
+"""An answer about one call says nothing about an earlier call under the same key."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from recharge.core.answers import Answer, CardUnusable, InProgress, NoAnswer, OperatorError, RateLimited, ServerError
+from recharge.core.attempts import Attempt, Outcome, State
+from recharge.core.charge import answered, begin, call_again
+from recharge.core.find_out import Question, next_question, not_found
+from shared.events import Card
+
+NOW = datetime(2026, 9, 15, 12, tzinfo=UTC)
+CARDS = (
+    Card(
+        payment_method="pm_a", brand="visa", last4="4242", exp_month=1, exp_year=2030, fingerprint="a", usable=True
+    ),
+)  # fmt: skip
+RESERVED = Attempt(
+    tenant_id="acme", attempt="att_1", version=1, state=State.RESERVED, trigger="automatic", request=None,
+    amount_minor=4_500, currency="usd", credits=1_000, package="medium", expires_in_days=None, limited_by_cap=False,
+    stripe_customer="cus_1", profile_version=1, balance_available=10, created_at=NOW, changed_at=NOW, next_at=NOW,
+)  # fmt: skip
+NOT_EXECUTED: tuple[Answer, ...] = (CardUnusable("resource_missing"), OperatorError(401, "expired"), RateLimited())
+
+
+@pytest.mark.parametrize("answer", NOT_EXECUTED)
+def test_a_call_not_executed_after_one_in_doubt_leaves_the_key_in_doubt(answer: Answer) -> None:
+    asked = begin(RESERVED, (), CARDS, NOW)
+    assert asked is not None
+    lost = answered(asked.attempt, asked.tries, NoAnswer("time_out"), CARDS, doubted=False, now=NOW)
+    again = call_again(lost.attempt, lost.tries[-1], NOW)
+    told = answered(again.attempt, again.tries, answer, CARDS, doubted=True, now=NOW)
+    assert (told.attempt.state, told.tries[-1].outcome, told.tries[-1].in_doubt) == (State.UNKNOWN, None, True)
+    assert next_question(told.attempt, told.tries, NOW) is Question.REPEAT_KEY
+
+
+@pytest.mark.parametrize("answer", [RateLimited(), OperatorError(401, "expired")])
+def test_a_first_call_not_executed_is_checked_again_and_called_under_the_same_key(answer: Answer) -> None:
+    asked = begin(RESERVED, (), CARDS, NOW)
+    assert asked is not None
+    told = answered(asked.attempt, asked.tries, answer, CARDS, doubted=False, now=NOW)
+    assert next_question(told.attempt, told.tries, NOW) is Question.BEGIN
+    again = begin(told.attempt, told.tries, CARDS, NOW)
+    assert again is not None
+    assert [one.idempotency_key for one in again.tries] == ["att_1:1"]
+
+
+@pytest.mark.parametrize("answer", [NoAnswer("time_out"), ServerError(500), InProgress()])
+def test_a_key_that_was_never_answered_gives_way_only_after_24_hours_and_two_lists(answer: Answer) -> None:
+    asked = begin(RESERVED, (), CARDS, NOW)
+    assert asked is not None
+    told = answered(asked.attempt, asked.tries, answer, CARDS, doubted=False, now=NOW)
+    assert next_question(told.attempt, told.tries, NOW + timedelta(hours=19)) is Question.REPEAT_KEY
+    old = NOW + timedelta(hours=20)
+    assert next_question(told.attempt, told.tries, old) is Question.LIST
+    first = not_found(told.attempt, told.tries, old)
+    assert first.attempt.next_at == old + timedelta(minutes=10)
+    second = not_found(first.attempt, told.tries, first.attempt.next_at)
+    assert second.attempt.state is State.UNKNOWN
+    assert second.attempt.next_at > NOW + timedelta(hours=24)
+    last = not_found(second.attempt, told.tries, second.attempt.next_at)
+    assert (last.attempt.state, last.tries[-1].outcome) == (State.RETRY_SCHEDULED, Outcome.NEVER_MADE)
+    anew = begin(last.attempt, last.tries, CARDS, last.attempt.next_at)
+    assert anew is not None
+    assert [(one.idempotency_key, one.creates) for one in anew.tries] == [("att_1:2", True)]
+
+
+def test_a_try_in_doubt_is_never_charged_past() -> None:
+    asked = begin(RESERVED, (), CARDS, NOW)
+    assert asked is not None
+    resting = replace(asked.attempt, state=State.RETRY_SCHEDULED)
+    assert next_question(resting, asked.tries, NOW) is Question.REPEAT_KEY
+    with pytest.raises(AssertionError):
+        begin(resting, asked.tries, CARDS, NOW)

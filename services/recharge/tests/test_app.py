@@ -1,0 +1,78 @@
+"""The HTTP door: a tenant reads why it was charged, and only its own."""
+
+import time
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from recharge_house import House
+
+from recharge.app import create_app
+from recharge.settings import AppSettings
+from shared.auth import Scope, mint_development_token
+from shared.database import make_engine
+from shared.http import Readiness
+
+SECRET = "a-secret-for-tests-0123456789-0123456789"
+
+
+def _authorization(tenant: str | None, *scopes: Scope) -> dict[str, str]:
+    token = mint_development_token(
+        SECRET, subject="ada", tenant=tenant, scopes=scopes, expires_at=int(time.time()) + 60
+    )
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
+    settings = AppSettings(
+        http_port=1,
+        kafka_bootstrap_servers="unused",
+        database_url_api=SecretStr(house.database.api_url),
+        database_url_worker=SecretStr(house.database.worker_url),
+        auth_jwt_secret=SecretStr(SECRET),
+    )
+    app = create_app(settings, Readiness())
+    app.state.api_engine = make_engine(house.database.api_url, application_name="recharge-test-app")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://recharge") as client:
+        yield client
+    await app.state.api_engine.dispose()
+
+
+async def test_decisions_and_attempts_are_read_newest_first_by_their_tenant_alone(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    mine, other = await house.tenant("pm_card_visa", available=100), await house.tenant("pm_card_visa")
+    await house.balance(mine, 10)
+    await house.work()
+    reader = _authorization(mine, Scope.BILLING_READ)
+    decisions = (await client.get("/api/recharge/decisions", headers=reader)).json()["decisions"]
+    assert [(each["outcome"], each["reason"]) for each in decisions] == [
+        ("charge", None),
+        ("skip", "above_threshold"),
+        ("skip", "balance_unknown"),
+    ]
+    first = (await client.get("/api/recharge/decisions?limit=1", headers=reader)).json()
+    rest = await client.get(f"/api/recharge/decisions?limit=2&cursor={first['nextCursor']}", headers=reader)
+    assert [each["id"] for each in first["decisions"] + rest.json()["decisions"]] == [each["id"] for each in decisions]
+    attempts = (await client.get("/api/recharge/attempts", headers=reader)).json()["attempts"]
+    assert [(each["state"], each["amountMinor"], each["tries"]) for each in attempts] == [("charged", 4_500, 1)]
+    assert decisions[0]["attempt"] == attempts[0]["attempt"]
+    others = (await client.get("/api/recharge/attempts", headers=_authorization(other, Scope.BILLING_READ))).json()
+    assert attempts[0]["attempt"] not in [each["attempt"] for each in others["attempts"]]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({}, 401, "unauthorized"),
+        (_authorization("acme", Scope.BILLING_WRITE), 403, "scope_missing"),
+        (_authorization(None, Scope.BILLING_READ), 403, "tenant_required"),
+    ],
+)
+async def test_without_a_tenants_token_it_answers_a_problem(
+    client: httpx.AsyncClient, headers: dict[str, str], status: int, code: str
+) -> None:
+    answer = await client.get("/api/recharge/decisions", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)

@@ -1,0 +1,87 @@
+"""A tenant's role reads nothing of another tenant, in any table that has a tenant."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from recharge_house import House
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared.database import make_engine, tenant_transaction
+
+_WITH_TENANT = """
+    SELECT c.oid::regclass::text AS name, c.relrowsecurity, c.relforcerowsecurity, c.relkind::text AS kind,
+           COALESCE('security_invoker=true' = ANY (c.reloptions), false) AS is_invoker
+    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
+    WHERE c.relkind IN ('r', 'p', 'v', 'm') AND c.relnamespace = 'public'::regnamespace
+    ORDER BY 1
+"""
+
+
+@pytest.fixture
+async def api(house: House) -> AsyncIterator[AsyncEngine]:
+    engine = make_engine(house.database.api_url, application_name="recharge-test-api")
+    yield engine
+    await engine.dispose()
+
+
+async def _fill(house: House) -> tuple[str, str]:
+    """Two tenants, each with rows in every table, made by the product wherever it makes them."""
+    tenants: list[str] = []
+    for _ in range(2):
+        tenant = await house.tenant("pm_card_visa")
+        await house.request(tenant)
+        await house.work()
+        await house.credit(tenant)
+        tenants.append(tenant)
+    async with house.engine.begin() as connection:
+        for tenant in tenants:
+            values = {"tenant": tenant}
+            await connection.execute(
+                text("INSERT INTO card_stop VALUES (:tenant, 'card', 'stolen_card', now())"), values
+            )
+            await connection.execute(text("INSERT INTO outbox_mark VALUES (:tenant, 'topic', 'key', 1)"), values)
+            await connection.execute(text("INSERT INTO published_state VALUES (:tenant, 'topic', 'key', 1)"), values)
+    return tenants[0], tenants[1]
+
+
+async def _visible(api: AsyncEngine, tenant: str | None, table: str) -> set[str]:
+    """The tenants whose rows the API's role sees; none where it may not read the table at all."""
+    statement = text(f"SELECT DISTINCT tenant_id FROM {table}")
+    try:
+        if tenant is None:
+            async with api.begin() as connection:
+                return set((await connection.execute(statement)).scalars())
+        async with tenant_transaction(api, tenant) as connection:
+            return set((await connection.execute(statement)).scalars())
+    except ProgrammingError as error:
+        assert "permission denied" in str(error)
+        return set()
+
+
+async def test_no_table_shows_a_tenant_the_rows_of_another(house: House, api: AsyncEngine) -> None:
+    mine, other = await _fill(house)
+    tables: list[dict[str, Any]] = await house.rows(_WITH_TENANT)
+    assert len(tables) >= 11
+    for table in tables:
+        name = table["name"]
+        filled = {row["tenant_id"] for row in await house.rows(f"SELECT DISTINCT tenant_id FROM {name}")}
+        assert {mine, other} <= filled, f"{name} could not be filled for two tenants"
+        if table["kind"] in ("v", "m"):
+            assert table["is_invoker"], f"{name} reads as its owner"
+        else:
+            assert table["relrowsecurity"] and table["relforcerowsecurity"], f"{name} is not protected"
+        assert await _visible(api, mine, name) <= {mine}, f"{name} leaks"
+        assert await _visible(api, None, name) == set(), f"{name} is read without a tenant"
+    for name in ("attempt", "attempt_try", "decision", "request"):
+        assert await _visible(api, mine, name) == {mine}
+
+
+async def test_a_tenants_role_writes_nothing(house: House, api: AsyncEngine) -> None:
+    mine, _other = await _fill(house)
+    for table in await house.rows(_WITH_TENANT):
+        with pytest.raises(ProgrammingError, match="permission denied"):
+            async with tenant_transaction(api, mine) as connection:
+                await connection.execute(text(f"DELETE FROM {table['name']}"))
