@@ -12,9 +12,9 @@ from sqlalchemy import Connection
 
 from embedded.environment import database_urls, inherited
 from embedded.servers import PostgresServer
-from ledger.migrate import migrate
 from ledger.tables import metadata
 from shared.database import DatabaseUnavailable, make_engine
+from shared.migrations import migrate
 
 from .books import Books
 
@@ -43,13 +43,13 @@ async def test_tables_are_as_the_code_describes_them(books: Books) -> None:
 
 
 async def test_several_migrators_at_once_and_again_later(empty_database: str) -> None:
-    await asyncio.gather(*(migrate(empty_database, timeout_s=30) for _ in range(3)))
-    await migrate(empty_database, timeout_s=30)
+    await asyncio.gather(*(migrate("ledger", empty_database, timeout_s=30) for _ in range(3)))
+    await migrate("ledger", empty_database, timeout_s=30)
 
 
 async def test_without_postgresql_it_waits_and_then_says_why() -> None:
     with pytest.raises(DatabaseUnavailable, match="did not answer within"):
-        await migrate("postgresql://ledger_owner:x@127.0.0.1:1/ledger", timeout_s=0.3)
+        await migrate("ledger", "postgresql://ledger_owner:x@127.0.0.1:1/ledger", timeout_s=0.3)
 
 
 def test_a_missing_address_is_named() -> None:

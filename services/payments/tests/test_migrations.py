@@ -17,12 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from embedded.environment import database_urls, inherited
 from embedded.servers import PostgresServer
 from embedded.testing import ServiceDatabase
-from payments.migrate import migrate
 from payments.repository.packages import load_credit_packages
 from payments.repository.profiles import load_billing_profiles
-from payments.settings import AppSettings, MigrateSettings, RepublishSettings, WorkerSettings
+from payments.settings import AppSettings, RepublishSettings, WorkerSettings
 from payments.tables import metadata
 from shared.database import DatabaseUnavailable, make_engine
+from shared.migrations import MigrateSettings, migrate
 from shared.settings import InvalidSettings, load_settings
 
 EMPTY = "payments_migration_test"
@@ -50,13 +50,13 @@ async def test_tables_are_as_the_code_describes_them(database: ServiceDatabase) 
 
 
 async def test_several_migrators_at_once_and_again_later(empty_database: str) -> None:
-    await asyncio.gather(*(migrate(empty_database, timeout_s=30) for _ in range(3)))
-    await migrate(empty_database, timeout_s=30)
+    await asyncio.gather(*(migrate("payments", empty_database, timeout_s=30) for _ in range(3)))
+    await migrate("payments", empty_database, timeout_s=30)
 
 
 async def test_without_postgresql_it_waits_and_then_says_why() -> None:
     with pytest.raises(DatabaseUnavailable, match="did not answer within"):
-        await migrate("postgresql://payments_owner:x@127.0.0.1:1/payments", timeout_s=0.3)
+        await migrate("payments", "postgresql://payments_owner:x@127.0.0.1:1/payments", timeout_s=0.3)
 
 
 async def test_the_seeded_packages_wait_to_be_published(worker_engine: AsyncEngine, rows: Callable[..., Any]) -> None:

@@ -23,7 +23,9 @@ class DatabaseUnavailable(Exception):
     """PostgreSQL did not answer in time; the message says what to check."""
 
 
-def make_engine(url: str, *, application_name: str, pool_size: int = 5) -> AsyncEngine:
+def make_engine(
+    url: str, *, application_name: str, pool_size: int = 5, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS
+) -> AsyncEngine:
     """An engine whose statements, locks and idle transactions all end by themselves. `url` is `postgresql://…`."""
     return create_async_engine(
         url.replace("postgresql://", "postgresql+asyncpg://", 1),
@@ -35,10 +37,10 @@ def make_engine(url: str, *, application_name: str, pool_size: int = 5) -> Async
         hide_parameters=True,  # errors are logged; what tenants wrote is not
         connect_args={
             "timeout": 5,
-            "command_timeout": STATEMENT_TIMEOUT_MS / 1000 + 5,
+            "command_timeout": statement_timeout_ms / 1000 + 5,
             "server_settings": {
                 "application_name": application_name,
-                "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+                "statement_timeout": str(statement_timeout_ms),
                 "lock_timeout": str(LOCK_TIMEOUT_MS),
                 "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MS),
                 "jit": "off",

@@ -16,6 +16,8 @@ from shared.settings import OwnerDatabaseSettings, load_settings
 log = get_logger()
 
 LOCK_POLL_S = 0.2
+#: An index on a large table takes its time; waiting for locks stays short, since it holds up everybody else.
+STATEMENT_TIMEOUT_MS = 30 * 60 * 1_000
 
 
 class MigrateSettings(OwnerDatabaseSettings):
@@ -36,7 +38,12 @@ async def migrate(service: str, database_url_owner: str, timeout_s: float) -> No
     Waits for PostgreSQL, and for another migrator of the same service, for `timeout_s` at most, else raises
     `DatabaseUnavailable`.
     """
-    engine = make_engine(database_url_owner, application_name=f"{service}-migrate", pool_size=1)
+    engine = make_engine(
+        database_url_owner,
+        application_name=f"{service}-migrate",
+        pool_size=1,
+        statement_timeout_ms=STATEMENT_TIMEOUT_MS,
+    )
     try:
         await wait_for_database(engine, timeout_s)
         async with engine.begin() as connection:

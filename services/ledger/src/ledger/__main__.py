@@ -25,11 +25,9 @@ def main(arguments: list[str]) -> int:
             settings = load_settings(WorkerSettings)
             return run_process("ledger", settings.log_level, partial(worker.run, settings))
         case ["migrate"]:
-            from ledger import migrate
-            from ledger.settings import MigrateSettings
+            from shared.migrations import run_migrate
 
-            settings = load_settings(MigrateSettings)
-            return migrate.run(settings)
+            return run_migrate("ledger")
         case ["check"]:
             from ledger import check
             from ledger.settings import OperatorSettings

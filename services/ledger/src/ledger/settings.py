@@ -6,7 +6,6 @@ from shared.settings import (
     ApiDatabaseSettings,
     AuthSettings,
     KafkaSettings,
-    OwnerDatabaseSettings,
     ProcessSettings,
     SigningSettings,
     WorkerDatabaseSettings,
@@ -19,13 +18,6 @@ class AppSettings(ProcessSettings, KafkaSettings, AuthSettings, ApiDatabaseSetti
 
 class WorkerSettings(ProcessSettings, KafkaSettings, WorkerDatabaseSettings, SigningSettings):
     """`python -m ledger worker`"""
-
-
-class MigrateSettings(OwnerDatabaseSettings):
-    """`python -m ledger migrate`"""
-
-    log_level: str = "info"
-    start_timeout_s: float = 60.0
 
 
 class OperatorSettings(WorkerDatabaseSettings):

@@ -6,13 +6,12 @@ import sys
 from payments.app import create_app
 from payments.confirming import Confirming
 from payments.handlers import StripeEvents
-from payments.migrate import migrate
 from payments.purchasing import Purchasing
 from payments.recharging import Recharging
 from payments.repository import profiles
 from payments.saved_cards import SavedCards
 from payments.schemas import StripeConfig
-from payments.settings import AppSettings, MigrateSettings, RepublishSettings, WorkerSettings
+from payments.settings import AppSettings, RepublishSettings, WorkerSettings
 from payments.stripe_gateway import stripe_gateway
 from payments.sweeper import Sweeper
 from payments.worker import SERVICE, STATES, subscriptions
@@ -20,6 +19,7 @@ from shared.auth import Authenticator
 from shared.clock import utc_now
 from shared.database import make_engine, wait_for_database
 from shared.logs import get_logger
+from shared.migrations import run_migrate
 from shared.money import MINIMUM_CHARGE_MINOR
 from shared.process import run_command, run_process
 from shared.runtime import make_consumer_loop, run_api, run_worker, start_runtime
@@ -91,9 +91,7 @@ def worker() -> int:
 
 def migrate_command() -> int:
     """Brings the database to the newest version, as the owner."""
-    settings = load_settings(MigrateSettings)
-    url = settings.database_url_owner.get_secret_value()
-    return run_process(SERVICE, settings.log_level, lambda _stopping: migrate(url, settings.start_timeout_s))
+    return run_migrate(SERVICE)
 
 
 def republish() -> int:

@@ -10,7 +10,6 @@ from shared.settings import (
     ApiDatabaseSettings,
     AuthSettings,
     KafkaSettings,
-    OwnerDatabaseSettings,
     ProcessSettings,
     SigningSettings,
     StripeSettings,
@@ -28,13 +27,6 @@ class AppSettings(ProcessSettings, KafkaSettings, ApiDatabaseSettings, AuthSetti
 
 class WorkerSettings(ProcessSettings, KafkaSettings, WorkerDatabaseSettings, SigningSettings, StripeSettings):
     """`python -m payments worker`."""
-
-
-class MigrateSettings(OwnerDatabaseSettings):
-    """`python -m payments migrate`."""
-
-    log_level: str = "info"
-    start_timeout_s: float = 60.0
 
 
 class RepublishSettings(BaseSettings):

@@ -1,8 +1,6 @@
-"""Runs the migrations on the connection that `ledger.migrate` has opened and locked."""
+"""Runs the migrations on the connection that `shared.migrations` has opened and locked."""
 
 from alembic import context
 
-from ledger.tables import metadata
-
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+context.configure(connection=context.config.attributes["connection"])
 context.run_migrations()

@@ -1,7 +1,6 @@
-"""Alembic's entry: runs the migrations on the connection that `payments.migrate` opened."""
+"""Runs the migrations on the connection that `shared.migrations` has opened and locked."""
 
 from alembic import context
 
-context.configure(connection=context.config.attributes["connection"], transaction_per_migration=True)
-with context.begin_transaction():
-    context.run_migrations()
+context.configure(connection=context.config.attributes["connection"])
+context.run_migrations()
