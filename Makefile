@@ -14,7 +14,7 @@ PACKAGES := prepaid-shared prepaid-dev prepaid-webhook-gateway prepaid-payments 
 DEFINITIONS := pyproject.toml shared/pyproject.toml dev/pyproject.toml $(wildcard services/*/pyproject.toml)
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 	$(addprefix --no-emit-package ,$(PACKAGES))
-CODE := shared services dev tests benchmarks conftest.py
+CODE := shared services dev deploy tests benchmarks conftest.py
 # Extra arguments for pytest, the demo or the stack: make test ARGS="-k refund -x"
 ARGS ?=
 
