@@ -53,7 +53,7 @@ PROFILE = BillingProfile(
 IN_NEED = Situation(
     profile=PROFILE, balance=LOW, packages=PACKAGES, month=Month({}, False), open_attempt=None,
     dispute_open_since=None, stopped_cards=frozenset(), suspension=None, is_frozen=False, inputs_caught_up_at=NOW,
-    breaker_open_until=None, request=None,
+    breaker_open_until=None, breaker_is_half_open=False, request=None,
 )  # fmt: skip
 
 

@@ -122,7 +122,6 @@ async def _write_down(
     now: datetime,
 ) -> None:
     decisions: list[dict[str, Any]] = []
-    notes: list[dict[str, Any]] = []
     for each, outcome in decided:
         attempt = attempts.get(each.tenant)
         if attempt is not None and attempt.attempt not in reserved:
@@ -131,13 +130,14 @@ async def _write_down(
         look_again_at = outcome.look_again_at if isinstance(outcome, Skip) else None
         if said == each.last_decision and look_again_at == each.look_again_at:
             continue
-        notes.append({"tenant_id": each.tenant, "last_decision": said, "look_again_at": look_again_at})
-        if said != each.last_decision:
-            decisions.append(_decision(each, outcome, attempt, now))
+        is_new = said != each.last_decision
+        decision = _decision(each, outcome, attempt, now)
+        decisions.append({**decision, "said": said, "look_again_at": look_again_at, "is_new": is_new})
+        if is_new:
             reason = "" if isinstance(outcome, Charge) else outcome.reason
             _decisions.labels("charge" if attempt else "skip", reason).inc()
             log.debug("decided", tenant=each.tenant, decision=said)
-    await save_decisions(transaction.connection, decisions, notes)
+    await save_decisions(transaction.connection, decisions)
 
 
 def _reason(each: TenantSituation, outcome: Charge | Skip, now: datetime) -> str:

@@ -23,7 +23,7 @@ from recharge.core.follow import follow, give_up
 from recharge.core.moves import LEASE, Breaker, Move, asked_again_at
 from recharge.deciding import decide_about
 from recharge.moving import write_moves
-from recharge.repository.attempts import claim_attempt, load_attempts, load_parameters, load_tries, may_call
+from recharge.repository.attempts import claim_attempt, load_attempts, load_parameters, load_tries, take_probe
 from recharge.repository.situations import load_situations, lock_for_charging
 from recharge.stripe_gateway import StripeGateway
 from shared.clock import utc_now
@@ -86,7 +86,7 @@ class Steps:
         attempt = await claim_attempt(connection, tenant, name)
         if attempt is None or attempt.has_ended or attempt.next_at > now:
             return None
-        tries = (await load_tries(connection, [attempt]))[name]
+        tries = (await load_tries(connection, [attempt]))[name] if attempt.n > 0 else tuple[Try, ...]()
         question = next_question(attempt, tries, now)
         match question:
             case Question.BEGIN:
@@ -114,7 +114,7 @@ class Steps:
         connection = transaction.connection
         situation = await _situation(connection, attempt, now)
         refusal = may_charge(situation, attempt, now)
-        if refusal is None and not await may_call(connection, now, LEASE):
+        if refusal is None and situation.breaker_is_half_open and not await take_probe(connection, now, LEASE):
             refusal = Skip(Reason.BREAKER_OPEN, now + _WAIT)
         if refusal is not None:
             await _refuse(transaction, attempt, tries, refusal, now)

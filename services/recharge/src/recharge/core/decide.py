@@ -94,6 +94,7 @@ class Situation:
     is_frozen: bool
     inputs_caught_up_at: datetime | None
     breaker_open_until: datetime | None
+    breaker_is_half_open: bool
     request: Request | None
 
 

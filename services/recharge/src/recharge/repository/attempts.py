@@ -113,7 +113,6 @@ _CLOSE_BREAKER = text(
 _TAKE_PROBE = text("""
     UPDATE breaker SET open_until = :until, is_probing = true WHERE failures > 0 AND open_until <= :now
 """)
-_BREAKER_FAILURES = text("SELECT failures FROM breaker")
 
 
 async def reserve(connection: AsyncConnection, attempts: Sequence[Attempt]) -> set[str]:
@@ -213,10 +212,8 @@ async def close_breaker(connection: AsyncConnection) -> None:
     await connection.execute(_CLOSE_BREAKER)
 
 
-async def may_call(connection: AsyncConnection, now: datetime, probe_for: timedelta) -> bool:
-    """True while the breaker is closed; once it is half open, for one caller at a time."""
-    if (await connection.execute(_BREAKER_FAILURES)).scalar_one() == 0:
-        return True
+async def take_probe(connection: AsyncConnection, now: datetime, probe_for: timedelta) -> bool:
+    """Whether this caller is the one that finds out, with one call, whether Stripe takes us again."""
     return (await connection.execute(_TAKE_PROBE, {"now": now, "until": now + probe_for})).rowcount > 0
 
 

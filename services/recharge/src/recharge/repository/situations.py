@@ -1,4 +1,4 @@
-"""What decisions rest on, read in two statements for any number of tenants, and what was decided."""
+"""What decisions rest on, read in one statement for any number of tenants, and what was decided."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,21 +15,24 @@ from recharge.repository.rows import write_rows
 from shared.events import BillingProfile, CreditPackage
 from shared.topics import BY_NAME, TopicName
 
-_FACTS = text("""
-    SELECT (SELECT jsonb_agg(package_event ORDER BY package) FROM package) AS packages,
-           (SELECT CASE WHEN count(*) = :partitions THEN min(caught_up_at) END FROM topic_progress
-            WHERE topic = :topic) AS caught_up_at,
-           (SELECT open_until FROM breaker) AS breaker_open_until
-""")
-
+# What is the same for all tenants comes with each of them, but the catalog only with the first.
 _SITUATIONS = text("""
-    SELECT profile.tenant_id, profile.profile, profile.frozen_reason, profile.suspended_at, profile.suspended_reason,
+    WITH facts AS MATERIALIZED (
+        SELECT (SELECT jsonb_agg(package_event ORDER BY package) FROM package) AS packages,
+               (SELECT CASE WHEN count(*) = :partitions THEN min(caught_up_at) END FROM topic_progress
+                WHERE topic = :topic) AS caught_up_at,
+               open_until AS breaker_open_until, failures > 0 AS breaker_is_half_open
+        FROM breaker
+    )
+    SELECT CASE WHEN row_number() OVER (ORDER BY profile.tenant_id) = 1 THEN facts.packages END AS packages,
+           facts.caught_up_at, facts.breaker_open_until, facts.breaker_is_half_open,
+           profile.tenant_id, profile.profile, profile.frozen_reason, profile.suspended_at, profile.suspended_reason,
            profile.suspended_cards, profile.last_decision, profile.look_again_at,
            balance.version AS balance_version, balance.available, balance.receivable, balance.receivable_since,
            balance.last_entry_version, balance.served_available, balance.last_purchase_at,
            open.attempt AS open_attempt, month.spent, month.limited, disputed.since AS dispute_open_since,
            stopped.cards AS stopped_cards, waiting.request, waiting.requested_at, waiting.expires_at
-    FROM profile
+    FROM facts CROSS JOIN profile
     LEFT JOIN balance USING (tenant_id)
     LEFT JOIN LATERAL (
         SELECT attempt FROM attempt
@@ -77,22 +80,21 @@ _LOCK_FOR_CHARGING = text("""
 """)
 
 _SAVE_DECISIONS = text("""
-    INSERT INTO decision (tenant_id, outcome, reason, attempt, request, package, amount_minor, currency, limited_by_cap,
-                          available, balance_version, profile_version, spent_minor, decided_at)
-    SELECT tenant_id, outcome, reason, attempt, request, package, amount_minor, currency, limited_by_cap, available,
-           balance_version, profile_version, spent_minor, decided_at
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-         AS new (tenant_id text, outcome text, reason text, attempt text, request text, package text,
-                 amount_minor bigint, currency text, limited_by_cap boolean, available bigint, balance_version bigint,
-                 profile_version bigint, spent_minor bigint, decided_at timestamptz)
-    ORDER BY tenant_id
-""")
-
-_NOTE_DECISIONS = text("""
-    UPDATE profile SET last_decision = new.last_decision, look_again_at = new.look_again_at
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-         AS new (tenant_id text, last_decision text, look_again_at timestamptz)
-    WHERE profile.tenant_id = new.tenant_id
+    WITH new AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+             AS new (tenant_id text, said text, look_again_at timestamptz, is_new boolean, outcome text, reason text,
+                     attempt text, request text, package text, amount_minor bigint, currency text,
+                     limited_by_cap boolean, available bigint, balance_version bigint, profile_version bigint,
+                     spent_minor bigint, decided_at timestamptz)
+    ), written AS (
+        INSERT INTO decision (tenant_id, outcome, reason, attempt, request, package, amount_minor, currency,
+                              limited_by_cap, available, balance_version, profile_version, spent_minor, decided_at)
+        SELECT tenant_id, outcome, reason, attempt, request, package, amount_minor, currency, limited_by_cap,
+               available, balance_version, profile_version, spent_minor, decided_at
+        FROM new WHERE is_new ORDER BY tenant_id
+    )
+    UPDATE profile SET last_decision = new.said, look_again_at = new.look_again_at
+    FROM new WHERE profile.tenant_id = new.tenant_id
 """)
 
 _NEED_IS_OVER = text("""
@@ -140,20 +142,26 @@ async def load_situations(
     """The situations of those tenants that have a profile. One attempt may be left out of account, whose request then
     counts as waiting. An attempt that succeeded after its end counts as open until its credits have come."""
     profile_topic = TopicName.BILLING_PROFILE_CHANGED
-    facts = (
-        await connection.execute(_FACTS, {"partitions": BY_NAME[profile_topic].partitions, "topic": profile_topic})
-    ).one()
-    packages = tuple(CreditPackage.model_validate(each) for each in facts.packages or ())
-    rows = await connection.execute(
-        _SITUATIONS, {"tenants": sorted(tenants), "month": month_of(now), "leaving_out": leaving_out_attempt}
+    result = await connection.execute(
+        _SITUATIONS,
+        {
+            "tenants": sorted(tenants),
+            "month": month_of(now),
+            "leaving_out": leaving_out_attempt,
+            "partitions": BY_NAME[profile_topic].partitions,
+            "topic": profile_topic,
+        },
+    )
+    rows = result.all()
+    packages = tuple(
+        CreditPackage.model_validate(each) for row in rows if row.packages is not None for each in row.packages
     )
     return [
-        TenantSituation(row.tenant_id, _situation(row, packages, facts), row.last_decision, row.look_again_at)
-        for row in rows
+        TenantSituation(row.tenant_id, _situation(row, packages), row.last_decision, row.look_again_at) for row in rows
     ]
 
 
-def _situation(row: Row[Any], packages: tuple[CreditPackage, ...], facts: Row[Any]) -> Situation:
+def _situation(row: Row[Any], packages: tuple[CreditPackage, ...]) -> Situation:
     balance = None
     if row.available is not None:
         balance = Balance(
@@ -178,8 +186,9 @@ def _situation(row: Row[Any], packages: tuple[CreditPackage, ...], facts: Row[An
         stopped_cards=frozenset(row.stopped_cards or ()),
         suspension=suspension,
         is_frozen=row.frozen_reason is not None,
-        inputs_caught_up_at=facts.caught_up_at,
-        breaker_open_until=facts.breaker_open_until,
+        inputs_caught_up_at=row.caught_up_at,
+        breaker_open_until=row.breaker_open_until,
+        breaker_is_half_open=row.breaker_is_half_open,
         request=Request(row.request, row.requested_at, row.expires_at) if row.request else None,
     )
 
@@ -201,12 +210,9 @@ async def lock_for_charging(connection: AsyncConnection, tenant: str) -> None:
     await connection.execute(_LOCK_FOR_CHARGING, {"tenant": tenant})
 
 
-async def save_decisions(
-    connection: AsyncConnection, decisions: Sequence[dict[str, Any]], notes: Sequence[dict[str, Any]]
-) -> None:
-    """Writes new decisions, and on the profiles what the last one was and when to look again."""
+async def save_decisions(connection: AsyncConnection, decisions: Sequence[dict[str, Any]]) -> None:
+    """Writes the decisions that are new, and on the profiles what was `said` last and when to look again."""
     await write_rows(connection, _SAVE_DECISIONS, decisions)
-    await write_rows(connection, _NOTE_DECISIONS, notes)
 
 
 async def need_is_over(connection: AsyncConnection, tenants: Sequence[str]) -> None:
