@@ -46,7 +46,7 @@ class Run:
 
 def run(options: RunOptions) -> Sequence[Measurement]:
     """Pairs of runs, ours and the bare one; which comes first alternates."""
-    pairs, seconds = (1, 1.0) if options.quick else (7, 4.0)
+    pairs, seconds = (1, 1.0) if options.quick else (15, 2.0)
     ours: list[Run] = []
     bare: list[Run] = []
     with ExitStack() as stack:
