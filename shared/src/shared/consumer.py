@@ -15,6 +15,7 @@ from datetime import datetime
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord
 from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.contextvars import bound_contextvars
@@ -36,6 +37,7 @@ HANDLER_TIMEOUT_S = 20.0
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 15.0
 POLL_TIMEOUT_MS = 200
+OBSERVE_TIMEOUT_S = 2.0
 
 _records = Counter("consumer_records_total", "Records handled.", ["topic", "outcome"])
 _batch_seconds = Histogram("consumer_batch_seconds", "From a fetched batch to its commit.", ["topic"])
@@ -94,6 +96,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self._in_flight = asyncio.Lock()
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._is_running = False
+        self._fetch: asyncio.Task[dict[TopicPartition, list[ConsumerRecord[bytes | None, bytes | None]]]] | None = None
         self.caught_up_at: dict[tuple[TopicName, int], datetime] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -104,7 +107,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         stop = asyncio.create_task(stopping.wait())
         try:
             while not stopping.is_set():
-                fetch = asyncio.create_task(
+                fetch = self._fetch = asyncio.create_task(
                     self._consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=self._batch_records_max)
                 )
                 await asyncio.wait([fetch, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -144,11 +147,14 @@ class ConsumerLoop(ConsumerRebalanceListener):
         if not self._is_running:
             return
         async with self._in_flight:
-            assigned = list(self._consumer.assignment())
+            async with asyncio.timeout(OBSERVE_TIMEOUT_S):
+                positions = {tp: await self._consumer.position(tp) for tp in self._consumer.assignment()}
+            if self._fetch is None or self._fetch.done():
+                return  # positions are beyond records that nobody has handled yet
             now = utc_now()
-            ends = await self._consumer.end_offsets(assigned) if assigned else {}
+            ends = await self._consumer.end_offsets(list(positions)) if positions else {}
             for partition, end in ends.items():
-                behind = max(0, end - await self._consumer.position(partition))
+                behind = max(0, end - positions[partition])
                 _lag.labels(partition.topic, partition.partition).set(behind)
                 if behind == 0:
                     self.caught_up_at[self._topic_name(partition), partition.partition] = now
