@@ -105,9 +105,14 @@ async def test_sigterm_lets_requests_in_flight_finish(kafka: Kafka, make_gateway
     gateway = make_gateway("gateway-sigterm", kafka.server)
     gateway.start()
     async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client, httpx.AsyncClient() as watcher:
-        await post(client)
+        assert (await post(client)).status_code == 200
+
+        async def is_frozen() -> bool:
+            return (await watcher.get(f"{gateway.url}/readyz")).status_code == 503
+
         kafka.process.send_signal(signal.SIGSTOP)
         try:
+            await until(is_frozen)
             sent = event()
             posting = asyncio.create_task(post(client, body_of(sent)))
 
@@ -173,8 +178,17 @@ async def test_no_more_than_the_limit_wait_for_kafka_and_the_wait_is_bounded(
     kafka: Kafka, publisher: EventPublisher
 ) -> None:
     await publisher.publish(RECORD)
+
+    async def is_frozen() -> bool:
+        try:
+            async with asyncio.timeout(0.5):
+                return await publisher.problem() is not None
+        except TimeoutError:
+            return True
+
     kafka.process.send_signal(signal.SIGSTOP)
     try:
+        await until(is_frozen)
         outcomes = await asyncio.gather(*(publisher.publish(RECORD) for _ in range(5)), return_exceptions=True)
     finally:
         kafka.process.send_signal(signal.SIGCONT)
