@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -11,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from fastapi import Depends, FastAPI
 from httpx import ASGITransport, AsyncClient
+from jwt import jwk_set_cache as jwks_module
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from shared.auth import LEEWAY_S, Authenticator, Principal, Scope, mint_development_token, requires
@@ -105,6 +107,16 @@ async def test_a_token_without_a_tenant_has_none_of_its_own() -> None:
         assert (caught.value.status, caught.value.code) == (403, "tenant_required")
 
 
+@pytest.mark.parametrize("tenant", ["a\0b", "a\nb", " acme", "a b", "müller", "\ud800", "x" * 201])
+async def test_a_tenant_that_stripe_or_a_database_could_not_keep_as_it_is_is_refused(tenant: str) -> None:
+    assert (await refused(authenticator(), token(tenant_id=tenant))).status == 401
+
+
+@pytest.mark.parametrize("subject", ["", "a\0b", "a\nb", "\ud800", "x" * 256])
+async def test_a_subject_that_could_not_be_written_down_is_refused(subject: str) -> None:
+    assert (await refused(authenticator(), token(sub=subject))).status == 401
+
+
 def test_exactly_one_source_of_keys_is_set() -> None:
     for settings in ({"auth_jwt_secret": None}, {"auth_jwks_url": "http://127.0.0.1:9"}):
         with pytest.raises(InvalidSettings, match="AUTH_JWKS_URL"):
@@ -122,18 +134,22 @@ def ec_key() -> ec.EllipticCurvePrivateKey:
 
 
 @pytest.fixture(scope="module")
-def jwks_url(rsa_key: rsa.RSAPrivateKey, ec_key: ec.EllipticCurvePrivateKey) -> Iterator[str]:
-    """An issuer's keys over real HTTP."""
-    keys = [
+def jwks(rsa_key: rsa.RSAPrivateKey, ec_key: ec.EllipticCurvePrivateKey) -> list[dict[str, Any]]:
+    return [
         {**json.loads(RSAAlgorithm.to_jwk(rsa_key.public_key())), "kid": "rsa", "use": "sig", "alg": "RS256"},
         {**json.loads(ECAlgorithm.to_jwk(ec_key.public_key())), "kid": "ec", "use": "sig", "alg": "ES256"},
     ]
+
+
+@pytest.fixture(scope="module")
+def jwks_url(jwks: list[dict[str, Any]]) -> Iterator[str]:
+    """An issuer's keys over real HTTP."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps({"keys": keys}).encode())
+            self.wfile.write(json.dumps({"keys": jwks}).encode())
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             return
@@ -160,8 +176,26 @@ async def test_an_issuers_keys_verify_its_tokens_and_no_others(
         token(rsa_key, "RS256"),
         token(SECRET, "HS256", {"kid": "rsa"}),
         token(None, "none", {"kid": "rsa"}),
+        token(rsa_key, "RS256", {"kid": "ec"}),
+        token(ec_key, "ES256", {"kid": "rsa"}),
     ):
         assert (await refused(by, presented)).status == 401
+
+
+async def test_a_key_that_the_issuer_has_withdrawn_verifies_no_longer_than_the_set_is_kept(
+    jwks_url: str,
+    rsa_key: rsa.RSAPrivateKey,
+    ec_key: ec.EllipticCurvePrivateKey,
+    jwks: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    by = authenticator(auth_jwt_secret=None, auth_jwks_url=jwks_url)
+    presented = token(rsa_key, "RS256", {"kid": "rsa"})
+    assert (await by.verify(presented)).subject == "user_1"
+    monkeypatch.setattr(jwks_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 301))
+    monkeypatch.setitem(jwks[0], "kid", "rsa-2")
+    assert (await refused(by, presented)).status == 401
+    assert (await by.verify(token(ec_key, "ES256", {"kid": "ec"}))).subject == "user_1"
 
 
 async def test_keys_that_cannot_be_fetched_are_no_verdict(rsa_key: rsa.RSAPrivateKey) -> None:

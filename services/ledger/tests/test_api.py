@@ -117,6 +117,8 @@ async def test_nobody_else_debits_another_tenant(api: httpx.AsyncClient, books: 
     assert (await post_debit(api, own, tenantId="acme")).status_code == 200
     assert problem(await post_debit(api, headers("acme", Scope.BILLING_READ))) == (403, "scope_missing")
     assert problem(await post_debit(api, headers(None, Scope.CREDITS_DEBIT))) == (403, "tenant_required")
+    both = headers("acme", Scope.CREDITS_DEBIT_ANY, Scope.CREDITS_DEBIT)
+    assert problem(await post_debit(api, both, tenantId="bravo")) == (403, "foreign_tenant")
     assert problem(await post_debit(api, {})) == (401, "unauthorized")
     assert await books.rows("SELECT 1 FROM balance WHERE tenant_id = 'bravo' AND balance <> 100") == []
 

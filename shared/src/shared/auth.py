@@ -1,6 +1,7 @@
 """Who calls: a JWT with a tenant and scopes. One token for all services."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,10 @@ from shared.problems import Problem
 from shared.settings import AuthSettings, InvalidSettings
 
 LEEWAY_S = 30
+#: A tenant's id becomes part of Stripe's idempotency keys (a header of 255 characters) and metadata, of Kafka keys and
+#: of database keys, and must be the same in all of them.
+_TENANT = re.compile(r"[\x21-\x7e]{1,200}")
+_SUBJECT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 _bearer = HTTPBearer(auto_error=False, description="A JWT with `tenant_id` and `scope`.")
 
 
@@ -53,7 +58,8 @@ class Authenticator:
             )
         self._secret = settings.auth_jwt_secret
         self._jwks = (
-            jwt.PyJWKClient(settings.auth_jwks_url, cache_keys=True, lifespan=300, timeout=5)
+            # cache_keys would keep a key for ever that the issuer has withdrawn; the set is kept for its lifespan.
+            jwt.PyJWKClient(settings.auth_jwks_url, cache_keys=False, lifespan=300, timeout=5)
             if settings.auth_jwks_url
             else None
         )
@@ -64,7 +70,8 @@ class Authenticator:
         """The principal, or a Problem 401."""
         try:
             if self._jwks is not None:
-                key: Any = (await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)).key
+                # With the key goes its algorithm: a token that names another one is refused, not tried.
+                key: Any = await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)
                 algorithms = ["RS256", "ES256"]
             else:
                 assert self._secret is not None
@@ -87,9 +94,13 @@ class Authenticator:
             ) from error
         except jwt.PyJWTError as error:
             raise unauthorized(f"The token is not valid: {type(error).__name__}. Get a new one.") from error
-        tenant = claims.get("tenant_id")
+        tenant, subject = claims.get("tenant_id"), str(claims["sub"])
+        if isinstance(tenant, str) and tenant and not _TENANT.fullmatch(tenant):
+            raise unauthorized("The token's tenant_id must be 1 to 200 visible ASCII characters, without spaces.")
+        if not _SUBJECT.fullmatch(subject):
+            raise unauthorized("The token's sub must be 1 to 255 characters, without control characters.")
         return Principal(
-            subject=str(claims["sub"]),
+            subject=subject,
             tenant=tenant if isinstance(tenant, str) and tenant else None,
             scopes=frozenset(str(claims.get("scope", "")).split()),
         )

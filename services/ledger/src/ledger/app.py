@@ -190,7 +190,7 @@ async def get_unapplied_receipts(
 
 def _debited_tenant(principal: Principal, body: DebitRequest) -> str:
     """Whose credits the caller may use: a product's token names a tenant, any other has its own."""
-    if Scope.CREDITS_DEBIT_ANY in principal.scopes:
+    if Scope.CREDITS_DEBIT_ANY in principal.scopes and principal.tenant is None:
         if body.tenant_id is None:
             raise Problem(422, "tenant_missing", "This token serves every tenant: name one in `tenantId`.")
         return body.tenant_id
