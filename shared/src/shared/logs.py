@@ -10,9 +10,11 @@ import structlog
 
 from shared.trace import current_traceparent, trace_id
 
-# What a Stripe key, a webhook secret, a client secret, a JWT or a URL's password looks like.
+# What a Stripe key, a webhook secret, a client secret, a JWT or a URL's password looks like. What may begin anywhere
+# begins where its word does: else a long word, such as a caller's path, is searched from each of its letters.
 _SECRET = re.compile(
-    r"(?:sk|rk|pk)_(?:test|live)_\w+|whsec_\w+|\w+_secret_\w+|eyJ[\w-]+\.[\w-]+\.[\w-]+|(?<=:)[^:/@\s]+(?=@[\w.\-\[\]]+[:/])"
+    r"(?:sk|rk|pk)_(?:test|live)_\w+|whsec_\w+|(?<!\w)\w+_secret_\w+"
+    r"|(?<![\w-])eyJ[\w-]+\.[\w-]+\.[\w-]+|(?<=:)[^:/@\s]+(?=@[\w.\-\[\]]+[:/])"
 )
 
 
