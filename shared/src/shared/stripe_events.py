@@ -97,6 +97,8 @@ def routing_key(event: StripeEvent) -> str:
 
 def id_of(value: Any) -> str | None:
     """The id in an expandable field: Stripe sends the id or the whole object."""
+    if value is None:
+        return None
     if isinstance(value, str):
         return value or None
     if isinstance(value, Mapping):

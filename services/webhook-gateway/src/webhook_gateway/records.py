@@ -1,8 +1,7 @@
 """The record of `stripe.events` that an event becomes. Pure."""
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from shared.stripe_events import EVENT_TYPES, Header, StripeEvent, routing_key
 
@@ -11,8 +10,7 @@ _TAKEN = frozenset(EVENT_TYPES)
 Origin = Literal["webhook", "api"]
 
 
-@dataclass(frozen=True, slots=True)
-class EventRecord:
+class EventRecord(NamedTuple):
     """What is published: Stripe's bytes as they came, and beside them what routes and explains them."""
 
     key: bytes
