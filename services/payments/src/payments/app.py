@@ -27,6 +27,7 @@ from payments.schemas import (
     RechargeTriggered,
     SetupIntentCreated,
     StripeConfig,
+    StripeId,
 )
 from shared.auth import Authenticator, Principal, Scope, requires
 from shared.database import tenant_transaction
@@ -125,7 +126,7 @@ def create_app(
         status_code=204,
         responses=common | problem_responses(404),
     )
-    async def delete_payment_method(principal: Writer, payment_method_id: str) -> Response:
+    async def delete_payment_method(principal: Writer, payment_method_id: StripeId) -> Response:
         await saved_cards.remove(principal.own_tenant, payment_method_id)
         return Response(status_code=204)
 
@@ -135,7 +136,7 @@ def create_app(
         status_code=204,
         responses=common | problem_responses(404),
     )
-    async def make_default(principal: Writer, payment_method_id: str) -> Response:
+    async def make_default(principal: Writer, payment_method_id: StripeId) -> Response:
         await saved_cards.make_default(principal.own_tenant, payment_method_id)
         return Response(status_code=204)
 

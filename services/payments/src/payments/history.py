@@ -3,7 +3,7 @@
 import base64
 import binascii
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -58,7 +58,10 @@ def decode_cursor(cursor: str) -> HistoryPosition:
         position = (datetime.fromisoformat(at), str(kind), str(item_id))
         if position[0].tzinfo is None:
             raise ValueError("a time without zone")
-    except (ValueError, TypeError, binascii.Error) as error:
+        position[0].astimezone(UTC)  # may leave the years 1 to 9999
+        if b"\x00" in f"{kind}{item_id}".encode():
+            raise ValueError("a character that no text column holds")
+    except (ValueError, TypeError, OverflowError, binascii.Error) as error:
         raise Problem(422, "invalid_cursor", "Use the nextCursor of the page before, unchanged.") from error
     return position
 

@@ -75,8 +75,7 @@ class Purchasing:
     async def _quote(self, connection: AsyncConnection, tenant: str, body: CreatePaymentIntent) -> Quote:
         if not body.insist and await read_models.has_attempt_under_way(connection, tenant):
             raise refusals.recharge_under_way()
-        if await purchases.count_unfinished(connection, tenant) >= OPEN_PURCHASES_MAX:
-            raise refusals.too_many_open_purchases(OPEN_PURCHASES_MAX)
+        await _check_open_purchases(connection, tenant)
         for_sale = await packages.load_active(connection)
         try:
             if body.package_id is not None:
@@ -138,6 +137,7 @@ class Purchasing:
                 now=purchase.created_at,
             ):
                 await profiles.lock(connection, [request.tenant])
+                await _check_open_purchases(connection, request.tenant)  # again: nobody else begins one now
                 await purchases.insert(connection, purchase)
                 await profiles.changed(transaction, [request.tenant])
             known = await idempotency.find(connection, request)
@@ -176,3 +176,8 @@ class Purchasing:
         response = answer.model_dump(mode="json")
         await note_observation(self._engine, self._outbox, purchase, view, source, self._clock(), request, response)
         return answer
+
+
+async def _check_open_purchases(connection: AsyncConnection, tenant: str) -> None:
+    if await purchases.count_unfinished(connection, tenant) >= OPEN_PURCHASES_MAX:
+        raise refusals.too_many_open_purchases(OPEN_PURCHASES_MAX)

@@ -23,6 +23,8 @@ Currency = Annotated[str, Field(pattern="^[A-Za-z]{3}$"), AfterValidator(str.low
 AmountMinor = Annotated[int, Field(ge=1, le=AMOUNT_MINOR_MAX)]
 Credits = Annotated[int, Field(ge=0, le=2**53 - 1)]
 StripeId = Annotated[str, Field(pattern="^[A-Za-z0-9_]{1,255}$")]
+#: No control characters: PostgreSQL's text holds no NUL.
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 class StripeConfig(Body):
@@ -49,7 +51,7 @@ class PackageList(Body):
 class CreatePaymentIntent(RequestBody):
     """Either a package, or an amount; never credits: the server prices."""
 
-    package_id: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    package_id: Name | None = None
     amount_minor: AmountMinor | None = None
     currency: Currency | None = None
     save_card: bool = Field(False, description="Keep the card for later charges, also automatic ones.")
@@ -74,7 +76,7 @@ class PaymentIntentCreated(Body):
 
 
 class ConfirmPaymentIntent(RequestBody):
-    purchase_id: Annotated[str, Field(min_length=1, max_length=100)]
+    purchase_id: Name
     payment_method_id: StripeId
 
 
@@ -104,7 +106,7 @@ class PaymentMethodList(Body):
 
 
 class ConsentGiven(RequestBody):
-    text_version: Annotated[str, Field(min_length=1, max_length=100)]
+    text_version: Name
 
 
 class PutAutoRecharge(RequestBody):

@@ -20,7 +20,8 @@ from shared.settings import (
 class AppSettings(ProcessSettings, KafkaSettings, ApiDatabaseSettings, AuthSettings, SigningSettings, StripeSettings):
     """`python -m payments app`."""
 
-    stripe_publishable_key: Annotated[str, Field(validation_alias=PUBLISHABLE_KEY_NAMES)]
+    #: Anybody may read it at /api/stripe/config, so another key put here by mistake must stop us at start.
+    stripe_publishable_key: Annotated[str, Field(validation_alias=PUBLISHABLE_KEY_NAMES, pattern="^pk_")]
     ledger_public_url: str = Field("", description="Where browsers reach /api/ledger; empty: the same origin.")
     recharge_public_url: str = Field("", description="Where browsers reach /api/recharge; empty: the same origin.")
 

@@ -22,8 +22,11 @@ class Customer:
 
     @property
     def idempotency_key(self) -> str:
-        """Stripe's key for creating it. A later generation replaces a customer that was deleted at Stripe."""
-        return f"customer:{self.tenant}" + (f":{self.generation}" if self.generation > 1 else "")
+        """Stripe's key for creating it. A later generation replaces a customer that was deleted at Stripe.
+
+        The generation stands before the tenant: an id of any form then makes no other tenant's key.
+        """
+        return f"customer{self.generation if self.generation > 1 else ''}:{self.tenant}"
 
 
 async def ensure_row(
