@@ -12,7 +12,7 @@ current_traceparent: ContextVar[str | None] = ContextVar("current_traceparent", 
 
 def new_traceparent() -> str:
     """A fresh `traceparent` of version 00, sampled (https://www.w3.org/TR/trace-context/)."""
-    random_hex = f"{random.getrandbits(192):048x}"  # noqa: S311  # unique, not secret; os.urandom is a system call
+    random_hex = f"{random.getrandbits(192):048x}"  # unique, not secret; os.urandom is a system call
     return f"00-{random_hex[:32]}-{random_hex[32:]}-01"
 
 
