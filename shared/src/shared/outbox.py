@@ -84,13 +84,19 @@ class Outbox:
                 await confine_to_tenant(connection, tenant)
             transaction = Transaction(connection)
             yield transaction
-            events = await _write_events(connection, transaction.events)
-            await _write_marks(connection, transaction.marks)
+            events = await _write(transaction)
         if events or transaction.marks:
             self._publisher.submit(events, transaction.marks)
 
 
-_INSERT_EVENTS = text("""
+# Both at once: every transaction that publishes waits for this statement.
+_INSERT = text("""
+    WITH marks AS (
+        INSERT INTO outbox_mark (tenant_id, topic, key, version)
+        SELECT * FROM unnest(CAST(:mark_tenants AS text[]), CAST(:mark_topics AS text[]), CAST(:mark_keys AS text[]),
+                             CAST(:mark_versions AS bigint[]))
+        ON CONFLICT DO NOTHING
+    )
     INSERT INTO outbox (tenant_id, topic, key, value, headers)
     SELECT tenant, topic, key, value, headers
     FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:values AS bytea[]),
@@ -99,25 +105,25 @@ _INSERT_EVENTS = text("""
     RETURNING id
 """)
 
-_INSERT_MARKS = text("""
-    INSERT INTO outbox_mark (tenant_id, topic, key, version)
-    SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
-                         CAST(:versions AS bigint[]))
-    ON CONFLICT DO NOTHING
-""")
 
-
-async def _write_events(connection: AsyncConnection, events: list[OutboxEvent]) -> list[OutboxEvent]:
-    if not events:
+async def _write(transaction: Transaction) -> list[OutboxEvent]:
+    """Writes what is to be published; returns the events with their ids."""
+    events = transaction.events
+    marks = sorted(set(transaction.marks), key=lambda mark: (mark.tenant, mark.topic, mark.key, mark.version))
+    if not events and not marks:
         return []
-    rows = await connection.execute(
-        _INSERT_EVENTS,
+    rows = await transaction.connection.execute(
+        _INSERT,
         {
             "tenants": [event.tenant for event in events],
             "topics": [event.topic for event in events],
             "keys": [event.key for event in events],
             "values": [event.value for event in events],
             "headers": [json.dumps(event.headers) for event in events],
+            "mark_tenants": [mark.tenant for mark in marks],
+            "mark_topics": [mark.topic for mark in marks],
+            "mark_keys": [mark.key for mark in marks],
+            "mark_versions": [mark.version for mark in marks],
         },
     )
     ids = sorted(row.id for row in rows)
@@ -125,18 +131,3 @@ async def _write_events(connection: AsyncConnection, events: list[OutboxEvent]) 
         OutboxEvent(row_id, event.tenant, event.topic, event.key, event.value, event.headers)
         for row_id, event in zip(ids, events, strict=True)
     ]
-
-
-async def _write_marks(connection: AsyncConnection, marks: list[StateMark]) -> None:
-    if not marks:
-        return
-    ordered = sorted(set(marks), key=lambda mark: (mark.tenant, mark.topic, mark.key, mark.version))
-    await connection.execute(
-        _INSERT_MARKS,
-        {
-            "tenants": [mark.tenant for mark in ordered],
-            "topics": [mark.topic for mark in ordered],
-            "keys": [mark.key for mark in ordered],
-            "versions": [mark.version for mark in ordered],
-        },
-    )

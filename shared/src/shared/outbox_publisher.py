@@ -46,6 +46,7 @@ _swept = Counter("outbox_swept_total", "Rows that their own process had not publ
 
 #: (topic, key) of a state, and the tenant it belongs to.
 StateKey = tuple[str, str, str]
+_States = dict[StateKey, tuple[int, DomainEvent]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class OutboxPublisher:
         states: Iterable[StateSource] = (),
     ) -> None:
         self._engine = engine
+        self._each_statement_commits = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._producer = producer
         self._service = service
         self._prefix = topic_prefix
@@ -133,46 +135,49 @@ class OutboxPublisher:
                 return
 
     async def _publish(self, events: Sequence[OutboxEvent], keys: set[StateKey], claim: datetime) -> None:
-        if events:
-            await self._send((event.topic, event.key, event.value, event.headers) for event in events)
-        if keys:
-            await self._publish_states(keys, claim)
+        states = await self._read_and_announce(keys, claim) if keys else {}
+        await self._send(
+            [
+                *((event.topic, event.key, event.value, event.headers) for event in events),
+                *(
+                    (topic, key, encode(event, event_id=new_id("evt"), now=utc_now()), dict[str, str]())
+                    for (topic, key, _tenant), (_version, event) in states.items()
+                ),
+            ]
+        )
         await fault_point(f"{self._service}.published")
-        if events:
-            async with self._engine.begin() as connection:
+        async with self._each_statement_commits.connect() as connection:
+            if events:
                 await connection.execute(
                     _DELETE_EVENTS,
                     {"tenants": [event.tenant for event in events], "ids": [event.id for event in events]},
                 )
+            if states:
+                await self._look_again(connection, states, claim)
 
-    async def _publish_states(self, keys: set[StateKey], claim: datetime) -> None:
-        states: dict[StateKey, tuple[int, DomainEvent]] = {}
-        async with self._engine.begin() as connection:
+    async def _read_and_announce(self, keys: set[StateKey], claim: datetime) -> _States:
+        states: _States = {}
+        async with self._each_statement_commits.connect() as connection:
             for topic, source in self._sources.items():
                 wanted = {key: (topic, key, tenant) for of, key, tenant in keys if of == topic}
                 if wanted:
                     loaded = await source.load(connection, sorted(wanted))
                     states |= {wanted[key]: state for key, state in loaded.items()}
-            if not states:
-                return
-            await connection.execute(_ANNOUNCE, _columns(states))
-            await connection.execute(_CLAIM_SENT, _columns(states) | {"claim": claim})
-        await self._send(
-            (topic, key, encode(event, event_id=new_id("evt"), now=utc_now()), {})
-            for (topic, key, _tenant), (_version, event) in states.items()
-        )
-        async with self._engine.begin() as connection:
-            clean = await connection.execute(_DELETE_MARKS_OF_NEWEST, _columns(states) | {"claim": claim})
-            newest = {(row.topic, row.key, row.tenant_id) for row in clean}
-            overtaken = {key: state for key, state in states.items() if key not in newest}
-            if overtaken:
-                await connection.execute(_RELEASE, _columns(overtaken) | {"claim": claim})
+            if states:
+                await connection.execute(_ANNOUNCE_AND_CLAIM, _columns(states) | {"claim": claim})
+        return states
+
+    async def _look_again(self, connection: AsyncConnection, states: _States, claim: datetime) -> None:
+        clean = await connection.execute(_DELETE_MARKS_OF_NEWEST, _columns(states) | {"claim": claim})
+        newest = {(row.topic, row.key, row.tenant_id) for row in clean}
+        overtaken = {key: state for key, state in states.items() if key not in newest}
         if overtaken:
+            await connection.execute(_RELEASE, _columns(overtaken) | {"claim": claim})
             self._keys.update(overtaken)
             self._idle.clear()
             self._wake.set()
 
-    async def _send(self, records: Iterable[tuple[str, str, bytes, dict[str, str]]]) -> None:
+    async def _send(self, records: Sequence[tuple[str, str, bytes, dict[str, str]]]) -> None:
         async with asyncio.timeout(SEND_TIMEOUT_S):
             acknowledgements: list[asyncio.Future[object]] = []
             for topic, key, value, headers in records:
@@ -224,19 +229,19 @@ _DELETE_EVENTS = text("""
     WHERE outbox.tenant_id = sent.tenant AND outbox.id = sent.id
 """)
 
-_ANNOUNCE = text("""
-    INSERT INTO published_state AS published (tenant_id, topic, key, version)
-    SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
-                         CAST(:versions AS bigint[]))
-    ON CONFLICT (tenant_id, topic, key)
-    DO UPDATE SET version = GREATEST(published.version, excluded.version)
-""")
-
 # A mark that is due later than the grace that every new one has (5 s) has been claimed.
-_CLAIM_SENT = text("""
+_ANNOUNCE_AND_CLAIM = text("""
+    WITH sent AS (
+        SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
+                             CAST(:versions AS bigint[])) AS sent (tenant_id, topic, key, version)
+    ), announced AS (
+        INSERT INTO published_state AS published (tenant_id, topic, key, version)
+        SELECT * FROM sent
+        ON CONFLICT (tenant_id, topic, key)
+        DO UPDATE SET version = GREATEST(published.version, excluded.version)
+    )
     INSERT INTO outbox_mark AS mark (tenant_id, topic, key, version, due_at)
-    SELECT sent.*, :claim FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
-                                      CAST(:versions AS bigint[])) AS sent (tenant_id, topic, key, version)
+    SELECT sent.*, :claim FROM sent
     ON CONFLICT (tenant_id, topic, key, version)
     DO UPDATE SET due_at = excluded.due_at WHERE mark.due_at <= now() + interval '6 seconds'
 """)
