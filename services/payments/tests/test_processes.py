@@ -21,7 +21,17 @@ from embedded.environment import (
 from embedded.http_process import HttpProcess
 from embedded.servers import KafkaServer
 from embedded.testing import ServiceDatabase
-from shared.events import BillingProfile, CreditPackage, DomainEvent, RechargeRequested, decode
+from shared.clock import utc_now
+from shared.events import (
+    EXAMPLES,
+    BillingProfile,
+    CreditPackage,
+    DomainEvent,
+    EntryPosted,
+    RechargeRequested,
+    decode,
+    encode,
+)
 from shared.kafka import make_producer
 from shared.topic_admin import create_topics
 from shared.topics import TopicName
@@ -155,10 +165,15 @@ async def test_a_card_is_saved_bought_with_and_published(
         )
         assert paid["status"] == "succeeded"
         await deliver()
-        profile = await published(
-            BillingProfile, lambda profile: profile.default_payment_method == card and not profile.open_purchases
+        credited = EXAMPLES[EntryPosted].model_copy(
+            update={"reference": paid["paymentIntentId"], "purchase": bought["purchaseId"]}
         )
-        assert [each.usable for each in profile.cards] == [True]
+        body = encode(credited, event_id="evt_1", now=utc_now())
+        await producer.send_and_wait(topic_prefix + TopicName.ENTRY_POSTED, body, key=credited.key.encode())
+        profile = await published(
+            BillingProfile, lambda profile: profile.credited_in_version == 7 and not profile.open_purchases
+        )
+        assert (profile.default_payment_method, [each.usable for each in profile.cards]) == (card, [True])
         saved = await client.put(
             "/api/credits/auto-recharge",
             json={

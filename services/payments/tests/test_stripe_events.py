@@ -11,8 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.environment import DEVELOPMENT_SIGNING_KEY
 from payments.handlers import StripeEvents
+from payments.repository.profiles import load_billing_profiles
 from payments.sweeper import Sweeper
 from shared.clock import utc_now
+from shared.events import EXAMPLES, BillingProfile, EntryPosted
 from shared.kafka import Record
 from shared.outbox import Outbox
 from shared.poison import Poison
@@ -152,6 +154,33 @@ async def test_the_profile_moves_on_with_the_purchase_and_the_card_in_the_same_t
     assert await version() == begun + 1
     await deliver(stripe_events())
     assert await version() == begun + 1
+
+
+async def test_a_paid_purchase_stays_open_to_recharge_until_its_credits_are_posted(
+    buy: Call,
+    deliver: Call,
+    stripe_account: RunningSimulator,
+    stripe_events: Call,
+    tell: Call,
+    worker_engine: AsyncEngine,
+) -> None:
+    async def profile() -> BillingProfile:
+        async with worker_engine.connect() as connection:
+            _version, loaded = (await load_billing_profiles(connection, ["acme"]))["acme"]
+        assert isinstance(loaded, BillingProfile)
+        return loaded
+
+    bought = await buy("acme", packageId="starter")
+    stripe_account.client().v1.payment_intents.confirm(bought["paymentIntentId"], {"payment_method": "pm_card_visa"})
+    await deliver(stripe_events())  # the ledger is slower
+    paid = await profile()
+    assert (paid.open_purchases, paid.credited_in_version) == ((bought["purchaseId"],), 0)
+    update = {"reference": bought["paymentIntentId"], "purchase": bought["purchaseId"], "balance_version": 7}
+    for _ in range(2):
+        await tell(EXAMPLES[EntryPosted].model_copy(update=update))
+    credited = await profile()
+    assert (credited.open_purchases, credited.credited_in_version) == ((), 7)
+    assert credited.version == paid.version + 1
 
 
 async def test_a_customer_deleted_at_stripe_is_replaced_by_the_next_purchase(

@@ -150,6 +150,17 @@ async def test_a_balance_older_than_the_last_credit_is_not_decided_on(house: Hou
     assert (await house.last_reason(tenant), len(house.charges(tenant))) == ("balance_older_than_credit", 1)
 
 
+async def test_a_purchase_credited_but_not_yet_seen_in_the_balance_is_not_charged_for_again(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa", available=100)
+    await house.profile(tenant, open_purchases=("pur_1",))
+    await house.balance(tenant, 10)
+    await house.profile(tenant, open_purchases=(), credited_in_version=3)  # payments has seen the entry, we have not
+    await house.work()
+    assert (await house.last_reason(tenant), house.charges(tenant)) == ("balance_older_than_credit", [])
+    await house.balance(tenant, 1_010)
+    assert await house.last_reason(tenant) == "above_threshold"
+
+
 async def test_a_request_charges_above_the_threshold_once_and_not_after_it_expired(house: House) -> None:
     tenant = await house.tenant("pm_card_visa", available=1_000)
     await house.request(tenant)

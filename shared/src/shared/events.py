@@ -129,7 +129,12 @@ class BillingProfile(TenantEvent):
     cards: tuple[Card, ...] = ()
     default_payment_method: str | None = None
     auto_recharge: AutoRecharge | None = None
-    open_purchases: tuple[str, ...] = ()
+    open_purchases: tuple[str, ...] = Field(
+        default=(), description="Purchases that may still be paid, or are paid and not credited yet."
+    )
+    credited_in_version: int = Field(
+        default=0, description="The balance that credits were last seen posted to: an older one does not have them."
+    )
     changed_at: datetime
 
 

@@ -217,8 +217,9 @@ async def _write(transaction: Transaction, known: _Known) -> None:
 
 
 async def handle_entries(transaction: Transaction, records: Sequence[Record]) -> None:
-    """`ledger.entry-posted`: the entries of a tenant's history."""
-    await read_models.save_entries(transaction.connection, _decoded(records, EntryPosted))
+    """`ledger.entry-posted`: the entries of a tenant's history. A purchase stays open to recharge until it is here."""
+    credited = await read_models.save_entries(transaction.connection, _decoded(records, EntryPosted))
+    await profiles.changed(transaction, credited)
 
 
 async def handle_balances(transaction: Transaction, records: Sequence[Record]) -> None:

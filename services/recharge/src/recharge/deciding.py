@@ -83,7 +83,7 @@ def _need_is_over(each: TenantSituation) -> bool:
         balance is not None
         and settings is not None
         and balance.served_available is not None
-        and balance.version >= balance.last_entry_version
+        and balance.version >= max(balance.last_entry_version, each.situation.profile.credited_in_version)
         and balance.available >= settings.threshold_credits
     )
 

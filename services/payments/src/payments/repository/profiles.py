@@ -102,6 +102,7 @@ def _profile(row: Any) -> BillingProfile:
             consent=None if row.consent is None else Consent.model_validate(row.consent),
         ),
         open_purchases=tuple(row.open_purchases),
+        credited_in_version=row.credited_in_version,
         changed_at=row.changed_at,
     )
 
@@ -116,8 +117,10 @@ _LOCK = text("""
 """)
 
 _NEXT_VERSION = text("""
-    UPDATE profile SET version = version + 1, changed_at = :now WHERE tenant_id = ANY(:tenants)
-    RETURNING tenant_id, version
+    UPDATE profile SET version = version + 1, changed_at = :now
+    FROM (SELECT tenant_id FROM profile WHERE tenant_id = ANY(:tenants) ORDER BY tenant_id FOR UPDATE) AS locked
+    WHERE profile.tenant_id = locked.tenant_id
+    RETURNING profile.tenant_id, profile.version
 """)
 
 _SET_DEFAULTS = text("""
@@ -162,9 +165,17 @@ _LOAD = text("""
                 'given_at', consent.given_at)
          FROM auto_recharge JOIN consent USING (tenant_id, consent_id)
          WHERE auto_recharge.tenant_id = profile.tenant_id) AS consent,
-        (SELECT coalesce(array_agg(purchase_id ORDER BY purchase_id), '{}') FROM purchase
-         WHERE purchase.tenant_id = profile.tenant_id AND purchase.state IN ('created', 'open', 'processing')
-        ) AS open_purchases
+        (SELECT coalesce(array_agg(purchase_id ORDER BY purchase_id), '{}') FROM (
+            SELECT purchase_id FROM purchase
+            WHERE purchase.tenant_id = profile.tenant_id AND purchase.state IN ('created', 'open', 'processing')
+            UNION ALL  -- paid, and the balance that recharge decides on does not show it yet
+            SELECT purchase_id FROM purchase
+            WHERE purchase.tenant_id = profile.tenant_id AND purchase.state = 'succeeded' AND NOT EXISTS (
+                SELECT FROM entry WHERE entry.tenant_id = purchase.tenant_id AND entry.door = 'stripe'
+                    AND entry.reference = purchase.payment_intent)) AS unfinished
+        ) AS open_purchases,
+        coalesce((SELECT balance_version FROM entry WHERE entry.tenant_id = profile.tenant_id AND balance_version > 0
+                  ORDER BY posted_at DESC, reference DESC LIMIT 1), 0) AS credited_in_version
     FROM profile LEFT JOIN customer USING (tenant_id)
     WHERE profile.tenant_id = ANY(:tenants) AND profile.version > 0
 """)

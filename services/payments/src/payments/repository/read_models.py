@@ -39,10 +39,15 @@ async def save_balances(connection: AsyncConnection, balances: Iterable[BalanceC
     await _save(connection, _SAVE_BALANCES, [newest[tenant] for tenant in sorted(newest)])
 
 
-async def save_entries(connection: AsyncConnection, entries: Iterable[EntryPosted]) -> None:
-    """Keeps the entries that are not there yet."""
+async def save_entries(connection: AsyncConnection, entries: Iterable[EntryPosted]) -> list[str]:
+    """Keeps the entries that are not there yet; returns the tenants to whom one of them credits a purchase."""
     by_key = {(each.tenant, each.door, each.reference): each for each in entries}
-    await _save(connection, _SAVE_ENTRIES, [by_key[key] for key in sorted(by_key)])
+    if not by_key:
+        return []
+    rows = await connection.execute(
+        _SAVE_ENTRIES, {"events": json.dumps([by_key[key].model_dump(mode="json") for key in sorted(by_key)])}
+    )
+    return sorted({row.tenant_id for row in rows if row.kind == "purchase"})
 
 
 async def save_attempts(connection: AsyncConnection, attempts: Iterable[AttemptChanged]) -> None:
@@ -87,9 +92,7 @@ async def load_history(
     ]
 
 
-async def _save(
-    connection: AsyncConnection, statement: Any, events: Sequence[BalanceChanged | EntryPosted | AttemptChanged]
-) -> None:
+async def _save(connection: AsyncConnection, statement: Any, events: Sequence[BalanceChanged | AttemptChanged]) -> None:
     if events:
         await connection.execute(statement, {"events": json.dumps([each.model_dump(mode="json") for each in events])})
 
@@ -117,6 +120,7 @@ _SAVE_ENTRIES = text("""
         credits bigint, amount_minor bigint, currency text, payment_intent text, purchase text, attempt text,
         balance_version bigint, posted_at timestamptz)
     ON CONFLICT DO NOTHING
+    RETURNING tenant_id, kind
 """)
 
 _SAVE_ATTEMPTS = text("""

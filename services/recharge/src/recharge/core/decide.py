@@ -164,7 +164,7 @@ def _no_need(situation: Situation, now: datetime, *, of_open_attempt: bool = Fal
     settings, balance = situation.profile.auto_recharge, situation.balance
     if balance is None:
         return Skip(Reason.BALANCE_UNKNOWN)
-    if balance.version < balance.last_entry_version:
+    if balance.version < max(balance.last_entry_version, situation.profile.credited_in_version):
         return Skip(Reason.BALANCE_OLDER_THAN_CREDIT)
     if settings is None or balance.available >= settings.threshold_credits:
         return Skip(Reason.ABOVE_THRESHOLD)
