@@ -76,3 +76,12 @@ async def test_without_a_tenants_token_it_answers_a_problem(
 ) -> None:
     answer = await client.get("/api/recharge/decisions", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["decisions?cursor=9223372036854775808", "decisions?cursor=-1", "attempts?cursor=%00", "attempts?cursor=%FF"],
+)
+async def test_a_made_up_cursor_is_refused(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.get(f"/api/recharge/{path}", headers=_authorization("acme", Scope.BILLING_READ))
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")

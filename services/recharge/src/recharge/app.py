@@ -24,7 +24,10 @@ Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
 
 @router.get("/decisions", summary="Why a card was charged, and why it was not; newest first.")
 async def decisions(
-    request: HttpRequest, principal: Reader, limit: Limit = 50, cursor: Annotated[int | None, Query(ge=0)] = None
+    request: HttpRequest,
+    principal: Reader,
+    limit: Limit = 50,
+    cursor: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
 ) -> Decisions:
     async with tenant_transaction(request.app.state.api_engine, principal.own_tenant) as connection:
         rows = await decisions_of(connection, principal.own_tenant, cursor, limit)
@@ -39,7 +42,7 @@ async def attempts(
     request: HttpRequest,
     principal: Reader,
     limit: Limit = 50,
-    cursor: Annotated[str | None, Query(max_length=64)] = None,
+    cursor: Annotated[str | None, Query(max_length=64, pattern="^[A-Za-z0-9_]+$")] = None,
 ) -> Attempts:
     async with tenant_transaction(request.app.state.api_engine, principal.own_tenant) as connection:
         rows = await attempts_of(connection, principal.own_tenant, cursor, limit)
