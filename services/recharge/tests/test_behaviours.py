@@ -4,12 +4,12 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from recharge_house import House
+from recharge_house import SIGNING_KEY, House
 
-from recharge.handlers import freeze_key, on_balances, on_entries
-from recharge.stripe_handlers import freeze_payment, on_stripe_events
+from recharge.handlers import freeze_key, on_balances, on_entries, on_requests
+from recharge.stripe_handlers import StripeEvents, freeze_payment
 from shared.clock import utc_now
-from shared.events import DomainEvent, EntryPosted, encode
+from shared.events import DomainEvent, EntryPosted, RechargeRequested, encode
 from shared.ids import new_id
 from shared.kafka import Record
 
@@ -177,6 +177,33 @@ async def test_a_request_charges_above_the_threshold_once_and_not_after_it_expir
     assert [row["state"] for row in states] == ["attempted", "refused", "expired"]
 
 
+async def test_requests_made_at_once_or_while_a_card_is_charged_are_one_charge(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa", available=1_000)
+    first, second, late = (
+        RechargeRequested(
+            tenant=tenant, request=name, requested_by="ada", requested_at=house.now,
+            expires_at=house.now + timedelta(minutes=10),
+        )
+        for name in ("req_1", "req_2", "req_3")
+    )  # fmt: skip
+    await house.receive(on_requests, first, second)  # in one batch, so that one waits while the other is charged
+    await house.work()
+    await house.credit(tenant)
+    await house.receive(on_requests, late)  # on its way since before the credits came
+    await house.decide_again()
+    await house.work()
+    assert len(house.charges(tenant)) == 1
+    answers = await house.rows("SELECT state, reason FROM request ORDER BY request")
+    assert [(row["state"], row["reason"]) for row in answers] == [
+        ("attempted", None),
+        ("refused", "need_already_served"),
+        ("refused", "need_already_served"),
+    ]
+    await house.request(tenant)
+    await house.work()
+    assert len(house.charges(tenant)) == 2
+
+
 async def test_a_dispute_stops_charging_until_it_is_over(house: House) -> None:
     tenant = await house.tenant("pm_card_visa")
     await house.work()
@@ -247,8 +274,35 @@ async def test_stripe_events_of_others_change_nothing(house: House) -> None:
         {"amount": 500, "currency": "usd", "customer": customer, "metadata": {"attempt": "att_forged"}}
     )
     await house.webhooks(tenant)
-    await house.call(on_stripe_events, [])
+    await house.call(StripeEvents([SIGNING_KEY]).handle, [])
     assert await house.attempts(tenant) == []
+
+
+@pytest.mark.parametrize("signature", [{}, {"sig": "0" * 64}])
+async def test_a_payment_intent_that_is_not_signed_does_not_end_the_attempt_it_names(
+    house: House, signature: dict[str, str]
+) -> None:
+    tenant = await house.tenant("pm_card_visa")
+    house.fault("drop_answer", path="/v1/payment_intents")
+    await house.work()
+    before = await house.attempt(tenant)
+    assert (before["state"], before["payment_intent"]) == ("unknown", None)
+    customer = house.profiles[tenant].stripe_customer
+    assert customer is not None
+    forged = await house.stripe.v1.payment_intents.create_async(
+        {
+            "amount": before["amount_minor"],
+            "currency": before["currency"],
+            "customer": customer,
+            "metadata": {"prepaid_credits": "v1", "attempt": before["attempt"], **signature},
+        }
+    )
+    await house.stripe.v1.payment_intents.cancel_async(forged.id)
+    await house.webhooks(tenant)
+    after = await house.attempt(tenant)
+    assert after["payment_intent"] != forged.id
+    assert after["state"] == "charged"
+    assert len(house.charges(tenant)) == 1
 
 
 def _encoded(event: DomainEvent) -> bytes:

@@ -8,7 +8,7 @@ from recharge.announcing import announce, sound
 from recharge.core.attempts import Attempt, State
 from recharge.core.moves import Breaker, Move
 from recharge.repository.attempts import close_breaker, open_breaker, save_attempts, save_tries, stop_card, suspend
-from recharge.repository.inputs import save_payment_intents
+from recharge.repository.inputs import answer_waiting_requests, save_payment_intents
 from recharge.repository.situations import need_is_served
 from shared.events import BillingProfile
 from shared.outbox import Transaction
@@ -38,14 +38,18 @@ async def write_moves(
             if move.attempt.payment_intent is not None and before.payment_intent is None
         ],
     )
+    newly_credited = [
+        move.attempt
+        for before, move in changed
+        if move.attempt.state is State.CREDITED and before.state is not State.CREDITED
+    ]
+    await answer_waiting_requests(connection, (attempt.tenant_id for attempt in newly_credited))
     await need_is_served(
         connection,
         [
-            {"tenant_id": move.attempt.tenant_id, "available": move.attempt.balance_available}
-            for before, move in changed
-            if move.attempt.state is State.CREDITED
-            and before.state is not State.CREDITED
-            and move.attempt.trigger == "automatic"
+            {"tenant_id": attempt.tenant_id, "available": attempt.balance_available}
+            for attempt in newly_credited
+            if attempt.trigger == "automatic"
         ],
     )
     for before, move in moves:

@@ -65,12 +65,19 @@ _SAVE_PACKAGES = text("""
     WHERE mine.version < excluded.version
 """)
 
+# What was asked for before the credits of the last charge had come was answered by them.
 _SAVE_REQUESTS = text("""
-    INSERT INTO request (tenant_id, request, requested_by, requested_at, expires_at)
-    SELECT tenant_id, request, requested_by, requested_at, expires_at
+    INSERT INTO request (tenant_id, request, requested_by, requested_at, expires_at, state, reason)
+    SELECT new.tenant_id, new.request, requested_by, requested_at, expires_at,
+           CASE WHEN last.has_answered THEN 'refused' ELSE 'waiting' END,
+           CASE WHEN last.has_answered THEN 'need_already_served' END
     FROM jsonb_to_recordset(CAST(:rows AS jsonb))
          AS new (tenant_id text, request text, requested_by text, requested_at timestamptz, expires_at timestamptz)
-    ORDER BY tenant_id, request
+    LEFT JOIN LATERAL (
+        SELECT state = 'credited' AND changed_at >= new.requested_at AS has_answered FROM attempt
+        WHERE attempt.tenant_id = new.tenant_id ORDER BY created_at DESC, attempt DESC LIMIT 1
+    ) AS last ON true
+    ORDER BY new.tenant_id, new.request
     ON CONFLICT DO NOTHING
     RETURNING tenant_id
 """)
@@ -80,6 +87,11 @@ _SETTLE_REQUESTS = text("""
     FROM jsonb_to_recordset(CAST(:rows AS jsonb))
          AS new (tenant_id text, request text, state text, reason text, attempt text)
     WHERE request.tenant_id = new.tenant_id AND request.request = new.request AND request.state = 'waiting'
+""")
+
+_ANSWER_WAITING_REQUESTS = text("""
+    UPDATE request SET state = 'refused', reason = 'need_already_served'
+    WHERE tenant_id = ANY (CAST(:tenants AS text[])) AND state = 'waiting'
 """)
 
 # Closed is for good; among the others the newer event wins.
@@ -215,6 +227,13 @@ async def save_requests(connection: AsyncConnection, requests: Iterable[Recharge
 async def settle_requests(connection: AsyncConnection, settled: Sequence[dict[str, Any]]) -> None:
     """Ends waiting requests: rows of tenant_id, request, state, reason, attempt."""
     await write_rows(connection, _SETTLE_REQUESTS, settled)
+
+
+async def answer_waiting_requests(connection: AsyncConnection, tenants: Iterable[str]) -> None:
+    """Credits of a charge have come: they answer all that was asked for until then."""
+    wanted = sorted(set(tenants))
+    if wanted:
+        await connection.execute(_ANSWER_WAITING_REQUESTS, {"tenants": wanted})
 
 
 async def save_disputes(connection: AsyncConnection, disputes: Sequence[dict[str, Any]]) -> list[str]:
