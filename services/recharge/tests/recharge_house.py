@@ -23,7 +23,7 @@ from recharge.repository.attempts import due_attempts
 from recharge.repository.inputs import save_progress
 from recharge.repository.situations import due_tenants, lock_tenants
 from recharge.stripe_gateway import StripeGateway, stripe_gateway
-from recharge.stripe_handlers import on_stripe_events
+from recharge.stripe_handlers import StripeEvents
 from shared.clock import utc_now
 from shared.consumer import Handler
 from shared.database import make_engine
@@ -215,7 +215,7 @@ class House:
             if body["type"].startswith("charge.dispute.") or body["data"]["object"].get("customer") == customer
         ]
         for body in (mine if reverse else mine[::-1]) * times:
-            await self.call(on_stripe_events, [Record("stripe.events", 0, 0, "key", to_json(body))])
+            await self.call(StripeEvents([SIGNING_KEY]).handle, [Record("stripe.events", 0, 0, "key", to_json(body))])
 
     # recharge
 

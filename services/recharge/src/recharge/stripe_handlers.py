@@ -1,7 +1,7 @@
 """What Stripe's events do: succeeded and canceled are facts, everything else is a reason to look."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,7 +20,7 @@ from shared.kafka import Record
 from shared.logs import get_logger
 from shared.outbox import Transaction
 from shared.poison import Poison
-from shared.signed_metadata import has_marker
+from shared.signed_metadata import MetadataRejected, has_marker, verify
 from shared.stripe_events import DisputeView, MalformedEvent, PaymentIntentView, StripeEvent, parse_event
 
 log = get_logger()
@@ -31,32 +31,57 @@ _ignored = Counter("recharge_stripe_events_ignored_total", "Stripe's events that
 CLOSED_DISPUTE_STATUSES = frozenset(["won", "lost", "warning_closed", "prevented"])
 
 
-async def on_stripe_events(transaction: Transaction, records: Sequence[Record]) -> None:
-    """Moves the attempts that PaymentIntents name, and keeps disputes."""
-    now = utc_now()
-    views: list[tuple[str, PaymentIntentView]] = []
-    disputes: list[dict[str, Any]] = []
-    for record in records:
-        try:
-            event = parse_event(record.value or b"")
-            if event.type.startswith("payment_intent."):
-                view = PaymentIntentView.of(event.object)
-                if has_marker(view.metadata) and "attempt" in view.metadata:
-                    views.append((event.type, view))
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A PaymentIntent in an event, and the attempt that it says it is of. Only what is signed is believed there."""
+
+    view: PaymentIntentView
+    attempt: str
+    is_signed: bool
+
+
+class StripeEvents:
+    """`stripe.events`: moves the attempts that PaymentIntents name, and keeps disputes.
+
+    `signing_keys` verify what a PaymentIntent says it is for: without one, whoever may write to the Stripe account
+    could give an attempt a PaymentIntent that was cancelled, and its card would be charged once more.
+    """
+
+    def __init__(self, signing_keys: Sequence[str]) -> None:
+        self._signing_keys = signing_keys
+
+    async def handle(self, transaction: Transaction, records: Sequence[Record]) -> None:
+        """Applies a batch."""
+        now = utc_now()
+        intents: list[_Seen] = []
+        disputes: list[dict[str, Any]] = []
+        for record in records:
+            try:
+                event = parse_event(record.value or b"")
+                if event.type.startswith("payment_intent."):
+                    view = PaymentIntentView.of(event.object)
+                    if has_marker(view.metadata) and "attempt" in view.metadata:
+                        intents.append(self._seen(view))
+                        continue
+                elif event.type.startswith("charge.dispute."):
+                    disputes += _dispute(event)
                     continue
-            elif event.type.startswith("charge.dispute."):
-                disputes += _dispute(event)
-                continue
-        except MalformedEvent as error:
-            raise Poison(str(error)) from error
-        _ignored.labels(event.type).inc()
-    connection = transaction.connection
-    disputed = await save_disputes(connection, disputes) if disputes else []
-    await lock_tenants(
-        connection, [*disputed, *await tenants_of(connection, (view.metadata["attempt"] for _, view in views))]
-    )
-    ended = await _move_attempts(transaction, views, now)
-    await decide_about(transaction, [*disputed, *ended], now)
+            except MalformedEvent as error:
+                raise Poison(str(error)) from error
+            _ignored.labels(event.type).inc()
+        connection = transaction.connection
+        disputed = await save_disputes(connection, disputes) if disputes else []
+        await lock_tenants(connection, [*disputed, *await tenants_of(connection, (each.attempt for each in intents))])
+        ended = await _move_attempts(transaction, intents, now)
+        await decide_about(transaction, [*disputed, *ended], now)
+
+    def _seen(self, view: PaymentIntentView) -> _Seen:
+        try:
+            verify(view.metadata, self._signing_keys)
+        except MetadataRejected:
+            # No text column holds a NUL, so a name with one is nobody's.
+            return _Seen(view, view.metadata["attempt"].replace("\x00", ""), is_signed=False)
+        return _Seen(view, view.metadata["attempt"], is_signed=True)
 
 
 def _dispute(event: StripeEvent) -> list[dict[str, Any]]:
@@ -76,22 +101,22 @@ def _dispute(event: StripeEvent) -> list[dict[str, Any]]:
     ]
 
 
-async def _move_attempts(
-    transaction: Transaction, views: Sequence[tuple[str, PaymentIntentView]], now: datetime
-) -> set[str]:
-    if not views:
+async def _move_attempts(transaction: Transaction, intents: Sequence[_Seen], now: datetime) -> set[str]:
+    if not intents:
         return set()
     connection = transaction.connection
-    names = {view.metadata["attempt"] for _, view in views}
-    attempts = await load_attempts(connection, names)
+    attempts = await load_attempts(connection, {each.attempt for each in intents})
     tries = await load_tries(connection, attempts.values())
     ended: set[str] = set()
-    for _type, view in views:
-        attempt = attempts.get(view.metadata["attempt"])
+    for each in intents:
+        attempt = attempts.get(each.attempt)
         if attempt is None:
-            log.error("event_of_unknown_attempt", attempt=view.metadata["attempt"], payment_intent=view.id)
+            log.error("event_of_unknown_attempt", attempt=each.attempt, payment_intent=each.view.id)
             continue
-        move = moved_by_event(attempt, tries[attempt.attempt], view, now)
+        if not each.is_signed and attempt.payment_intent != each.view.id:
+            log.error("event_with_wrong_signature", attempt=each.attempt, payment_intent=each.view.id)
+            continue
+        move = moved_by_event(attempt, tries[attempt.attempt], each.view, now)
         await write_moves(transaction, [(attempt, move)], now)
         attempts[attempt.attempt] = move.attempt
         if move.attempt.has_ended and not attempt.has_ended:

@@ -1,6 +1,7 @@
 """The Kafka door: topics to handlers, the executor beside them, and the periodic jobs."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 from recharge.charging.executor import Executor, WakingPublisher
@@ -19,7 +20,7 @@ from recharge.repository.inputs import save_progress
 from recharge.repository.situations import due_tenants, lock_tenants
 from recharge.settings import WorkerSettings
 from recharge.stripe_gateway import stripe_gateway
-from recharge.stripe_handlers import freeze_payment, on_stripe_events
+from recharge.stripe_handlers import StripeEvents, freeze_payment
 from shared.clock import utc_now
 from shared.consumer import ConsumerLoop, Subscription
 from shared.outbox import Outbox
@@ -32,15 +33,6 @@ PROGRESS_EVERY_S = 1.0
 TENANTS_AT_ONCE_MAX = 500
 #: The consumer's, the publisher's and the jobs' connections; the executor's come on top.
 OWN_CONNECTIONS = 6
-
-SUBSCRIPTIONS = (
-    Subscription(TopicName.BALANCE_CHANGED, on_balances),
-    Subscription(TopicName.ENTRY_POSTED, on_entries),
-    Subscription(TopicName.BILLING_PROFILE_CHANGED, on_billing_profiles, on_dead_letter=freeze_key),
-    Subscription(TopicName.CATALOG_CHANGED, on_packages),
-    Subscription(TopicName.RECHARGE_REQUESTED, on_requests, on_dead_letter=freeze_key),
-    Subscription(TopicName.STRIPE_EVENTS, on_stripe_events, on_dead_letter=freeze_payment),
-)
 
 
 async def run_recharge_worker(stopping: asyncio.Event, settings: WorkerSettings) -> None:
@@ -57,18 +49,31 @@ async def run_recharge_worker(stopping: asyncio.Event, settings: WorkerSettings)
         stripe_gateway(settings.stripe_secret_key.get_secret_value(), settings.stripe_api_base) as gateway,
     ):
         runtime = replace(plain, outbox=Outbox(WakingPublisher(plain.publisher, wake)))
-        loop = make_consumer_loop(runtime, settings, SUBSCRIPTIONS)
+        signing_keys = [key.get_secret_value() for key in settings.metadata_signing_keys]
+        loop = make_consumer_loop(runtime, settings, subscriptions(signing_keys))
         steps = Steps(
             engine=runtime.engine,
             outbox=runtime.outbox,
             gateway=gateway,
             pace=Pace(settings.recharge_stripe_requests_per_s),
-            signing_key=settings.metadata_signing_keys[0].get_secret_value(),
+            signing_key=signing_keys[0],
         )
         executor = Executor(runtime.engine, steps, wake, at_once=settings.recharge_charges_at_once)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(executor.run(stopping))
             await run_worker(stopping, runtime, settings, loop, jobs(runtime, loop))
+
+
+def subscriptions(signing_keys: Sequence[str]) -> tuple[Subscription, ...]:
+    """What the service reads."""
+    return (
+        Subscription(TopicName.BALANCE_CHANGED, on_balances),
+        Subscription(TopicName.ENTRY_POSTED, on_entries),
+        Subscription(TopicName.BILLING_PROFILE_CHANGED, on_billing_profiles, on_dead_letter=freeze_key),
+        Subscription(TopicName.CATALOG_CHANGED, on_packages),
+        Subscription(TopicName.RECHARGE_REQUESTED, on_requests, on_dead_letter=freeze_key),
+        Subscription(TopicName.STRIPE_EVENTS, StripeEvents(signing_keys).handle, on_dead_letter=freeze_payment),
+    )
 
 
 def jobs(runtime: Runtime, loop: ConsumerLoop) -> tuple[Job, ...]:
