@@ -19,6 +19,7 @@ from embedded.http_process import HttpProcess
 from embedded.servers import KafkaServer
 from load.waiting import until
 from shared.kafka import make_producer
+from shared.producer import Producer
 from shared.settings import StripeSettings
 from shared.stripe_events import EVENT_TYPES, STRIPE_API_VERSION
 from webhook_gateway.backfill import Backfill
@@ -51,12 +52,10 @@ async def asked(lossy_stripe: HttpProcess) -> AsyncIterator[StripeGateway]:
 
 @pytest.fixture
 async def publisher(kafka_server: KafkaServer, topic_prefix: str) -> AsyncIterator[EventPublisher]:
-    publisher = EventPublisher(
-        lambda: make_producer(kafka_server.bootstrap_servers, "test"), f"{topic_prefix}stripe.events"
-    )
-    await publisher.producer.start()
-    yield publisher
-    await publisher.stop()
+    producer = Producer(lambda: make_producer(kafka_server.bootstrap_servers, "test"))
+    await producer.start()
+    yield EventPublisher(producer, f"{topic_prefix}stripe.events")
+    await producer.stop()
 
 
 @pytest.fixture

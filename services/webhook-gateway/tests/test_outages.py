@@ -18,6 +18,7 @@ from embedded.servers import KafkaServer, in_thread
 from load.waiting import until
 from load.webhooks import PATH, body_of, event, signature
 from shared.kafka import make_producer
+from shared.producer import Producer
 from shared.topic_admin import create_topics
 from webhook_gateway.publisher import EventPublisher, NotPublished
 from webhook_gateway.records import EventRecord
@@ -41,13 +42,16 @@ def kafka(tmp_path_factory: pytest.TempPathFactory, log_dir: Path) -> Iterator[K
 
 
 @pytest.fixture
-async def publisher(kafka: Kafka) -> AsyncIterator[EventPublisher]:
-    publisher = EventPublisher(
-        lambda: make_producer(kafka.server.bootstrap_servers, "test"), TOPIC, timeout_s=1.0, in_flight_max=2
-    )
-    await publisher.producer.start()
-    yield publisher
-    await publisher.stop()
+async def producer(kafka: Kafka) -> AsyncIterator[Producer]:
+    producer = Producer(lambda: make_producer(kafka.server.bootstrap_servers, "test"))
+    await producer.start()
+    yield producer
+    await producer.stop()
+
+
+@pytest.fixture
+def publisher(producer: Producer) -> EventPublisher:
+    return EventPublisher(producer, TOPIC, timeout_s=1.0, in_flight_max=2)
 
 
 async def post(client: httpx.AsyncClient, body: bytes | None = None) -> httpx.Response:
@@ -175,14 +179,14 @@ def test_every_missing_variable_is_named_at_once(make_gateway: Callable[..., Htt
 
 
 async def test_no_more_than_the_limit_wait_for_kafka_and_the_wait_is_bounded(
-    kafka: Kafka, publisher: EventPublisher
+    kafka: Kafka, producer: Producer, publisher: EventPublisher
 ) -> None:
     await publisher.publish(RECORD)
 
     async def is_frozen() -> bool:
         try:
             async with asyncio.timeout(0.5):
-                return await publisher.problem() is not None
+                return await producer.problem() is not None
         except TimeoutError:
             return True
 
@@ -198,14 +202,16 @@ async def test_no_more_than_the_limit_wait_for_kafka_and_the_wait_is_bounded(
     await until(lambda: is_published(publisher), RECOVERY_TIMEOUT_S)
 
 
-async def test_a_producer_whose_sequence_kafka_refuses_is_replaced(publisher: EventPublisher) -> None:
+async def test_a_producer_whose_sequence_kafka_refuses_is_replaced(
+    producer: Producer, publisher: EventPublisher
+) -> None:
     await publisher.publish(RECORD)
-    broken = publisher.producer
+    broken = producer._current
     skip_a_sequence_number(broken)
     with pytest.raises(NotPublished):
         await publisher.publish(RECORD)
     await until(lambda: is_published(publisher), RECOVERY_TIMEOUT_S)
-    assert publisher.producer is not broken
+    assert producer._current is not broken
 
 
 async def is_published(publisher: EventPublisher) -> bool:

@@ -8,6 +8,7 @@ from shared.http import Readiness, create_http_app, serve
 from shared.kafka import make_producer
 from shared.logs import get_logger
 from shared.process import wait_for_kafka
+from shared.producer import Producer
 from shared.topics import TopicName
 from webhook_gateway.publisher import EventPublisher
 from webhook_gateway.settings import AppSettings
@@ -32,18 +33,16 @@ class Dispatcher:
 
 async def run_app(stopping: asyncio.Event, settings: AppSettings) -> None:
     """Serves until `stopping`. Raises `KafkaUnavailable` or `TopicsWrong` if it cannot start."""
-    publisher = EventPublisher(
-        lambda: make_producer(settings.kafka_bootstrap_servers, "webhook-gateway"),
-        settings.topic_prefix + TopicName.STRIPE_EVENTS,
-    )
+    producer = Producer(lambda: make_producer(settings.kafka_bootstrap_servers, "webhook-gateway"))
+    publisher = EventPublisher(producer, settings.topic_prefix + TopicName.STRIPE_EVENTS)
     try:
         await wait_for_kafka(
-            publisher.producer, settings.kafka_bootstrap_servers, settings.topic_prefix, settings.start_timeout_s
+            producer, settings.kafka_bootstrap_servers, settings.topic_prefix, settings.start_timeout_s
         )
         app = create_http_app(
             "Prepaid webhook gateway",
             description=f"Takes Stripe's webhooks at `POST {PATH}` and publishes them to Kafka.",
-            readiness=Readiness({"kafka": publisher.problem}),
+            readiness=Readiness({"kafka": producer.problem}),
         )
         endpoint = WebhookEndpoint(publisher, secrets=settings.webhook_secrets, livemode=settings.stripe_livemode)
         gc.collect()
@@ -51,4 +50,4 @@ async def run_app(stopping: asyncio.Event, settings: AppSettings) -> None:
         log.info("serving", path=PATH, port=settings.http_port, livemode=settings.stripe_livemode)
         await serve(Dispatcher(endpoint, app), settings.http_host, settings.http_port, stopping)
     finally:
-        await publisher.stop()
+        await producer.stop()

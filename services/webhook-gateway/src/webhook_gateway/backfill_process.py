@@ -8,6 +8,7 @@ from shared.http import Readiness, create_http_app, serve
 from shared.kafka import make_producer
 from shared.logs import get_logger
 from shared.process import Job, run_job, wait_for_kafka
+from shared.producer import Producer
 from shared.topics import TopicName
 from webhook_gateway.backfill import Backfill
 from webhook_gateway.publisher import EventPublisher, NotPublished
@@ -23,11 +24,11 @@ BACKFILL_REASONS = (StripeRefused, NotPublished)
 
 async def run_backfill(stopping: asyncio.Event, settings: BackfillSettings) -> None:
     """Backfills now and every `backfill_every_s`, and answers /healthz, /readyz, /metrics, until `stopping`."""
-    async with _open(settings) as (publisher, backfill):
+    async with _open(settings) as (producer, backfill):
         app = create_http_app(
             "Prepaid webhook gateway, backfill",
             description="Health and metrics.",
-            readiness=Readiness({"kafka": publisher.problem}),
+            readiness=Readiness({"kafka": producer.problem}),
         )
 
         async def run() -> None:
@@ -45,21 +46,19 @@ async def run_backfill(stopping: asyncio.Event, settings: BackfillSettings) -> N
 
 async def backfill_once(settings: BackfillSettings) -> None:
     """One run. Raises what kept it from its end."""
-    async with _open(settings) as (_publisher, backfill), asyncio.timeout(RUN_TIMEOUT_S):
+    async with _open(settings) as (_producer, backfill), asyncio.timeout(RUN_TIMEOUT_S):
         await backfill.run()
 
 
 @asynccontextmanager
-async def _open(settings: BackfillSettings) -> AsyncGenerator[tuple[EventPublisher, Backfill]]:
-    publisher = EventPublisher(
-        lambda: make_producer(settings.kafka_bootstrap_servers, "webhook-gateway-backfill"),
-        settings.topic_prefix + TopicName.STRIPE_EVENTS,
-    )
+async def _open(settings: BackfillSettings) -> AsyncGenerator[tuple[Producer, Backfill]]:
+    producer = Producer(lambda: make_producer(settings.kafka_bootstrap_servers, "webhook-gateway-backfill"))
+    publisher = EventPublisher(producer, settings.topic_prefix + TopicName.STRIPE_EVENTS)
     try:
         await wait_for_kafka(
-            publisher.producer, settings.kafka_bootstrap_servers, settings.topic_prefix, settings.start_timeout_s
+            producer, settings.kafka_bootstrap_servers, settings.topic_prefix, settings.start_timeout_s
         )
         async with open_stripe(settings) as stripe:
-            yield publisher, Backfill(stripe, publisher)
+            yield producer, Backfill(stripe, publisher)
     finally:
-        await publisher.stop()
+        await producer.stop()
