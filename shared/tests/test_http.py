@@ -106,6 +106,17 @@ async def test_a_body_that_does_not_announce_its_size_is_refused_at_the_limit(cl
     assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
 
 
+async def test_a_body_that_does_not_arrive_is_refused(client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stalls() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(http, "BODY_TIMEOUT_S", 0.05)
+    async with asyncio.timeout(5):
+        response = await client.post("/items", content=stalls(), headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["code"]) == (408, "body_too_slow")
+
+
 async def test_readiness_names_what_is_wrong(client: AsyncClient, readiness: Readiness) -> None:
     async def well() -> str | None:
         return None

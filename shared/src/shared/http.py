@@ -21,6 +21,8 @@ from shared.trace import continue_traceparent, current_traceparent
 log = get_logger()
 
 BODY_BYTES_MAX = 1024 * 1024
+#: From a request's head to the last byte of its body: who sends slower keeps a connection from everybody else.
+BODY_TIMEOUT_S = 10.0
 CONNECTION_BACKLOG = 1_024
 READY_CHECK_TIMEOUT_S = 3.0
 #: How much of a refused body is read all the same, and for how long.
@@ -141,12 +143,12 @@ class _Trace:
         await self._app(scope, receive, send)
 
 
-class _BodyTooLarge(Exception):
+class _BodyRefused(Exception):
     pass
 
 
 class _BodyLimit:
-    """Refuses bodies over the limit, announced or not, before anything reads them."""
+    """Refuses bodies over the limit, announced or not, before anything reads them, and those that do not arrive."""
 
     def __init__(self, app: Any, bytes_max: int) -> None:
         self._app = app
@@ -157,35 +159,48 @@ class _BodyLimit:
             await self._app(scope, receive, send)
             return
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        deadline = asyncio.get_running_loop().time() + BODY_TIMEOUT_S
         received = 0
+        is_whole = False
         has_answered = False
-        too_large = problem_response(
-            Problem(413, "body_too_large", f"The body is larger than {self._bytes_max} bytes. Send less.")
+        refusal: Problem | None = None
+        too_large = Problem(413, "body_too_large", f"The body is larger than {self._bytes_max} bytes. Send less.")
+        too_slow = Problem(
+            408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:g} s.", {"Connection": "close"}
         )
 
         async def limited() -> Any:
-            nonlocal received
-            if received > self._bytes_max:
-                raise _BodyTooLarge
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._bytes_max:
-                raise _BodyTooLarge
-            return message
+            nonlocal received, is_whole, refusal
+            if is_whole:
+                return await receive()
+            if refusal is None:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        message = await receive()
+                except TimeoutError:
+                    refusal = too_slow
+                    raise _BodyRefused from None
+                received += len(message.get("body", b""))
+                is_whole = not message.get("more_body", False)
+                if received <= self._bytes_max:
+                    return message
+                refusal, is_whole = too_large, False
+            raise _BodyRefused
 
-        async def unless_too_large(message: Any) -> None:
+        async def unless_refused(message: Any) -> None:
             nonlocal has_answered
-            if received > self._bytes_max and not has_answered:
+            if refusal is not None and not has_answered:
                 return  # FastAPI answers 400 to a body that it could not read
             has_answered = True
             await send(message)
 
         if announced.isdigit() and int(announced) > self._bytes_max:
             await discard_body(receive)
-            await too_large(scope, receive, send)
+            await problem_response(too_large)(scope, receive, send)
             return
-        with contextlib.suppress(_BodyTooLarge):
-            await self._app(scope, limited, unless_too_large)
-        if received > self._bytes_max and not has_answered:
-            await discard_body(receive)
-            await too_large(scope, receive, send)
+        with contextlib.suppress(_BodyRefused):
+            await self._app(scope, limited, unless_refused)
+        if refusal is not None and not has_answered:
+            if refusal is too_large:
+                await discard_body(receive)
+            await problem_response(refusal)(scope, receive, send)
