@@ -7,9 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger.balance_state import load_balances
 from shared.database import make_engine, tenant_transaction
-from shared.outbox_publisher import _ANNOUNCE as ANNOUNCE  # pyright: ignore[reportPrivateUsage]
 
 from .books import Books
 from .builders import debit, purchase, refund, unapplied, withdrawn
@@ -37,9 +35,10 @@ async def fill(books: Books) -> None:
             withdrawn(f"dp_{tenant}", 100, payment_intent=f"pi_{tenant}"), unapplied(f"pi_no_{tenant}", tenant=tenant),
         )  # fmt: skip
     async with books.engine.begin() as connection:
-        for tenant, (version, _event) in (await load_balances(connection, TENANTS)).items():
-            columns = {"topics": ["t"], "keys": [tenant], "tenants": [tenant], "versions": [version]}
-            await connection.execute(ANNOUNCE, columns)
+        for tenant in TENANTS:
+            await connection.execute(
+                text("INSERT INTO published_state VALUES (:tenant, 'topic', :tenant, 1)"), {"tenant": tenant}
+            )
 
 
 async def test_no_relation_shows_a_tenant_anything_of_another(books: Books) -> None:
