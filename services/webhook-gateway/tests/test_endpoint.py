@@ -1,7 +1,7 @@
 """The ASGI endpoint alone, for what a well-behaved HTTP client does not do."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -27,11 +27,17 @@ class Caller:
         self.answers.append(message)
 
 
-def call(caller: Caller, headers: list[tuple[bytes, bytes]] | None = None) -> Awaitable[None]:
+def make_endpoint() -> WebhookEndpoint:
     nobody: Any = object()  # nothing here gets as far as Kafka
     publisher: EventPublisher = nobody
+    return WebhookEndpoint(publisher, secrets=[b"whsec_a"], livemode=False)
+
+
+def call(
+    caller: Caller, headers: list[tuple[bytes, bytes]] | None = None, endpoint: WebhookEndpoint | None = None
+) -> Coroutine[Any, Any, None]:
     scope = {"type": "http", "method": "POST", "path": webhooks.PATH, "headers": headers or []}
-    return WebhookEndpoint(publisher, secrets=[b"whsec_a"], livemode=False)(scope, caller.receive, caller.send)
+    return (endpoint or make_endpoint())(scope, caller.receive, caller.send)
 
 
 async def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,3 +70,25 @@ async def test_a_fault_of_ours_is_answered_500_and_tells_nothing(monkeypatch: py
     await call(caller)
     assert caller.answers[0]["status"] == 500
     assert b"inner detail" not in caller.answers[1]["body"]
+
+
+async def test_unfinished_bodies_hold_no_more_memory_than_allowed_and_small_ones_still_come_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(webhooks, "LARGE_BODIES_BYTES_MAX", 3_000)
+    part: Message = {"type": "http.request", "body": b" " * (webhooks.SMALL_BODY_BYTES + 1_000), "more_body": True}
+    endpoint = make_endpoint()
+    slow = [Caller(part) for _ in range(3)]
+    tasks = [asyncio.create_task(call(caller, endpoint=endpoint)) for caller in slow]
+    await asyncio.sleep(0)
+    one_more, small = Caller(part), Caller({"type": "http.request", "body": b"{}"})
+    await call(one_more, endpoint=endpoint)
+    await call(small, endpoint=endpoint)
+    assert (one_more.answers[0]["status"], small.answers[0]["status"]) == (503, 400)
+    assert [caller.answers for caller in slow] == [[], [], []]
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    after = Caller({**part, "more_body": False})
+    await call(after, endpoint=endpoint)
+    assert after.answers[0]["status"] == 400  # not signed: it was read to its end

@@ -27,6 +27,10 @@ PATH = "/api/stripe/webhooks"
 #: From the request's head to the last byte of its body.
 BODY_TIMEOUT_S = 10.0
 RETRY_AFTER_S = 5
+#: Stripe's events are a few kB. Whoever has not proved to be Stripe yet may hold no more memory than this altogether
+#: beyond so much a body.
+SMALL_BODY_BYTES = 64 * 1024
+LARGE_BODIES_BYTES_MAX = 64 * 1024 * 1024
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -65,6 +69,7 @@ class WebhookEndpoint:
         self._deadlines = Deadlines()
         self._log = get_logger().bind()  # bound once: get_logger's proxy looks its methods up anew each time
         self.in_flight = 0
+        self._large_bodies_bytes = 0
         _in_flight.set_function(lambda: self.in_flight)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -106,7 +111,7 @@ class WebhookEndpoint:
                 raise _too_large()
         try:
             with self._deadlines.limit(BODY_TIMEOUT_S):
-                body = await _read_body(receive)
+                body = await self._read_body(receive)
         except TimeoutError:
             raise Problem(408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from None
         try:
@@ -136,22 +141,30 @@ class WebhookEndpoint:
         _published.inc()
         self._log.debug("webhook_published", event_id=event.id, type=event.type)
 
-
-async def _read_body(receive: Receive) -> bytes:
-    """The whole body; a Problem 413 beyond the limit, announced or not."""
-    parts: list[bytes] = []
-    bytes_read = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        part: bytes = message.get("body", b"")
-        parts.append(part)
-        bytes_read += len(part)
-        if bytes_read > BODY_BYTES_MAX:
-            raise _too_large()
-        if not message.get("more_body", False):
-            return b"".join(parts)
+    async def _read_body(self, receive: Receive) -> bytes:
+        """The whole body; a Problem 413 beyond the limit, announced or not, and 503 beyond what all may hold."""
+        parts: list[bytes] = []
+        bytes_read = 0
+        bytes_counted = 0
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                part: bytes = message.get("body", b"")
+                parts.append(part)
+                bytes_read += len(part)
+                if bytes_read > BODY_BYTES_MAX:
+                    raise _too_large()
+                if bytes_read > SMALL_BODY_BYTES:
+                    self._large_bodies_bytes += bytes_read - SMALL_BODY_BYTES - bytes_counted
+                    bytes_counted = bytes_read - SMALL_BODY_BYTES
+                    if self._large_bodies_bytes > LARGE_BODIES_BYTES_MAX:
+                        raise _too_many()
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+        finally:
+            self._large_bodies_bytes -= bytes_counted
 
 
 def _announced(content_length: bytes) -> int:
@@ -160,3 +173,12 @@ def _announced(content_length: bytes) -> int:
 
 def _too_large() -> Problem:
     return Problem(413, "body_too_large", f"The body is larger than {BODY_BYTES_MAX} bytes.", {"Connection": "close"})
+
+
+def _too_many() -> Problem:
+    return Problem(
+        503,
+        "too_many_in_flight",
+        "Too many large bodies arrive at once. Send it again later.",
+        {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"},
+    )
