@@ -20,7 +20,7 @@ from shared.consumer import ConsumerLoop, DeadLetterHandler, Subscription
 from shared.kafka import Record, make_consumer
 from shared.outbox import Outbox, Transaction
 from shared.outbox_publisher import OutboxPublisher
-from shared.poison import Poison
+from shared.poison import Poison, RecordRefused
 from shared.topics import TopicName
 
 PARTITIONS = 6
@@ -298,6 +298,21 @@ async def test_more_than_five_in_a_row_stop_the_partition_and_nothing_after_them
     assert [letter.value for letter in letters] == [name.encode() for name in names("poison", 5)]
     assert sorted(await service.handled()) == ["a0", "b0"]
     assert (await service.committed())[0] == 6, "the sixth is the next one, once an operator has looked"
+
+
+async def test_however_many_refused_records_of_one_tenant_do_not_stop_the_partition_for_others(
+    service: Service,
+) -> None:
+    async def refuse(records: Sequence[Record]) -> None:
+        for record in records:
+            if (record.value or b"").startswith(b"refused"):
+                raise RecordRefused("the tenant has never had credits")
+
+    service.before = refuse
+    await service.send(*names("refused", 8), "a0", partition=0)
+    async with service.running(service.loop()):
+        await until(lambda: service.has_handled(1))
+        assert len(await service.dead_letters(8)) == 8
 
 
 async def test_good_records_between_make_poison_harmless(service: Service) -> None:

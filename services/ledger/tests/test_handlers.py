@@ -9,7 +9,7 @@ from ledger.core.accounts import CREDITS_MAX
 from ledger.handlers import Handlers
 from shared.events import UsageRecorded, encode
 from shared.kafka import Record
-from shared.poison import Poison
+from shared.poison import Poison, RecordRefused
 from shared.topics import TopicName
 
 from .books import Books
@@ -108,3 +108,8 @@ async def test_usage_that_cannot_be_recorded_is_poison_and_undoes_its_batch(book
     with pytest.raises(Poison):
         await use(books, [usage_record("neighbour", 1), record])
     assert await books.balance() == before
+
+
+async def test_usage_of_a_tenant_without_credits_is_refused_for_that_tenant_alone(books: Books) -> None:
+    with pytest.raises(RecordRefused):
+        await use(books, [usage_record(tenant="never-heard-of")])

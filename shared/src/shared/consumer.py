@@ -198,7 +198,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
                         middle = len(part) // 2
                         parts[:0] = [part[:middle], part[middle:]]
                         continue
-                    if state.budget.is_spent:
+                    if state.budget.is_exceeded_by(error, part[0].key):
                         self._stop(partition, state, next_offset, error)
                         return next_offset
                     try:
@@ -208,7 +208,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
                             raise
                         self._back_off(partition, state, next_offset, failure)
                         return next_offset
-                    state.budget.spend()
+                    state.budget.set_aside(error, part[0].key)
                 next_offset = part[-1].offset + 1
         state.failures = 0
         return next_offset

@@ -19,12 +19,21 @@ class Poison(Exception):
     """A handler's verdict on one record: no later attempt can succeed. The message says why."""
 
 
+class RecordRefused(Poison):
+    """A record that was read and understood, and does not fit what its key's tenant has. Says nothing about a deploy
+    unless it happens to many: else one tenant could stop a partition that others share."""
+
+
 @dataclass(slots=True)
 class PoisonBudget:
-    """How much poison one partition may hold before it is taken for our own fault: 5 in a row or 5 % of 1,000."""
+    """How much poison one partition may hold before it is taken for our own fault: 5 in a row or 5 % of 1,000.
+
+    Records that are refused count once a key.
+    """
 
     in_a_row: int = 0
     window: deque[bool] = field(default_factory=lambda: deque[bool](maxlen=WINDOW_RECORDS))
+    refused_keys: deque[str | None] = field(default_factory=lambda: deque[str | None](maxlen=WINDOW_RECORDS))
 
     def good(self, records: int) -> None:
         """Counts records that were handled."""
@@ -36,10 +45,25 @@ class PoisonBudget:
         """Whether one more poison record is one too many, so that the partition has to stop before it."""
         return self.in_a_row >= POISON_IN_A_ROW_MAX or sum(self.window) >= POISON_IN_WINDOW_MAX
 
+    def is_exceeded_by(self, error: Exception, key: str | None) -> bool:
+        """Whether this record is the one too many."""
+        return self._counts(error, key) and self.is_spent
+
+    def set_aside(self, error: Exception, key: str | None) -> None:
+        """Counts a record that was set aside for this error."""
+        if not self._counts(error, key):
+            return
+        self.spend()
+        if isinstance(error, RecordRefused):
+            self.refused_keys.append(key)
+
     def spend(self) -> None:
         """Counts one poison record that was set aside."""
         self.in_a_row += 1
         self.window.append(True)
+
+    def _counts(self, error: Exception, key: str | None) -> bool:
+        return not isinstance(error, RecordRefused) or key not in self.refused_keys
 
 
 async def send_to_dead_letters(

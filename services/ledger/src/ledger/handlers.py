@@ -12,7 +12,7 @@ from shared.events import UndecodableEvent, UsageRecorded, decode
 from shared.kafka import Record
 from shared.logs import get_logger
 from shared.outbox import Transaction
-from shared.poison import Poison
+from shared.poison import Poison, RecordRefused
 from shared.stripe_events import EVENT_TYPES, Header, MalformedEvent, parse_event
 
 log = get_logger()
@@ -51,7 +51,7 @@ class Handlers:
             return
         outcomes = await apply(transaction, commands, utc_now())
         for event_type, command, outcome in zip(types, commands, outcomes, strict=True):
-            _refuse_unfit(outcome, of=command)
+            _refuse_unfit(outcome, of=command, as_=Poison)
             _count_stripe(event_type, type(outcome).__name__.lower())
             log.debug("stripe_event_applied", command=type(command).__name__, outcome=type(outcome).__name__)
 
@@ -74,19 +74,19 @@ class Handlers:
         if not commands:
             return
         for command, outcome in zip(commands, await apply(transaction, commands, utc_now()), strict=True):
-            _refuse_unfit(outcome, of=command)
+            _refuse_unfit(outcome, of=command, as_=RecordRefused)
             _usage.labels(type(outcome).__name__.lower()).inc()
 
 
-def _refuse_unfit(outcome: Outcome, of: Command) -> None:
-    """Raises `Poison` where a fact cannot be written: the batch is undone, the others are applied without it."""
+def _refuse_unfit(outcome: Outcome, of: Command, as_: type[Poison]) -> None:
+    """Raises `as_` where a fact cannot be written: the batch is undone, the others are applied without it."""
     match outcome:
         case Conflict(reference):
-            raise Poison(f"{type(of).__name__}: reference {reference!r} carries another input already")
+            raise as_(f"{type(of).__name__}: reference {reference!r} carries another input already")
         case UnknownTenant():
-            raise Poison(f"{type(of).__name__}: the tenant has never had credits")
+            raise as_(f"{type(of).__name__}: the tenant has never had credits")
         case BeyondLimit():
-            raise Poison(f"{type(of).__name__}: the balance would leave the range of 2^53 - 1 credits")
+            raise as_(f"{type(of).__name__}: the balance would leave the range of 2^53 - 1 credits")
         case _:
             return
 
