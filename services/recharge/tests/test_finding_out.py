@@ -1,10 +1,12 @@
 """`unknown` is found out, never guessed: whatever happens to the answer, one PaymentIntent and one charge."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from recharge_house import House
 
+from recharge.charging.pace import Pace
 from recharge.core.attempts import month_of
 
 HANGING_LONGER_THAN_WE_WAIT_S = 5.0
@@ -119,6 +121,52 @@ async def test_the_month_is_reserved_until_the_attempt_is_found_out(house: House
     await house.work()
     attempt = await house.attempt(tenant)
     assert (attempt["state"], attempt["reserved_month"]) == ("unknown", month_of(house.now))
+
+
+async def test_a_charge_found_out_in_a_later_month_counts_in_that_months_cap(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa", monthly_cap_minor=4_900)
+    house.fault("error_before", path="/v1/payment_intents", kept=False)
+    await house.work()
+    await house.rows_changed("UPDATE attempt SET reserved_month = reserved_month - interval '1 month'")
+    house.later(timedelta(minutes=1))
+    await house.work()  # the key repeated: only now the card is charged
+    assert (await house.attempt(tenant))["reserved_month"] == month_of(house.now)
+    await house.credit(tenant)
+    await house.balance(tenant, 10)
+    await house.work()
+    assert len(house.charges(tenant)) == 1
+    assert await house.last_reason(tenant) == "cap_reached"
+
+
+async def test_a_key_that_was_refused_unexecuted_grows_old_from_the_call_that_may_have_charged(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa")
+    house.fault("rate_limit", path="/v1/payment_intents")
+    await house.work()
+    house.later(timedelta(hours=30))
+    house.fault("error_before", path="/v1/payment_intents", kept=False)
+    await house.work()
+    assert (await house.attempt(tenant))["state"] == "unknown"
+    house.later(timedelta(minutes=11))
+    await house.work()
+    await _is_charged_once(house, tenant)
+    assert [row["calls"] for row in await house.rows("SELECT calls FROM attempt_try")] == [3]
+
+
+async def test_a_call_whose_turn_comes_after_its_lease_is_not_made(house: House) -> None:
+    class LateTurn(Pace):
+        async def turn(self) -> None:
+            house.offset += timedelta(hours=25)
+
+    tenant = await house.tenant("pm_card_visa")
+    in_time, house.steps = house.steps, replace(house.steps, pace=LateTurn(100))
+    await house.steps.take(tenant, (await house.attempt(tenant))["attempt"])
+    assert house.charges(tenant) == []
+    house.steps = in_time
+    for _ in range(2):
+        await house.balance(tenant, 9)
+        await house.work()
+        house.later(timedelta(minutes=11))
+    await _is_charged_once(house, tenant)
 
 
 async def test_an_operator_error_opens_the_breaker_and_suspends_nobody(house: House) -> None:

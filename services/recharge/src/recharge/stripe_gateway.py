@@ -4,6 +4,7 @@ Every outcome comes back as an `Answer`; nothing is raised. What is not understo
 which charge nothing and lose nothing.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -32,12 +33,15 @@ PAGE_SIZE = 100
 PAGES_MAX = 100
 #: 400s that are about this card or customer, by the parameter that Stripe blames.
 _CARD_PARAMETERS = frozenset(["payment_method", "customer"])
+#: Refused before anything was done. Of another status (408 and 424 come from what is between or behind) nobody knows.
+_NOT_EXECUTED = frozenset([400, 401, 403])
 
 
 class StripeGateway:
     """Stripe's calls that charge saved cards."""
 
     def __init__(self, secret_key: str, api_base: str | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
         self._http = stripe.HTTPXClient(timeout=timeout_s)
         self._client = stripe.StripeClient(
             secret_key,
@@ -54,23 +58,23 @@ class StripeGateway:
     async def create(self, parameters: Mapping[str, Any], key: str) -> Answer:
         """Creates a PaymentIntent and confirms it, off-session."""
         intents = self._client.v1.payment_intents
-        return await _answer(intents.create_async(_typed(parameters), options={"idempotency_key": key}))
+        return await self._answer(intents.create_async(_typed(parameters), options={"idempotency_key": key}))
 
     async def confirm(self, payment_intent: str, parameters: Mapping[str, Any], key: str) -> Answer:
         """Confirms a PaymentIntent that is there already, off-session."""
         intents = self._client.v1.payment_intents
-        return await _answer(
+        return await self._answer(
             intents.confirm_async(payment_intent, _typed(parameters), options={"idempotency_key": key})
         )
 
     async def retrieve(self, payment_intent: str) -> Answer:
         """The PaymentIntent as it is now."""
-        return await _answer(self._client.v1.payment_intents.retrieve_async(payment_intent))
+        return await self._answer(self._client.v1.payment_intents.retrieve_async(payment_intent))
 
     async def cancel(self, payment_intent: str) -> Answer:
         """Cancels it; `LookAgain` where it is in a state that cannot be cancelled, or is cancelled already."""
         intents = self._client.v1.payment_intents
-        return await _answer(intents.cancel_async(payment_intent, {"cancellation_reason": "abandoned"}))
+        return await self._answer(intents.cancel_async(payment_intent, {"cancellation_reason": "abandoned"}))
 
     async def find(self, attempt: str, customer: str, created_since: datetime) -> Answer:
         """The PaymentIntent of an attempt, by listing the customer's to the last page: lists never lag, searches do."""
@@ -95,6 +99,18 @@ class StripeGateway:
             return NoAnswer("unreadable_answer")
         return NoAnswer("too_many_pages")
 
+    async def _answer(self, request: Awaitable[stripe.PaymentIntent]) -> Answer:
+        try:
+            async with asyncio.timeout(self._timeout_s):  # the SDK's time-out bounds each read, not the call
+                intent = await request
+            return IntentSeen(PaymentIntentView.of(intent.to_dict(for_json=True)))
+        except TimeoutError:
+            return NoAnswer("time_out")
+        except stripe.StripeError as error:
+            return _translated(error)
+        except MalformedEvent:
+            return NoAnswer("unreadable_answer")
+
 
 @asynccontextmanager
 async def stripe_gateway(secret_key: str, api_base: str | None) -> AsyncGenerator[StripeGateway]:
@@ -104,16 +120,6 @@ async def stripe_gateway(secret_key: str, api_base: str | None) -> AsyncGenerato
         yield gateway
     finally:
         await gateway.close()
-
-
-async def _answer(request: Awaitable[stripe.PaymentIntent]) -> Answer:
-    try:
-        intent = await request
-        return IntentSeen(PaymentIntentView.of(intent.to_dict(for_json=True)))
-    except stripe.StripeError as error:
-        return _translated(error)
-    except MalformedEvent:
-        return NoAnswer("unreadable_answer")
 
 
 def _typed(parameters: Mapping[str, Any]) -> Any:
@@ -144,8 +150,10 @@ def _translated(error: stripe.StripeError) -> Answer:
             return LookAgain(code)
         case stripe.InvalidRequestError() if status == 400 and details.get("param") in _CARD_PARAMETERS:
             return CardUnusable(code or "card_unusable")
-        case _:
+        case _ if status in _NOT_EXECUTED:
             return OperatorError(status, code or "error")
+        case _:
+            return NoAnswer(f"stripe_{status}")
 
 
 def _declined(details: Mapping[str, Any], code: str) -> Answer:

@@ -49,8 +49,7 @@ class Call:
 
 
 async def make(call: Call, gateway: StripeGateway, pace: Pace) -> Answer:
-    """Makes the call in its turn. A refused cancellation is followed by a look at what the PaymentIntent has become."""
-    await pace.turn()
+    """Makes the call, whose turn it is. A refused cancellation is followed by a look at what has become of it."""
     match call.what:
         case Charge(last, parameters):
             if last.creates:

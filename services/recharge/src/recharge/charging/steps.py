@@ -67,11 +67,17 @@ class Steps:
 
     async def take(self, tenant: str, attempt: str) -> None:
         """One step of this attempt, if it is due and nobody else is at it."""
+        leased_at = self.clock()
         async with self.outbox.transaction(self.engine) as transaction:
-            call = await self._prepare(transaction, tenant, attempt, self.clock())
+            call = await self._prepare(transaction, tenant, attempt, leased_at)
         if call is None:
             return
         await fault_point("recharge.try_committed")
+        await self.pace.turn()
+        if self.clock() >= leased_at + LEASE:
+            # Its turn came late, or this process slept: another may have found out by now, and forgotten the key.
+            log.warning("lease_ran_out_before_the_call", tenant=tenant, attempt=attempt, n=call.n)
+            return
         answer = await make(call, self.gateway, self.pace)
         await fault_point("recharge.stripe_answered")
         kind = type(call.what).__name__.lower()

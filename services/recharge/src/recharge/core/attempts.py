@@ -54,7 +54,7 @@ NOTHING_MADE = frozenset([Outcome.CARD_UNUSABLE, Outcome.NEVER_MADE])
 @dataclass(frozen=True, slots=True)
 class Try:
     """One idempotency key: committed before the first call under it. `in_doubt`: some call under it may have been
-    executed without our knowing."""
+    executed without our knowing. `first_called_at`: the first call that may have been executed."""
 
     n: int
     payment_method: str
@@ -116,3 +116,12 @@ class Attempt:
 def month_of(moment: datetime) -> date:
     """The calendar month, UTC, as its first day."""
     return moment.date().replace(day=1)
+
+
+def month_charged(attempt: Attempt, now: datetime) -> date:
+    """The month that a charge of which we learn now counts in: the latest in which it may have been made.
+
+    A key repeated, or a card authenticated, may charge in a later month than the attempt has reserved in. Nothing else
+    could begin meanwhile, so what counts in the later month takes no room from an earlier one.
+    """
+    return max(attempt.reserved_month or month_of(now), month_of(now))

@@ -40,7 +40,8 @@ def begin(attempt: Attempt, tries: Sequence[Try], cards: Sequence[Card], now: da
     if last is not None and last.outcome is None:
         assert not last.in_doubt, "a key in doubt is found out, not charged past"
         if any(card.payment_method == last.payment_method for card in cards):
-            calling = replace(last, calls=last.calls + 1, in_doubt=True)
+            # No call under it was executed: its age begins with this one.
+            calling = replace(last, first_called_at=now, calls=last.calls + 1, in_doubt=True)
             return Move(_on_its_way(attempt, calling, now), (calling,))
         closed = (replace(last, outcome=Outcome.NEVER_MADE, answered_at=now),)
         tries = (*tries[:-1], *closed)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from recharge.core.attempts import ENDED, Attempt, Outcome, State, Try
+from recharge.core.attempts import ENDED, Attempt, Outcome, State, Try, month_charged
 from recharge.core.follow import KEY_FORGOTTEN_AFTER, give_up
 from recharge.core.moves import (
     ACTION_LOOKED_AT_EVERY,
@@ -111,6 +111,7 @@ def credited(attempt: Attempt, now: datetime) -> Move:
     """The ledger has posted the credits: the only good end."""
     if attempt.state is State.CREDITED:
         return Move(attempt)
+    is_known_charged = attempt.state in (State.CHARGED, State.CANCELED) and attempt.reserved_month is not None
     moved = attempt.moved(
         now,
         state=State.CREDITED,
@@ -118,7 +119,7 @@ def credited(attempt: Attempt, now: datetime) -> Move:
         action_required=None,
         canceling=False,
         receipt_unapplied=False,
-        reserved_month=attempt.reserved_month or now.date().replace(day=1),
+        reserved_month=attempt.reserved_month if is_known_charged else month_charged(attempt, now),
         next_at=now,
     )
     return Move(moved, alert=Alert.CREDITED_AFTER_END if attempt.state is State.CANCELED else None)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from recharge.core.attempts import NOTHING_MADE, Attempt, Outcome, State, Try, month_of
+from recharge.core.attempts import NOTHING_MADE, Attempt, Outcome, State, Try, month_charged, month_of
 from recharge.core.cards import DeclineCodes, Verdict, judge, remaining, untried
 from recharge.core.moves import (
     ACTION_LOOKED_AT_EVERY,
@@ -75,7 +75,7 @@ def charged(attempt: Attempt, tries: Sequence[Try], payment_intent: str, now: da
         now,
         state=State.CHARGED,
         payment_intent=payment_intent,
-        reserved_month=attempt.reserved_month or month_of(now),
+        reserved_month=month_charged(attempt, now),
         reason=None,
         action_required=None,
         canceling=False,

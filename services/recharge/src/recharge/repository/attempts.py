@@ -77,9 +77,9 @@ _SAVE_TRIES = text("""
                  creates boolean, parameters jsonb, first_called_at timestamptz, calls int, in_doubt boolean,
                  server_errors int, outcome text, code text, may_repeat boolean, answered_at timestamptz)
     ON CONFLICT (tenant_id, attempt, n) DO UPDATE
-    SET calls = excluded.calls, in_doubt = excluded.in_doubt, server_errors = excluded.server_errors,
-        outcome = excluded.outcome, code = excluded.code, may_repeat = excluded.may_repeat,
-        answered_at = excluded.answered_at
+    SET first_called_at = excluded.first_called_at, calls = excluded.calls, in_doubt = excluded.in_doubt,
+        server_errors = excluded.server_errors, outcome = excluded.outcome, code = excluded.code,
+        may_repeat = excluded.may_repeat, answered_at = excluded.answered_at
 """)
 
 _DUE = text("""
