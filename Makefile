@@ -17,6 +17,8 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-header -
 CODE := shared services dev deploy tests benchmarks conftest.py
 # Extra arguments for pytest, the demo or the stack: make test ARGS="-k refund -x"
 ARGS ?=
+# Each has a PostgreSQL and a Kafka of its own; a file's tests stay together.
+TEST_PROCESSES ?= 2
 
 .PHONY: help
 help: ## list what there is
@@ -41,8 +43,8 @@ up: .venv/.installed ## keep everything serving until Ctrl-C, and print what to 
 
 .PHONY: test
 test: lint types contracts ## everything: format, lint, types, contracts, and all tests on real PostgreSQL and Kafka
-	@echo "── tests"
-	@$(BIN)/pytest $(ARGS)
+	@echo "── tests, in $(TEST_PROCESSES) processes"
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 .PHONY: test-containers
 test-containers: .venv/.installed ## the service tests on containers: postgres:17 and apache/kafka:4.4.0
