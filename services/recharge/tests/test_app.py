@@ -1,7 +1,7 @@
 """The HTTP door: a tenant reads why it was charged, and only its own."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
@@ -66,15 +66,15 @@ async def test_decisions_and_attempts_are_read_newest_first_by_their_tenant_alon
 @pytest.mark.parametrize(
     ("headers", "status", "code"),
     [
-        ({}, 401, "unauthorized"),
-        (_authorization("acme", Scope.BILLING_WRITE), 403, "scope_missing"),
-        (_authorization(None, Scope.BILLING_READ), 403, "tenant_required"),
+        (dict, 401, "unauthorized"),
+        (lambda: _authorization("acme", Scope.BILLING_WRITE), 403, "scope_missing"),
+        (lambda: _authorization(None, Scope.BILLING_READ), 403, "tenant_required"),
     ],
 )
 async def test_without_a_tenants_token_it_answers_a_problem(
-    client: httpx.AsyncClient, headers: dict[str, str], status: int, code: str
+    client: httpx.AsyncClient, headers: Callable[[], dict[str, str]], status: int, code: str
 ) -> None:
-    answer = await client.get("/api/recharge/decisions", headers=headers)
+    answer = await client.get("/api/recharge/decisions", headers=headers())
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 

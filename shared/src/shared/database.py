@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from asyncpg.exceptions import InternalClientError
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared.logs import get_logger
 
@@ -27,7 +29,7 @@ def make_engine(
     url: str, *, application_name: str, pool_size: int = 5, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS
 ) -> AsyncEngine:
     """An engine whose statements, locks and idle transactions all end by themselves. `url` is `postgresql://…`."""
-    return create_async_engine(
+    engine = create_async_engine(
         url.replace("postgresql://", "postgresql+asyncpg://", 1),
         pool_size=pool_size,
         max_overflow=0,
@@ -47,6 +49,18 @@ def make_engine(
             },
         },
     )
+    event.listen(engine.sync_engine, "checkout", _discard_closed)
+    return engine
+
+
+def _discard_closed(_adapted: object, record: ConnectionPoolEntry, _fairy: object) -> None:
+    """A connection that PostgreSQL has closed while it lay in the pool is replaced instead of failing a request.
+
+    asyncpg knows it from the socket, so this costs no round trip.
+    """
+    driver: Any = record.driver_connection
+    if driver.is_closed():
+        raise DisconnectionError
 
 
 @asynccontextmanager
