@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from embedded.kafka import Kafka
 from embedded.servers import KafkaServer
 from load.waiting import until
 from shared import consumer as consumer_module
@@ -21,6 +24,7 @@ from shared.kafka import Record, make_consumer
 from shared.outbox import Outbox, Transaction
 from shared.outbox_publisher import OutboxPublisher
 from shared.poison import Poison, RecordRefused
+from shared.topic_admin import create_topics
 from shared.topics import TopicName
 
 PARTITIONS = 6
@@ -292,9 +296,13 @@ async def test_more_than_five_in_a_row_stop_the_partition_and_nothing_after_them
             return "too much poison" in (await loop.problem() or "")
 
         await until(is_stopped)
+        partition = {"topic": service.topic, "partition": "0"}
+        assert REGISTRY.get_sample_value("consumer_partition_stopped", partition) == 1
         await service.send("b0", partition=1)
         await until(lambda: service.has_handled(2))
         letters = await service.dead_letters(5)
+        await loop.on_partitions_revoked([TopicPartition(service.topic, 0)])
+        assert REGISTRY.get_sample_value("consumer_partition_stopped", partition) is None, "whoever has it next tells"
     assert [letter.value for letter in letters] == [name.encode() for name in names("poison", 5)]
     assert sorted(await service.handled()) == ["a0", "b0"]
     assert (await service.committed())[0] == 6, "the sixth is the next one, once an operator has looked"
@@ -405,6 +413,27 @@ async def test_a_revoked_partition_waits_for_the_batch_in_flight(service: Servic
             async with asyncio.timeout(5):
                 await revoking
             assert await service.committed() == {0: 1}
+
+
+async def test_it_says_so_when_kafka_is_away(service: Service, tmp_path: Path) -> None:
+    own = Kafka(tmp_path / "kafka", tmp_path / "kafka.log")
+    try:
+        server = await asyncio.to_thread(own.start)
+        await create_topics(server.bootstrap_servers, service.prefix)
+        service.kafka = server
+        loop = service.loop()
+        async with service.running(loop):
+
+            async def is_well() -> bool:
+                return await loop.problem() is None
+
+            await until(is_well)
+            await asyncio.to_thread(own.kill)
+            assert "Kafka does not answer" in (await loop.problem() or "")
+            await asyncio.to_thread(own.start)
+            await until(is_well)
+    finally:
+        await asyncio.to_thread(own.close)
 
 
 async def test_stopping_finishes_the_batch_in_flight(service: Service) -> None:

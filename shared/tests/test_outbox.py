@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -202,11 +203,15 @@ async def test_what_a_process_committed_and_died_over_is_swept_by_another_after_
     other = house.publisher()
     await other.sweep()
     assert await house.records(TopicName.ENTRY_POSTED) == [], "the grace of the one who committed"
+    await other.measure()
+    assert REGISTRY.get_sample_value("outbox_waiting_rows") == 2
     await house.grace_is_over()
     await other.sweep()
     assert len(await house.records(TopicName.ENTRY_POSTED)) == 1
     assert await house.sent_versions() == [1]
     assert [await house.count("outbox"), await house.count("outbox_mark")] == [0, 0]
+    await other.measure()
+    assert REGISTRY.get_sample_value("outbox_waiting_rows") == 0
     await other.sweep()
     assert len(await house.records(TopicName.ENTRY_POSTED)) == 1
 

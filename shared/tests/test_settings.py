@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from shared.settings import (
     KafkaSettings,
     ProcessSettings,
     SigningSettings,
+    WorkerDatabaseSettings,
     load_settings,
 )
 
@@ -34,6 +37,40 @@ def test_all_that_is_missing_or_wrong_is_named_in_one_message_without_values(mon
         assert name in message
     assert "hunter2" not in message
     assert ".env.example" in message
+
+
+class OneOfEach(ProcessSettings, WorkerDatabaseSettings):
+    """As a worker would combine them."""
+
+
+def test_a_garbled_address_and_level_are_named_without_their_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PORT", "1")
+    monkeypatch.setenv("LOG_LEVEL", "chatty")
+    for address in ("hunter2", "mysql://a:hunter2@b/c", "postgresql://a:hunter2@b:port/c", "postgresql://a:hunter2@b"):
+        monkeypatch.setenv("DATABASE_URL_WORKER", address)
+        with pytest.raises(
+            InvalidSettings, match=r"DATABASE_URL_WORKER.*postgresql://[\s\S]*LOG_LEVEL.*'debug'"
+        ) as caught:
+            load_settings(OneOfEach, None)
+        assert "hunter2" not in str(caught.value)
+
+
+def test_the_topics_command_says_what_is_missing_and_that_kafka_is_away(tmp_path: Path) -> None:
+    for variables, code, said in (
+        ({}, 2, "KAFKA_BOOTSTRAP_SERVERS"),
+        ({"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}, 1, "Kafka at 127.0.0.1:9 does not answer"),
+    ):
+        command = [sys.executable, "-m", "shared.topics", "create"]
+        ended = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+        assert ended.returncode == code
+        assert said in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_level_may_be_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PORT", "1")
+    monkeypatch.setenv("LOG_LEVEL", "DEBUG")
+    assert load_settings(ProcessSettings, None).log_level == "debug"
 
 
 def test_an_empty_variable_counts_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,14 @@ class ConsumerLoop(ConsumerRebalanceListener):
         if not self._is_running:
             return "has not joined its group yet"
         stopped = sorted(f"{tp.topic}:{tp.partition}" for tp, state in self._partitions.items() if state.is_stopped)
-        return f"stopped for too much poison: {', '.join(stopped)}" if stopped else None
+        if stopped:
+            return f"stopped for too much poison: {', '.join(stopped)}"
+        try:
+            async with asyncio.timeout(OBSERVE_TIMEOUT_S):
+                await self._consumer.end_offsets(list(self._consumer.assignment()))
+        except (TimeoutError, KafkaError) as error:
+            return f"Kafka does not answer ({type(error).__name__})"
+        return None
 
     async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]  # aiokafka awaits it
         self, revoked: Iterable[TopicPartition]
@@ -135,6 +142,8 @@ class ConsumerLoop(ConsumerRebalanceListener):
         async with self._in_flight:
             for partition in revoked:
                 self._partitions.pop(partition, None)
+                for gauge in (_lag, _stopped):  # whoever has the partition next tells about it
+                    gauge.remove(partition.topic, partition.partition)
                 self.caught_up_at.pop((self._topic_name(partition), partition.partition), None)
 
     async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride]

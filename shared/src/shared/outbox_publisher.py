@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from aiokafka.errors import KafkaError
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -38,11 +38,14 @@ log = get_logger()
 PENDING_MAX = 10_000
 SEND_TIMEOUT_S = 15.0
 SWEEP_ROWS_MAX = 500
+#: Counting further tells an operator nothing new.
+WAITING_ROWS_MAX = 100_000
 #: Longer than a publisher needs from its announcement to its look back (`SEND_TIMEOUT_S` and two statements).
 CLAIM = timedelta(seconds=30)
 
 _published = Counter("outbox_published_total", "Records published from the outbox.", ["topic"])
 _swept = Counter("outbox_swept_total", "Rows that their own process had not published and a sweep took.")
+_waiting = Gauge("outbox_waiting_rows", "Rows that are committed and not published yet, 100,000 at most.")
 
 #: (topic, key) of a state, and the tenant it belongs to.
 StateKey = tuple[str, str, str]
@@ -134,6 +137,11 @@ class OutboxPublisher:
             if len(rows) < SWEEP_ROWS_MAX and len(marks) < SWEEP_ROWS_MAX:
                 return
 
+    async def measure(self) -> None:
+        """Counts what waits to be published, by any process of this service."""
+        async with self._engine.connect() as connection:
+            _waiting.set((await connection.execute(_COUNT_WAITING, {"limit": WAITING_ROWS_MAX})).scalar_one())
+
     async def _publish(self, events: Sequence[OutboxEvent], keys: set[StateKey], claim: datetime) -> None:
         states = await self._read_and_announce(keys, claim) if keys else {}
         await self._send(
@@ -222,6 +230,10 @@ _CLAIM_MARKS = text("""
         SELECT tenant_id, topic, key, version FROM outbox_mark WHERE due_at <= now() ORDER BY due_at LIMIT :limit
         FOR UPDATE SKIP LOCKED)
     RETURNING tenant_id, topic, key
+""")
+
+_COUNT_WAITING = text("""
+    SELECT count(*) FROM (SELECT FROM outbox UNION ALL SELECT FROM outbox_mark LIMIT :limit) AS waiting
 """)
 
 _DELETE_EVENTS = text("""

@@ -96,6 +96,7 @@ async def run_worker(
     app = create_http_app(f"{runtime.service} worker", description="Health and metrics.", readiness=runtime.readiness)
     standing_jobs = (
         Job("sweep_outbox", runtime.publisher.sweep, every_s=SWEEP_EVERY_S),
+        Job("measure_outbox", runtime.publisher.measure, every_s=OBSERVE_EVERY_S),
         Job("observe_consumer", loop.observe, every_s=OBSERVE_EVERY_S),
     )
     async with asyncio.TaskGroup() as tasks:

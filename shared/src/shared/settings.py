@@ -1,10 +1,12 @@
 """Settings from the environment (and `.env`), read once at start; all that is missing is named in one message."""
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
@@ -21,6 +23,22 @@ def _split(value: Any) -> Any:
     return value
 
 
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _is_postgresql_url(value: SecretStr) -> SecretStr:
+    try:
+        url = make_url(value.get_secret_value())
+    except (ArgumentError, ValueError):  # a port that is no number is a ValueError
+        url = None
+    if url is None or url.drivername != "postgresql" or not url.host or not url.database:
+        raise ValueError("has to be postgresql://role:password@host:port/database")
+    return value
+
+
+LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
+PostgresqlUrl = Annotated[SecretStr, AfterValidator(_is_postgresql_url)]
 CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 CommaSeparatedSecrets = Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)]
 
@@ -34,7 +52,7 @@ class EnvironmentSettings(BaseSettings):
 class ProcessSettings(EnvironmentSettings):
     """What every process needs."""
 
-    log_level: str = "info"
+    log_level: LogLevel = "info"
     http_host: str = "127.0.0.1"
     http_port: int = Field(description="Where this process answers HTTP: its API, /healthz, /readyz, /metrics.")
     start_timeout_s: float = Field(60.0, description="How long to wait for PostgreSQL and Kafka at start.")
@@ -56,18 +74,18 @@ class AuthSettings(EnvironmentSettings):
 
 
 class ApiDatabaseSettings(EnvironmentSettings):
-    database_url_api: SecretStr
-    database_url_worker: SecretStr
+    database_url_api: PostgresqlUrl
+    database_url_worker: PostgresqlUrl
 
 
 class WorkerDatabaseSettings(EnvironmentSettings):
-    database_url_worker: SecretStr
+    database_url_worker: PostgresqlUrl
 
 
 class OwnerDatabaseSettings(EnvironmentSettings):
     """For migrations alone."""
 
-    database_url_owner: SecretStr
+    database_url_owner: PostgresqlUrl
 
 
 class StripeSettings(EnvironmentSettings):

@@ -62,6 +62,7 @@ def dead_letter_name(topic: str, group: str) -> str:
 if __name__ == "__main__":
     import sys
 
+    from shared.process import run_command
     from shared.topic_admin import main
 
-    sys.exit(main(sys.argv[1:]))
+    run_command(lambda: main(sys.argv[1:]))
