@@ -94,3 +94,13 @@ def test_a_line_is_json_with_service_level_time_and_trace(lines: io.StringIO) ->
 def test_an_object_is_logged_by_its_text(lines: io.StringIO) -> None:
     get_logger().info("happened", value=RuntimeError(SECRETS[0]), count=3)
     assert (last(lines)["value"], last(lines)["count"]) == ("[redacted]", 3)
+
+
+def test_kafkas_client_says_the_same_thing_once_in_a_while_and_others_as_often_as_they_like(lines: io.StringIO) -> None:
+    client, other = logging.getLogger("aiokafka.conn"), logging.getLogger("asyncio")
+    for attempt in range(3):
+        client.error("unreachable, attempt %s", attempt)
+        other.error("other %s", attempt)
+    client.error("another thing")
+    said = [json.loads(line)["event"] for line in lines.getvalue().splitlines()]
+    assert said == ["unreachable, attempt 0", "other 0", "other 1", "other 2", "another thing"]

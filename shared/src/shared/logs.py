@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, cast
 
@@ -16,6 +17,9 @@ _SECRET = re.compile(
     r"(?:sk|rk|pk)_(?:test|live)_\w+|whsec_\w+|(?<!\w)\w+_secret_\w+"
     r"|(?<![\w-])eyJ[\w-]+\.[\w-]+\.[\w-]+|(?<=:)[^:/@\s]+(?=@[\w.\-\[\]]+[:/])"
 )
+
+#: How often one log statement of Kafka's client may write.
+REPEATED_AFTER_S = 10.0
 
 
 def redact(text: str) -> str:
@@ -47,6 +51,25 @@ def _add_trace(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> Mut
     return event
 
 
+class _Seldom(logging.Filter):
+    """Lets each log statement of Kafka's client through once in 10 s: while Kafka is away it writes 100 lines a
+    second, and the lines that matter would be rotated away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed_at: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("aiokafka"):
+            return True
+        where = record.pathname, record.lineno  # as many as there are log statements
+        now = time.monotonic()
+        if now - self._passed_at.get(where, -REPEATED_AFTER_S) < REPEATED_AFTER_S:
+            return False
+        self._passed_at[where] = now
+        return True
+
+
 def configure_logging(service: str, level: str) -> None:
     """Makes structlog and the standard library write the same JSON lines. Call once, at a process's start."""
     processors: list[Any] = [
@@ -75,6 +98,7 @@ def configure_logging(service: str, level: str) -> None:
             ],
         )
     )
+    handler.addFilter(_Seldom())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level_number, logging.WARNING))  # libraries: what went wrong only
