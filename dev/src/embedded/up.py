@@ -84,6 +84,15 @@ def curl_lines(stack: Stack) -> list[str]:
     ]
 
 
+def moved(stack: Stack) -> list[str]:
+    """A line for each door whose well-known port another program has, and which therefore answers elsewhere."""
+    return [
+        f"Port {door.well_known_port} is taken: {door.name} answers on {stack.doors[door.name].port}."
+        for door in stack.config.doors
+        if door.well_known_port not in (None, stack.doors[door.name].port)
+    ]
+
+
 def _introduce(stack: Stack, stripe: StripeAccess | None) -> None:
     rows = [("webhooks", f"{stack.url(GATEWAY_APP)}/api/stripe/webhooks")]
     for name, door in (("payments", PAYMENTS_APP), ("ledger", LEDGER_APP), ("recharge", RECHARGE_APP)):
@@ -95,6 +104,8 @@ def _introduce(stack: Stack, stripe: StripeAccess | None) -> None:
     rows.append(("logs", str(stack.log_file("*"))))
     # Plain: a table would cut or wrap what is to be copied.
     print("\n".join(f"  {name:<12}{address}" for name, address in rows))
+    for line in moved(stack):
+        console.print(line, style="yellow", markup=False)
     if stripe is not None:
         console.print(
             f"\nTo get Stripe's webhooks: stripe listen --forward-to {stack.url(GATEWAY_APP)}/api/stripe/webhooks"

@@ -1,5 +1,7 @@
 """`make up`: which Stripe, and what happens to a part that dies."""
 
+import contextlib
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,7 +9,8 @@ import pytest
 
 from embedded.environment import StripeAccess
 from embedded.process import NotReady
-from embedded.up import Watched, revive, stripe_from_env_file
+from embedded.stack import GATEWAY_APP, GATEWAY_BACKFILL, Stack, StackConfig
+from embedded.up import Watched, moved, revive, stripe_from_env_file
 
 
 def test_without_keys_it_is_the_simulator(tmp_path: Path) -> None:
@@ -73,3 +76,18 @@ def test_a_part_that_lived_long_is_started_soon_again() -> None:
     watched = Watched("kafka", part, restart_delay_s=16.0, started_at=0.0)
     revive(watched, 1000.0, said.append)
     assert said == ["kafka has died; it is started again in 1 s."]
+
+
+def test_a_door_whose_port_is_taken_says_where_it_answers_instead() -> None:
+    port = GATEWAY_APP.well_known_port
+    with contextlib.closing(socket.socket()) as other:
+        with contextlib.suppress(OSError):  # then another program has it, which is as good
+            other.bind(("127.0.0.1", port))
+        config = StackConfig("test-moved", doors=(GATEWAY_APP, GATEWAY_BACKFILL), well_known_ports=True)
+        stack = Stack(config)
+        try:
+            lines = moved(stack)
+        finally:
+            stack.close()
+    answers_on = stack.doors[GATEWAY_APP.name].port
+    assert lines == [f"Port {port} is taken: webhook-gateway-app answers on {answers_on}."]
