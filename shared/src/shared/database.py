@@ -7,6 +7,7 @@ from typing import Any
 
 from asyncpg.exceptions import InternalClientError
 from sqlalchemy import event, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -50,6 +51,7 @@ def make_engine(
         },
     )
     event.listen(engine.sync_engine, "checkout", _discard_closed)
+    event.listen(engine.sync_engine, "handle_error", _discard_broken)
     return engine
 
 
@@ -61,6 +63,12 @@ def _discard_closed(_adapted: object, record: ConnectionPoolEntry, _fairy: objec
     driver: Any = record.driver_connection
     if driver.is_closed():
         raise DisconnectionError
+
+
+def _discard_broken(context: ExceptionContext) -> None:
+    """A connection that broke in the middle of an operation may look open while asyncpg's own state is lost."""
+    if isinstance(getattr(context.original_exception, "__cause__", None), InternalClientError):
+        context.is_disconnect = True
 
 
 @asynccontextmanager
