@@ -1,12 +1,10 @@
 """Creates the topics, and checks at start-up that they are as declared."""
 
-import asyncio
-import sys
 from collections.abc import Iterator
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from shared.kafka import REQUEST_TIMEOUT_MS
 from shared.topics import DEAD_LETTER_CONFIGURATION, TOPICS, dead_letter_name
@@ -78,35 +76,3 @@ async def check_topics(bootstrap_servers: str, prefix: str = "") -> None:
             raise TopicsWrong("; ".join(problems) + ". Run `python -m shared.topics create`.")
     finally:
         await admin.close()
-
-
-def main(arguments: list[str]) -> int:
-    """`create` or `check`, with the settings of the environment."""
-    from pydantic import Field
-
-    from shared.settings import KafkaSettings, load_settings
-
-    class TopicSettings(KafkaSettings):
-        kafka_replication_factor: int = Field(1, ge=1)
-
-    settings = load_settings(TopicSettings)
-    servers, prefix = settings.kafka_bootstrap_servers, settings.topic_prefix
-    try:
-        match arguments:
-            case ["create"]:
-                created = asyncio.run(create_topics(servers, prefix, settings.kafka_replication_factor))
-                print(f"created {len(created)} topics" if created else "all topics exist")  # noqa: T201
-            case ["check"]:
-                asyncio.run(check_topics(servers, prefix))
-                print("all topics are as declared")  # noqa: T201
-            case _:
-                print("usage: python -m shared.topics create|check")  # noqa: T201
-                return 2
-    except TopicsWrong as problem:
-        print(problem, file=sys.stderr)  # noqa: T201
-        return 1
-    except KafkaError as error:
-        reason = f"Kafka at {servers} does not answer ({type(error).__name__})."
-        print(f"{reason} Check KAFKA_BOOTSTRAP_SERVERS and that the brokers run.", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0

@@ -57,12 +57,3 @@ DEAD_LETTER_CONFIGURATION = {"cleanup.policy": "delete", "retention.ms": "-1"}
 def dead_letter_name(topic: str, group: str) -> str:
     """Where `group` puts what it cannot read from `topic`."""
     return f"{topic}.{group}.dead-letter"
-
-
-if __name__ == "__main__":
-    import sys
-
-    from shared.process import run_command
-    from shared.topic_admin import main
-
-    run_command(lambda: main(sys.argv[1:]))

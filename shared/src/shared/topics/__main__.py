@@ -1,0 +1,46 @@
+"""`python -m shared.topics create|check`: makes the declared topics, or says how they differ."""
+
+import asyncio
+import sys
+
+from aiokafka.errors import KafkaError
+from pydantic import Field
+
+from shared.process import run_command
+from shared.settings import KafkaSettings, load_settings
+from shared.topic_admin import TopicsWrong, check_topics, create_topics
+
+
+class TopicSettings(KafkaSettings):
+    """Where the topics are made, and on how many brokers each is kept."""
+
+    kafka_replication_factor: int = Field(1, ge=1)
+
+
+def main(arguments: list[str]) -> int:
+    """`create` or `check`, with the settings of the environment."""
+    settings = load_settings(TopicSettings)
+    servers, prefix = settings.kafka_bootstrap_servers, settings.topic_prefix
+    try:
+        match arguments:
+            case ["create"]:
+                created = asyncio.run(create_topics(servers, prefix, settings.kafka_replication_factor))
+                print(f"created {len(created)} topics" if created else "all topics exist")  # noqa: T201
+            case ["check"]:
+                asyncio.run(check_topics(servers, prefix))
+                print("all topics are as declared")  # noqa: T201
+            case _:
+                print("usage: python -m shared.topics create|check")  # noqa: T201
+                return 2
+    except TopicsWrong as problem:
+        print(problem, file=sys.stderr)  # noqa: T201
+        return 1
+    except KafkaError as error:
+        reason = f"Kafka at {servers} does not answer ({type(error).__name__})."
+        print(f"{reason} Check KAFKA_BOOTSTRAP_SERVERS and that the brokers run.", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(sys.argv[1:]))
