@@ -3,11 +3,23 @@
 import itertools
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ledger.core.accounts import Kind
-from ledger.core.commands import Credit, Debit, DisputeSeen, RefundSeen, Unapplied, Usage
+from ledger.core.commands import (
+    Adjustment,
+    Capture,
+    Credit,
+    Debit,
+    DisputeSeen,
+    Hold,
+    Promotion,
+    RefundSeen,
+    Release,
+    Unapplied,
+    Usage,
+)
 from shared.kafka import Record
 from shared.signed_metadata import CreditOrder, sign
 from shared.stripe_events import Header
@@ -46,8 +58,40 @@ def usage(reference: str = "job-1", credits: int = 10, *, tenant: str = "acme", 
     return Usage(tenant, reference, credits, purpose, NOW)
 
 
-def debit(reference: str = "job-1", credits: int = 10, *, tenant: str = "acme", purpose: str = "summaries") -> Debit:
-    return Debit(tenant, reference, credits, purpose)
+def debit(
+    reference: str = "job-1", credits: int = 10, *, tenant: str = "acme", purpose: str = "summaries",
+    may_overdraw: bool = False,
+) -> Debit:  # fmt: skip
+    return Debit(tenant, reference, credits, purpose, may_overdraw)
+
+
+def hold(
+    reference: str = "hold-1",
+    credits: int = 40,
+    *,
+    tenant: str = "acme",
+    expires_at: datetime = NOW + timedelta(hours=1),
+) -> Hold:
+    return Hold(tenant, reference, credits, "summaries", expires_at)
+
+
+def capture(name: str = "hold-1", credits: int = 30, *, tenant: str = "acme", may_overdraw: bool = False) -> Capture:
+    return Capture(tenant, name, credits, may_overdraw)
+
+
+def release(name: str = "hold-1", *, tenant: str = "acme") -> Release:
+    return Release(tenant, name)
+
+
+def promotion(
+    reference: str = "welcome", credits: int = 20, *, tenant: str = "acme", priority: int = 50,
+    expires_at: datetime | None = None,
+) -> Promotion:  # fmt: skip
+    return Promotion(tenant, reference, credits, priority, expires_at, "welcome")
+
+
+def adjustment(reference: str = "fix-1", credits: int = -5, *, tenant: str = "acme") -> Adjustment:
+    return Adjustment(tenant, reference, credits, "a mistake")
 
 
 def unapplied(payment_intent: str = "pi_1", *, tenant: str = "acme", attempt: str | None = None) -> Unapplied:

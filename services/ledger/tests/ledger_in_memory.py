@@ -9,6 +9,7 @@ from ledger.core.state import (
     Balance,
     Changes,
     Grant,
+    HoldState,
     PaymentIntent,
     PostedReference,
     ReferenceKey,
@@ -28,10 +29,12 @@ class LedgerInMemory:
         self.references: dict[ReferenceKey, PostedReference] = {}
         self.intents: dict[str, PaymentIntent] = {}
         self.transfers: list[Transfer] = []
+        self.holds: dict[str, dict[str, HoldState]] = {}
 
     def apply(self, commands: Sequence[Command], now: datetime = NOW) -> Changes:
         grants = {tenant: list(lots.values()) for tenant, lots in self.grants.items()}
-        changes = plan(State(self.balances, grants, self.references, self.intents), commands, now)
+        holds = {tenant: list(of_tenant.values()) for tenant, of_tenant in self.holds.items()}
+        changes = plan(State(self.balances, grants, self.references, self.intents, holds), commands, now)
         for each in changes.transfers:
             key = ReferenceKey(each.tenant, each.door, each.reference)
             assert key not in self.references, f"{key} twice"
@@ -43,8 +46,10 @@ class LedgerInMemory:
         self.intents |= {intent.id: intent for intent in changes.payment_intents}
         for grant in changes.new_grants:
             self.grants.setdefault(grant.tenant, {})[grant.number] = grant
-        for tenant, number, remaining in changes.changed_grants:
-            self.grants[tenant][number] = self.grants[tenant][number]._replace(remaining=remaining)
+        for tenant, number, remaining, held in changes.changed_grants:
+            self.grants[tenant][number] = self.grants[tenant][number]._replace(remaining=remaining, held=held)
+        for hold in [*changes.new_holds, *changes.ended_holds]:
+            self.holds.setdefault(hold.tenant, {})[hold.reference] = hold
         self._assert_books_add_up()
         return changes
 
@@ -57,6 +62,8 @@ class LedgerInMemory:
             assert balance.balance == sum(each.balance_change for each in of_tenant)
             assert balance.version == len(of_tenant)
             lots = self.grants.get(tenant, {})
-            assert balance.balance == sum(lot.remaining for lot in lots.values()) - balance.owed
-            assert all(0 <= lot.remaining <= lot.credits for lot in lots.values())
+            assert balance.balance == sum(lot.remaining + lot.held for lot in lots.values()) - balance.owed
+            assert all(lot.remaining >= 0 and lot.held >= 0 for lot in lots.values())
+            held = sum(hold.credits for hold in self.holds.get(tenant, {}).values() if hold.ended_at is None)
+            assert held == balance.held == sum(lot.held for lot in lots.values())
             assert 0 <= balance.receivable <= balance.owed

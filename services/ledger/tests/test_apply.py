@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from ledger.apply import apply
 from ledger.core.commands import Command, Conflict, Insufficient, Noted, Posted, Waiting
 from ledger.repository import begin_batch
-from ledger.worker import expire_due_grants
+from ledger.worker import end_what_is_due
 from shared.clock import utc_now
 from shared.database import is_transient, make_engine
 from shared.topics import TopicName
@@ -159,7 +159,7 @@ async def test_the_sweeper_expires_each_grant_once_also_when_two_run_late(books:
     commands = [purchase(f"pi_{n}", 10, tenant=f"tenant-{n}", expires_in_days=30) for n in range(5)]
     await books.apply(*commands, now=long_ago)
     await books.apply(purchase("pi_kept", 10, tenant="kept", expires_in_days=60), now=long_ago)
-    await asyncio.gather(*(expire_due_grants(books.engine, books.outbox) for _ in range(3)))
+    await asyncio.gather(*(end_what_is_due(books.engine, books.outbox) for _ in range(3)))
     assert len(await books.rows("SELECT 1 FROM transfer WHERE kind = 'expiry'")) == 5
     assert [row.tenant_id for row in await books.rows("SELECT tenant_id FROM balance WHERE balance > 0")] == ["kept"]
     await books.assert_right()

@@ -9,34 +9,47 @@ from sqlalchemy import Select, select, text
 from sqlalchemy.dialects import postgresql
 
 from ledger import sql
-from ledger.reading import Cursor, entries_query, unapplied_receipts_query
-from ledger.tables import balance
+from ledger.core.accounts import Kind
+from ledger.reading import (
+    Cursor,
+    EntryFilter,
+    balance_at_query,
+    entries_query,
+    grants_query,
+    unapplied_receipts_query,
+)
+from ledger.tables import balance, transfer
 from ledger.worker import due_tenants_query
 from shared.database import make_engine
 
 from .books import Books
 from .builders import NOW, debit, purchase
 
-TENANTS = 2_000
-TRANSFERS_OF_EACH = 20
+ALL = EntryFilter()
+TENANTS = 10_000
+TRANSFERS_OF_EACH = 100  # a million in all
 
 FILL = [
-    f"""INSERT INTO balance SELECT 't' || n, 20, 20, 0, 0, 0, 10, NULL, '{{}}', 0, now()
+    f"""INSERT INTO balance SELECT 't' || n, 20, 20, 0, 0, 0, 10, NULL, '{{}}', 0, now(), 0
         FROM generate_series(1, {TENANTS}) n""",
     f"""INSERT INTO credit_grant
         SELECT 't' || n, g, 'stripe', 'pi_' || n || '_' || g, NULL, 10, 0, 100,
-               CASE WHEN g = 10 THEN now() + n * interval '1 hour' END, true, now()
+               CASE WHEN g = 10 THEN now() + n * interval '1 hour' END, true, now(), 0
         FROM generate_series(1, {TENANTS}) n, generate_series(1, 10) g""",
     "UPDATE credit_grant SET remaining = 5, spent = false WHERE grant_number = 10",
     f"""INSERT INTO transfer
         SELECT 't' || n, 'product', 'job-' || v, '\\x00', 'usage', 'available', 'used', 1, v, 0, 0, 0, 0, '{{}}',
-               '{{}}', now() + v * interval '1 second'
+               '{{}}', now() + v * interval '1 second', NULL, NULL, NULL, NULL, NULL, NULL, NULL, false
         FROM generate_series(1, {TENANTS}) n, generate_series(1, {TRANSFERS_OF_EACH}) v""",
     f"""INSERT INTO payment_intent (payment_intent, first_seen_at)
         SELECT 'pi_' || n, now() FROM generate_series(1, {TENANTS * 5}) n""",
     f"""INSERT INTO unapplied_receipt
         SELECT 't' || n, 'pi_' || n, 1, 'usd', 'x', NULL, NULL, now(), CASE WHEN n % 50 > 0 THEN now() END
         FROM generate_series(1, {TENANTS * 5}) n""",
+    f"""INSERT INTO hold
+        SELECT 't' || n, 'hold-' || h, 5, '', CASE WHEN h < 10 THEN 'captured' ELSE 'open' END, 0, '{{10}}', '{{5}}',
+               now() + n * interval '1 hour', now(), CASE WHEN h < 10 THEN now() END
+        FROM generate_series(1, {TENANTS}) n, generate_series(1, 10) h""",
     "ANALYZE",
 ]
 
@@ -64,19 +77,31 @@ HOT_QUERIES = {
     "read PaymentIntents": bound(sql.READ_PAYMENT_INTENTS, array("pi_1", "pi_5")),
     "lock balances": bound(sql.LOCK_BALANCES, SOME_TENANTS),
     "read references": bound(sql.READ_REFERENCES, SOME_TENANTS, array(*["product"] * 3), array("job-1", "x", "job-3")),
+    "read due holds": bound(sql.READ_DUE_HOLDS, SOME_TENANTS, "now()"),
+    "read holds": bound(sql.READ_HOLDS, SOME_TENANTS, array("hold-1", "hold-2", "hold-10")),
+    "end holds": bound(
+        sql.UPDATE_HOLDS, SOME_TENANTS, array("hold-1", "hold-2", "hold-10"), array(*["released"] * 3), NUMBERS,
+        "ARRAY[now(), now(), now()]", NUMBERS, NUMBERS,
+    ),
     "read unspent grants": bound(sql.READ_UNSPENT_GRANTS, SOME_TENANTS),
     "read spent grants": bound(sql.READ_SPENT_GRANTS, SOME_TENANTS, NUMBERS),
-    "update grants": bound(sql.UPDATE_GRANTS, SOME_TENANTS, NUMBERS, NUMBERS),
+    "update grants": bound(sql.UPDATE_GRANTS, SOME_TENANTS, NUMBERS, NUMBERS, NUMBERS),
     "update balances": bound(
         sql.UPDATE_BALANCES, SOME_TENANTS, *[NUMBERS] * 6, "ARRAY[now(), now(), now()]", array("{}", "{}", "{}"),
         NUMBERS, "ARRAY[now(), now(), now()]",
     ),
     "a tenant's balance": compiled(select(balance).where(balance.c.tenant_id == "t7")),
-    "first page of entries": compiled(entries_query("t7", before=None, limit=50)),
-    "next page of entries": compiled(entries_query("t7", before=Cursor(NOW, "5"), limit=50)),
+    "first page of entries": compiled(entries_query(transfer, "t7", ALL, None, 50)),
+    "next page of entries": compiled(entries_query(transfer, "t7", ALL, Cursor(NOW, "5"), 50)),
+    "entries of a kind": compiled(entries_query(transfer, "t7", EntryFilter(frozenset([Kind.EXPIRY])), None, 50)),
+    "entries of a time": compiled(entries_query(transfer, "t7", EntryFilter(since=NOW, until=NOW), None, 50)),
+    "entries of a reference": compiled(entries_query(transfer, "t7", EntryFilter(reference="job-3"), None, 50)),
+    "a balance in the past": compiled(balance_at_query("t7", NOW)),
+    "unspent grants": compiled(grants_query("t7", before=None, limit=50, with_spent=False)),
+    "all grants": compiled(grants_query("t7", before=5, limit=50, with_spent=True)),
     "open receipts": compiled(unapplied_receipts_query(after=None, limit=50)),
     "next open receipts": compiled(unapplied_receipts_query(after=Cursor(NOW, "pi_5"), limit=50)),
-    "grants that are due": compiled(due_tenants_query(NOW)),
+    "grants and holds that are due": compiled(due_tenants_query(NOW)),
 }  # fmt: skip
 
 
@@ -88,7 +113,9 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture
 async def filled(books: Books) -> Books:
-    superuser = make_engine(books.database.superuser_url, application_name="ledger-test-fill", pool_size=1)
+    superuser = make_engine(
+        books.database.superuser_url, application_name="ledger-test-fill", pool_size=1, statement_timeout_ms=100_000
+    )
     async with superuser.begin() as connection:
         for statement in FILL:
             await connection.execute(text(statement.replace(":", "\\:")))

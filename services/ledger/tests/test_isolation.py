@@ -1,5 +1,6 @@
 """A tenant's role reads nothing of another tenant, in whatever relation the database has."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -7,10 +8,12 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ledger.archive import archive_old_transfers
+from shared.clock import utc_now
 from shared.database import make_engine, tenant_transaction
 
 from .books import Books
-from .builders import debit, purchase, refund, unapplied, withdrawn
+from .builders import debit, hold, purchase, refund, unapplied, withdrawn
 
 TENANTS = ("acme", "bravo")
 
@@ -33,7 +36,15 @@ async def fill(books: Books) -> None:
             purchase(f"pi_{tenant}", tenant=tenant), debit(tenant=tenant),
             refund(f"re_{tenant}", 100, payment_intent=f"pi_{tenant}"),
             withdrawn(f"dp_{tenant}", 100, payment_intent=f"pi_{tenant}"), unapplied(f"pi_no_{tenant}", tenant=tenant),
+            hold(tenant=tenant),
         )  # fmt: skip
+    for tenant in TENANTS:  # a tenant's time does not go back: these are others, whose old entries are made theirs
+        await books.apply(purchase(f"pi_old_{tenant}", tenant=f"old-{tenant}"), now=utc_now() - timedelta(days=500))
+    assert await archive_old_transfers(books.engine) == 2
+    superuser = make_engine(books.database.superuser_url, application_name="ledger-test-fill", pool_size=1)
+    async with superuser.begin() as connection:
+        await connection.execute(text("UPDATE transfer_archive SET tenant_id = substr(tenant_id, 5)"))
+    await superuser.dispose()
     async with books.engine.begin() as connection:
         for tenant in TENANTS:
             await connection.execute(
@@ -70,7 +81,7 @@ async def test_no_relation_shows_a_tenant_anything_of_another(books: Books) -> N
                 assert await _tenants_seen(connection, relation.name) == set()
     finally:
         await api_engine.dispose()
-    assert readable == {"balance", "credit_grant", "transfer"}
+    assert readable == {"balance", "credit_grant", "entry", "hold", "transfer", "transfer_archive"}
 
 
 async def test_the_tenants_role_writes_nothing(books: Books) -> None:

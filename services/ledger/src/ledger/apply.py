@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from ledger.core.accounts import Door, Kind
-from ledger.core.commands import Command, Credit, Debit, DisputeSeen, Expire, Outcome, RefundSeen, Unapplied, Usage
+from ledger.core.accounts import KINDS_OF_USE, Door
+from ledger.core.commands import Command, Credit, DisputeSeen, Outcome, RefundSeen, Unapplied
 from ledger.core.plan import plan
-from ledger.core.state import Changes, PaymentIntent, ReferenceKey, State, Transfer
+from ledger.core.state import Changes, State, Transfer
+from ledger.core.touched import touched_by
 from ledger.repository import Batch, begin_batch
 from shared.events import EntryPosted
 from shared.outbox import Transaction
@@ -28,14 +29,19 @@ async def _lock_and_read(batch: Batch, commands: Sequence[Command], now: datetim
     credited = sorted({each.tenant for each in commands if isinstance(each, Credit)})
     if credited:
         await batch.open_balances(credited, now)
-    tenants = _tenants(commands, intents)
+    touched = touched_by(commands)
+    tenants = sorted(touched.tenants | {each.credit.tenant for each in intents.values() if each.credit})
     if not tenants:
         return State(payment_intents=intents)
     balances = await batch.lock_balances(tenants)
-    references = await batch.read_references(_references(commands))
-    of_reversals = [(each.credit.tenant, each.credit.grant_number) for each in intents.values() if each.credit]
-    grants = await batch.read_grants(tenants, of_reversals)
-    return State(balances, grants, references, intents)
+    references = await batch.read_references(touched.references)
+    with_holds = [tenant for tenant, balance in balances.items() if balance.held]
+    named = sorted(touched.holds)
+    holds = await batch.read_holds(with_holds, named, now) if with_holds or named else {}
+    numbers = {(each.credit.tenant, each.credit.grant_number) for each in intents.values() if each.credit}
+    numbers |= {(tenant, number) for tenant, each in holds.items() for hold in each for number in hold.grant_numbers}
+    grants = await batch.read_grants(tenants, sorted(numbers))
+    return State(balances, grants, references, intents, holds)
 
 
 async def _write(batch: Batch, changes: Changes, now: datetime) -> None:
@@ -46,6 +52,10 @@ async def _write(batch: Batch, changes: Changes, now: datetime) -> None:
         await batch.insert_grants(changes.new_grants)
     if changes.changed_grants:
         await batch.update_grants(changes.changed_grants)
+    if changes.new_holds:
+        await batch.insert_holds(changes.new_holds)
+    if changes.ended_holds:
+        await batch.end_holds(changes.ended_holds)
     if changes.payment_intents:
         await batch.update_payment_intents(changes.payment_intents)
     if changes.receipts:
@@ -58,7 +68,7 @@ def _announce(transaction: Transaction, changes: Changes, now: datetime) -> None
     for balance in changes.balances:
         transaction.mark(TopicName.BALANCE_CHANGED, balance.tenant, balance.version, tenant=balance.tenant)
     for transfer in changes.transfers:
-        if transfer.kind is not Kind.USAGE:
+        if transfer.kind not in KINDS_OF_USE:
             transaction.publish(_entry_posted(transfer))
     for receipt in changes.receipts:
         if receipt.purchase or receipt.attempt:
@@ -101,18 +111,3 @@ def _receipt_posted(receipt: Unapplied, now: datetime) -> EntryPosted:
 
 
 _OF_PAYMENT_INTENT = (Credit, Unapplied, RefundSeen, DisputeSeen)
-
-
-def _tenants(commands: Sequence[Command], intents: dict[str, PaymentIntent]) -> list[str]:
-    named = {each.tenant for each in commands if isinstance(each, (Credit, Usage, Debit, Expire))}
-    return sorted(named | {each.credit.tenant for each in intents.values() if each.credit})
-
-
-def _references(commands: Sequence[Command]) -> list[ReferenceKey]:
-    keys: list[ReferenceKey] = []
-    for each in commands:
-        if isinstance(each, (Usage, Debit)):
-            keys.append(ReferenceKey(each.tenant, Door.PRODUCT, each.reference))
-        elif isinstance(each, Credit):
-            keys.append(ReferenceKey(each.tenant, Door.STRIPE, each.payment_intent))
-    return keys

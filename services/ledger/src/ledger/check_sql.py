@@ -5,8 +5,8 @@ $1 and $2 bound a page of tenants: after $1, up to $2 or, where that is null, to
 
 #: Tables of the books that row-level security does not show this role in full.
 TABLES_NOT_FULLY_VISIBLE = """
-    SELECT name FROM unnest(ARRAY['balance', 'credit_grant', 'transfer', 'payment_intent', 'unapplied_receipt'])
-        AS book (name)
+    SELECT name FROM unnest(ARRAY['balance', 'credit_grant', 'hold', 'transfer', 'transfer_archive', 'payment_intent',
+                                   'unapplied_receipt']) AS book (name)
     WHERE NOT has_table_privilege(name, 'SELECT')
        OR row_security_active(name) AND NOT EXISTS (
             SELECT FROM pg_policies
@@ -20,38 +20,52 @@ PAGE_END = """
 """
 
 BALANCES = """
-    WITH entry AS (
-        SELECT tenant_id, version, owed_change, receivable_change, balance_after, available_after, created_at,
-               CASE WHEN destination = 'available' THEN credits WHEN source = 'available' THEN -credits END AS change,
-               (SELECT sum(moved) FROM unnest(grant_credits) AS moved) AS of_grants
-        FROM transfer WHERE tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
+    WITH posted AS (
+        SELECT tenant_id, version, owed_after, receivable_after, balance_after, available_after, created_at,
+               CASE WHEN destination = 'available' THEN credits WHEN source = 'available' THEN -credits ELSE 0 END
+                   AS of_available,
+               CASE WHEN destination = 'held' THEN credits WHEN source = 'held' THEN -credits ELSE 0 END AS of_held,
+               CASE WHEN source = 'held' AND destination <> 'available' THEN 0
+                    ELSE (SELECT sum(moved) FROM unnest(grant_credits) AS moved) END AS of_grants
+        FROM entry WHERE tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
     ), numbered AS (
-        SELECT *, sum(change) OVER in_order AS running, row_number() OVER in_order AS n,
+        SELECT *, sum(of_available) OVER in_order AS available, sum(of_held) OVER in_order AS held,
+               row_number() OVER in_order AS n,
+               owed_after - coalesce(lag(owed_after) OVER in_order, 0) AS of_debt,
                created_at < lag(created_at) OVER in_order AS goes_back
-        FROM entry WINDOW in_order AS (PARTITION BY tenant_id ORDER BY version)
+        FROM posted WINDOW in_order AS (PARTITION BY tenant_id ORDER BY version)
     ), summed AS (
-        SELECT tenant_id, count(*) AS transfers, sum(change) AS balance, sum(owed_change) AS owed,
-               sum(receivable_change) AS receivable,
+        SELECT tenant_id, count(*) AS transfers, sum(of_available) + sum(of_held) AS balance, sum(of_held) AS held,
+               (array_agg(owed_after ORDER BY version DESC))[1] AS owed,
+               (array_agg(receivable_after ORDER BY version DESC))[1] AS receivable,
                count(*) FILTER (WHERE n <> version) AS versions_wrong,
-               count(*) FILTER (WHERE running <> balance_after OR running <> available_after) AS running_wrong,
-               count(*) FILTER (WHERE change IS NULL OR change <> of_grants - owed_change) AS unbalanced,
+               count(*) FILTER (WHERE available <> available_after OR available + held <> balance_after
+                                   OR NOT receivable_after BETWEEN 0 AND owed_after) AS running_wrong,
+               count(*) FILTER (WHERE of_available = 0 AND of_held = 0 OR of_available <> of_grants - of_debt)
+                   AS unbalanced,
                count(*) FILTER (WHERE goes_back) AS going_back
         FROM numbered GROUP BY tenant_id
     ), granted AS (
-        SELECT tenant_id, sum(remaining) AS remaining, count(*) AS grants
+        SELECT tenant_id, sum(remaining) AS remaining, sum(held) AS held, count(*) AS grants
         FROM credit_grant WHERE tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2) GROUP BY tenant_id
+    ), reserved AS (
+        SELECT tenant_id, sum(credits) AS credits
+        FROM hold WHERE status = 'open' AND tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2) GROUP BY tenant_id
     ), stated AS (
         SELECT * FROM balance WHERE tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
     )
     SELECT tenant_id, coalesce(transfers, 0) AS transfers, stated.version, coalesce(transfers, 0) AS version_expected,
            stated.balance, coalesce(summed.balance, 0) AS balance_expected,
-           coalesce(remaining, 0) - coalesce(stated.owed, 0) AS left_in_grants,
+           coalesce(remaining, 0) + coalesce(granted.held, 0) - coalesce(stated.owed, 0) AS left_in_grants,
+           stated.held, coalesce(summed.held, 0) AS held_expected,
+           coalesce(granted.held, 0) AS held_of_grants, coalesce(reserved.credits, 0) AS held_by_holds,
            stated.owed, coalesce(summed.owed, 0) AS owed_expected,
            stated.receivable, coalesce(summed.receivable, 0) AS receivable_expected,
            stated.grants_made, coalesce(grants, 0) AS grants_expected,
            coalesce(versions_wrong, 0) AS versions_wrong, coalesce(running_wrong, 0) AS running_wrong,
            coalesce(unbalanced, 0) AS unbalanced, coalesce(going_back, 0) AS going_back, 0 AS none
     FROM stated FULL JOIN summed USING (tenant_id) FULL JOIN granted USING (tenant_id)
+         FULL JOIN reserved USING (tenant_id)
     ORDER BY tenant_id
 """
 
@@ -59,6 +73,9 @@ BALANCES = """
 BALANCE_RULES = (
     ("the balance", "balance", "balance_expected"),
     ("what the grants have left less what is owed", "left_in_grants", "balance_expected"),
+    ("what is held", "held", "held_expected"),
+    ("what is held of the grants", "held_of_grants", "held_expected"),
+    ("what the open holds reserve", "held_by_holds", "held_expected"),
     ("what is owed", "owed", "owed_expected"),
     ("the receivable", "receivable", "receivable_expected"),
     ("the version", "version", "version_expected"),
@@ -72,22 +89,29 @@ BALANCE_RULES = (
 GRANTS = """
     WITH moved AS (
         SELECT tenant_id, move.grant_number, sum(move.credits) AS remaining
-        FROM transfer, unnest(grant_numbers, grant_credits) AS move (grant_number, credits)
-        WHERE tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
+        FROM entry, unnest(grant_numbers, grant_credits) AS move (grant_number, credits)
+        WHERE kind <> 'capture' AND tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
         GROUP BY tenant_id, move.grant_number
+    ), reserved AS (
+        SELECT tenant_id, part.grant_number, sum(part.credits) AS held
+        FROM hold, unnest(grant_numbers, grant_credits) AS part (grant_number, credits)
+        WHERE status = 'open' AND tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
+        GROUP BY tenant_id, part.grant_number
     ), made AS (
-        SELECT credit_grant.tenant_id, grant_number, credit_grant.credits, remaining, transfer.credits AS credited
-        FROM credit_grant LEFT JOIN transfer USING (tenant_id, door, reference)
+        SELECT credit_grant.tenant_id, grant_number, credit_grant.credits, remaining, held, entry.credits AS credited
+        FROM credit_grant LEFT JOIN entry USING (tenant_id, door, reference)
         WHERE credit_grant.tenant_id > $1 AND ($2::text IS NULL OR credit_grant.tenant_id <= $2)
     )
     SELECT tenant_id, grant_number, made.remaining, moved.remaining AS remaining_expected,
+           made.held, coalesce(reserved.held, 0) AS held_expected,
            made.credits, made.credited AS credits_expected
-    FROM made FULL JOIN moved USING (tenant_id, grant_number)
+    FROM made FULL JOIN moved USING (tenant_id, grant_number) FULL JOIN reserved USING (tenant_id, grant_number)
     ORDER BY tenant_id, grant_number
 """
 
 GRANT_RULES = (
     ("what remains", "remaining", "remaining_expected"),
+    ("what is held", "held", "held_expected"),
     ("its size", "credits", "credits_expected"),
 )
 
@@ -98,7 +122,7 @@ PAYMENT_INTENTS = """
                coalesce(sum(credits) FILTER (WHERE source = 'available'), 0)
                    - coalesce(sum(credits) FILTER (WHERE kind IN ('refund', 'dispute_won')
                                                      AND destination = 'available'), 0) AS reversed
-        FROM transfer
+        FROM entry
         WHERE payment_intent IS NOT NULL AND tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
         GROUP BY tenant_id, payment_intent
     )

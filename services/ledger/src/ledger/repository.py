@@ -18,12 +18,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger import sql
 from ledger.core.accounts import Door
-from ledger.core.commands import Unapplied
+from ledger.core.commands import HoldStatus, Unapplied
 from ledger.core.state import (
     Balance,
     DayUsage,
     Grant,
     GrantChange,
+    HoldState,
     PaymentIntent,
     PostedReference,
     ReferenceKey,
@@ -84,7 +85,7 @@ class Batch:
         return {
             row[0]: Balance(
                 row[0], row[1], row[2], row[3], row[4], row[5], row[6],
-                DayUsage(row[7], row[8], row[9]), row[10],
+                DayUsage(row[7], row[8], row[9]), row[10], row[11],
             )
             for row in rows
         }  # fmt: skip
@@ -97,13 +98,23 @@ class Batch:
         rows = await self._driver.fetch(sql.READ_REFERENCES, tenants, doors, references)
         return {ReferenceKey(row[0], Door(row[1]), row[2]): PostedReference(*row[3:]) for row in rows}
 
-    async def read_grants(
-        self, tenants: Sequence[str], of_reversals: Sequence[tuple[str, int]]
-    ) -> dict[str, list[Grant]]:
-        """The tenants' unspent grants, and those that reversals are about (tenant, number), spent or not."""
+    async def read_holds(
+        self, tenants: Sequence[str], named: Sequence[tuple[str, str]], now: datetime
+    ) -> dict[str, list[HoldState]]:
+        """The tenants' open holds that are due, and the `named` ones (tenant, reference), open or not."""
+        rows = await self._driver.fetch(sql.READ_DUE_HOLDS, tenants, now) if tenants else []
+        if named:
+            rows += await self._driver.fetch(sql.READ_HOLDS, *zip(*named, strict=True))
+        holds: dict[str, dict[str, HoldState]] = {}
+        for row in rows:
+            holds.setdefault(row[0], {})[row[1]] = HoldState(*row)._replace(status=HoldStatus(row[4]))
+        return {tenant: list(of_tenant.values()) for tenant, of_tenant in holds.items()}
+
+    async def read_grants(self, tenants: Sequence[str], named: Sequence[tuple[str, int]]) -> dict[str, list[Grant]]:
+        """The tenants' unspent grants, and the `named` ones (tenant, number), spent or not."""
         rows = await self._driver.fetch(sql.READ_UNSPENT_GRANTS, tenants)
-        if of_reversals:
-            owners, numbers = zip(*of_reversals, strict=True)
+        if named:
+            owners, numbers = zip(*named, strict=True)
             rows += await self._driver.fetch(sql.READ_SPENT_GRANTS, owners, numbers)
         grants: dict[str, list[Grant]] = {}
         for row in rows:
@@ -113,7 +124,7 @@ class Batch:
     async def insert_transfers(self, transfers: Sequence[Transfer]) -> None:
         columns: list[Sequence[Any]] = list(zip(*transfers, strict=True))
         for index in sql.TRANSFER_ARRAY_COLUMNS:
-            columns[index] = [str(values).replace("[", "{").replace("]", "}") for values in columns[index]]
+            columns[index] = [_array_text(values) for values in columns[index]]
         await self._driver.execute(sql.INSERT_TRANSFERS, *columns)
 
     async def update_balances(self, balances: Sequence[Balance]) -> None:
@@ -138,6 +149,24 @@ class Batch:
     async def update_grants(self, changes: Sequence[GrantChange]) -> None:
         await self._driver.execute(sql.UPDATE_GRANTS, *zip(*changes, strict=True))
 
+    async def insert_holds(self, holds: Sequence[HoldState]) -> None:
+        columns: list[Sequence[Any]] = list(zip(*holds, strict=True))
+        for index in (6, 7):
+            columns[index] = [_array_text(values) for values in columns[index]]
+        await self._driver.execute(sql.INSERT_HOLDS, *columns)
+
+    async def end_holds(self, holds: Sequence[HoldState]) -> None:
+        await self._driver.execute(
+            sql.UPDATE_HOLDS,
+            [each.tenant for each in holds],
+            [each.reference for each in holds],
+            [each.status for each in holds],
+            [each.captured for each in holds],
+            [each.ended_at for each in holds],
+            [each.ended_version for each in holds],
+            [each.ended_available for each in holds],
+        )
+
     async def update_payment_intents(self, intents: Sequence[PaymentIntent]) -> None:
         await self._driver.execute(sql.UPDATE_PAYMENT_INTENTS, *payment_intent_columns(intents))
 
@@ -157,3 +186,8 @@ class Batch:
     async def resolve_receipts(self, receipts: Sequence[tuple[str, str]], now: datetime) -> None:
         """Closes receipts (claimed tenant, PaymentIntent) that have been credited after all."""
         await self._driver.execute(sql.RESOLVE_RECEIPTS, *zip(*receipts, strict=True), now)
+
+
+def _array_text(values: Sequence[int]) -> str:
+    """PostgreSQL's text of an array: unnest would flatten an array of arrays, so these travel as text."""
+    return "{" + ",".join(map(str, values)) + "}"

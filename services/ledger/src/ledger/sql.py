@@ -38,7 +38,7 @@ INSERT_BALANCES = """
 
 LOCK_BALANCES = """
     SELECT tenant_id, version, balance, held, owed, receivable, grants_made, usage_day, usage_by_purpose,
-           usage_of_other_purposes, changed_at
+           usage_of_other_purposes, changed_at, overdraft_limit
     FROM balance WHERE tenant_id = ANY($1::text[]) ORDER BY tenant_id FOR UPDATE
 """
 
@@ -63,7 +63,7 @@ READ_REFERENCES = """
 
 _GRANT = """
     credit_grant.tenant_id, credit_grant.grant_number, door, reference, payment_intent, credits, remaining, priority,
-    expires_at, created_at
+    expires_at, created_at, held
 """
 
 READ_UNSPENT_GRANTS = f"""
@@ -77,19 +77,52 @@ READ_SPENT_GRANTS = f"""
 
 INSERT_GRANTS = """
     INSERT INTO credit_grant (tenant_id, grant_number, door, reference, payment_intent, credits, remaining, spent,
-                              priority, expires_at, created_at)
+                              priority, expires_at, created_at, held)
     SELECT tenant_id, grant_number, door, reference, payment_intent, credits, remaining, remaining = 0, priority,
-           expires_at, created_at
+           expires_at, created_at, held
     FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::smallint[],
-                $9::timestamptz[], $10::timestamptz[])
+                $9::timestamptz[], $10::timestamptz[], $11::bigint[])
         AS new (tenant_id, grant_number, door, reference, payment_intent, credits, remaining, priority, expires_at,
-                created_at)
+                created_at, held)
 """
 
 UPDATE_GRANTS = """
-    UPDATE credit_grant SET remaining = new.remaining, spent = new.remaining = 0
-    FROM unnest($1::text[], $2::int[], $3::bigint[]) AS new (tenant_id, grant_number, remaining)
+    UPDATE credit_grant SET remaining = new.remaining, spent = new.remaining = 0, held = new.held
+    FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS new (tenant_id, grant_number, remaining, held)
     WHERE credit_grant.tenant_id = new.tenant_id AND credit_grant.grant_number = new.grant_number
+"""
+
+_HOLD = """
+    hold.tenant_id, hold.reference, credits, purpose, status, captured, grant_numbers, grant_credits, expires_at,
+    created_at, ended_at, ended_version, ended_available
+"""
+
+READ_DUE_HOLDS = f"""
+    SELECT {_HOLD} FROM hold WHERE tenant_id = ANY($1::text[]) AND status = 'open' AND expires_at <= $2
+"""  # noqa: S608
+
+READ_HOLDS = f"""
+    SELECT {_HOLD} FROM unnest($1::text[], $2::text[]) AS asked (tenant_id, reference)
+    JOIN hold USING (tenant_id, reference)
+"""  # noqa: S608
+
+INSERT_HOLDS = """
+    INSERT INTO hold (tenant_id, reference, credits, purpose, status, captured, grant_numbers, grant_credits,
+                      expires_at, created_at, ended_at, ended_version, ended_available)
+    SELECT tenant_id, reference, credits, purpose, status, captured, grant_numbers::int[], grant_credits::bigint[],
+           expires_at, created_at, ended_at, ended_version, ended_available
+    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[],
+                $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::bigint[], $13::bigint[])
+        AS new (tenant_id, reference, credits, purpose, status, captured, grant_numbers, grant_credits, expires_at,
+                created_at, ended_at, ended_version, ended_available)
+"""
+
+UPDATE_HOLDS = """
+    UPDATE hold SET status = new.status, captured = new.captured, ended_at = new.ended_at,
+                    ended_version = new.ended_version, ended_available = new.ended_available
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::bigint[], $7::bigint[])
+        AS new (tenant_id, reference, status, captured, ended_at, ended_version, ended_available)
+    WHERE hold.tenant_id = new.tenant_id AND hold.reference = new.reference
 """
 
 #: Where in `Transfer` the arrays are: they travel as text, since unnest would flatten an array of arrays.
@@ -97,19 +130,21 @@ TRANSFER_ARRAY_COLUMNS = (13, 14)
 
 INSERT_TRANSFERS = """
     INSERT INTO transfer (tenant_id, door, reference, input_hash, kind, source, destination, credits, version,
-                          balance_after, available_after, owed_change, receivable_change, grant_numbers, grant_credits,
-                          created_at, purpose, occurred_at, amount_minor, currency, payment_intent, purchase, attempt)
+                          balance_after, available_after, owed_after, receivable_after, grant_numbers, grant_credits,
+                          created_at, purpose, occurred_at, amount_minor, currency, payment_intent, purchase, attempt,
+                          beyond_limit)
     SELECT tenant_id, door, reference, input_hash, kind, source, destination, credits, version,
-           balance_after, available_after, owed_change, receivable_change, grant_numbers::int[],
+           balance_after, available_after, owed_after, receivable_after, grant_numbers::int[],
            grant_credits::bigint[], created_at, purpose, occurred_at, amount_minor, currency, payment_intent,
-           purchase, attempt
+           purchase, attempt, beyond_limit
     FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[], $8::bigint[],
                 $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[], $15::text[],
                 $16::timestamptz[], $17::text[], $18::timestamptz[], $19::bigint[], $20::text[], $21::text[],
-                $22::text[], $23::text[])
+                $22::text[], $23::text[], $24::boolean[])
         AS new (tenant_id, door, reference, input_hash, kind, source, destination, credits, version,
-                balance_after, available_after, owed_change, receivable_change, grant_numbers, grant_credits,
-                created_at, purpose, occurred_at, amount_minor, currency, payment_intent, purchase, attempt)
+                balance_after, available_after, owed_after, receivable_after, grant_numbers, grant_credits,
+                created_at, purpose, occurred_at, amount_minor, currency, payment_intent, purchase, attempt,
+                beyond_limit)
 """
 
 INSERT_RECEIPTS = """

@@ -1,9 +1,11 @@
 """The ledger's tables. Every key begins with the tenant, so that they distribute by it, but for `payment_intent`:
-Stripe knows no tenants, so what is locked and waits there is keyed as Stripe names it.
+Stripe knows no tenants, so what is locked and waits there is keyed as Stripe names it. A test reads the catalogue.
 
 Rows that are updated often leave room in their pages and have no index on what changes, so that updates stay in place
 (HOT). Migrations make the tables; a test compares the two.
 """
+
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -16,6 +18,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     SmallInteger,
     Table,
     Text,
@@ -42,11 +45,14 @@ balance = Table(
     Column("usage_by_purpose", JSONB, nullable=False),
     Column("usage_of_other_purposes", BigInteger, nullable=False),
     Column("changed_at", DateTime(timezone=True), nullable=False),
+    Column("overdraft_limit", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint("held >= 0 AND receivable >= 0 AND owed >= receivable", name="balance_debts"),
+    CheckConstraint("overdraft_limit >= 0", name="balance_overdraft_limit"),
     postgresql_with={"fillfactor": 50},
 )
 
-#: Lots of credits. `spent` says that nothing remains; it is there so that the index changes once in a grant's life.
+#: Lots of credits. `remaining` is free, `held` is in holds. `spent` says that nothing is free; it is there so that the
+#: index changes once in a grant's life.
 credit_grant = Table(
     "credit_grant",
     metadata,
@@ -61,7 +67,8 @@ credit_grant = Table(
     Column("expires_at", DateTime(timezone=True)),
     Column("spent", Boolean, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
-    CheckConstraint("remaining BETWEEN 0 AND credits AND spent = (remaining = 0)", name="credit_grant_remaining"),
+    Column("held", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("remaining >= 0 AND held >= 0 AND spent = (remaining = 0)", name="credit_grant_remaining"),
     postgresql_with={"fillfactor": 50},
 )
 Index(
@@ -72,41 +79,93 @@ Index(
 )
 Index(
     "credit_grant_expiring",
+    credit_grant.c.tenant_id,
     credit_grant.c.expires_at,
     postgresql_where=text("NOT spent AND expires_at IS NOT NULL"),
 )
+
+#: Credits reserved for work whose cost is not known yet: what of which grants, and how it ended.
+hold = Table(
+    "hold",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("reference", Text, primary_key=True),
+    Column("credits", BigInteger, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("captured", BigInteger, nullable=False),
+    Column("grant_numbers", ARRAY(Integer), nullable=False),
+    Column("grant_credits", ARRAY(BigInteger), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("ended_at", DateTime(timezone=True)),
+    Column("ended_version", BigInteger),
+    Column("ended_available", BigInteger),
+    CheckConstraint("(status = 'open') = (ended_at IS NULL)", name="hold_ended"),
+)
+Index("hold_open", hold.c.tenant_id, hold.c.expires_at, postgresql_where=text("status = 'open'"))
+
+
+def _columns_of_transfer() -> list[Column[Any]]:
+    return [
+        Column("tenant_id", Text, nullable=False),
+        Column("door", Text, nullable=False),
+        Column("reference", Text, nullable=False),
+        Column("input_hash", LargeBinary, nullable=False),
+        Column("kind", Text, nullable=False),
+        Column("source", Text, nullable=False),
+        Column("destination", Text, nullable=False),
+        Column("credits", BigInteger, nullable=False),
+        Column("version", BigInteger, nullable=False),
+        Column("balance_after", BigInteger, nullable=False),
+        Column("available_after", BigInteger, nullable=False),
+        Column("owed_after", BigInteger, nullable=False),
+        Column("receivable_after", BigInteger, nullable=False),
+        Column("grant_numbers", ARRAY(Integer), nullable=False),
+        Column("grant_credits", ARRAY(BigInteger), nullable=False),
+        Column("created_at", DateTime(timezone=True), nullable=False),
+        Column("purpose", Text),
+        Column("occurred_at", DateTime(timezone=True)),
+        Column("amount_minor", BigInteger),
+        Column("currency", Text),
+        Column("payment_intent", Text),
+        Column("purchase", Text),
+        Column("attempt", Text),
+        Column("beyond_limit", Boolean, nullable=False),
+    ]
+
 
 #: The books: credits moved between accounts of a tenant. Only ever added to; the key carries idempotency.
 transfer = Table(
     "transfer",
     metadata,
-    Column("tenant_id", Text, primary_key=True),
-    Column("door", Text, primary_key=True),
-    Column("reference", Text, primary_key=True),
-    Column("input_hash", LargeBinary, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("source", Text, nullable=False),
-    Column("destination", Text, nullable=False),
-    Column("credits", BigInteger, nullable=False),
-    Column("version", BigInteger, nullable=False),
-    Column("balance_after", BigInteger, nullable=False),
-    Column("available_after", BigInteger, nullable=False),
-    Column("owed_change", BigInteger, nullable=False),
-    Column("receivable_change", BigInteger, nullable=False),
-    Column("grant_numbers", ARRAY(Integer), nullable=False),
-    Column("grant_credits", ARRAY(BigInteger), nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False),
-    Column("purpose", Text),
-    Column("occurred_at", DateTime(timezone=True)),
-    Column("amount_minor", BigInteger),
-    Column("currency", Text),
-    Column("payment_intent", Text),
-    Column("purchase", Text),
-    Column("attempt", Text),
+    *_columns_of_transfer(),
+    PrimaryKeyConstraint("tenant_id", "door", "reference"),
     CheckConstraint("credits > 0 AND source <> destination", name="transfer_moves"),
 )
 #: By time and by version at once: within a tenant neither ever goes back.
 Index("transfer_in_order", transfer.c.tenant_id, transfer.c.created_at, transfer.c.version)
+#: The few among the many.
+Index(
+    "transfer_not_usage",
+    transfer.c.tenant_id,
+    transfer.c.created_at,
+    transfer.c.version,
+    postgresql_where=text("kind <> 'usage'"),
+)
+
+#: Transfers that are older than their references are kept, a partition a month (`ledger.archive`).
+transfer_archive = Table(
+    "transfer_archive",
+    metadata,
+    *_columns_of_transfer(),
+    PrimaryKeyConstraint("tenant_id", "created_at", "version"),
+    postgresql_partition_by="RANGE (created_at)",
+)
+Index("transfer_archive_reference", transfer_archive.c.tenant_id, transfer_archive.c.reference)
+
+#: A view of both: every transfer there ever was.
+entry = Table("entry", MetaData(), *_columns_of_transfer())
 
 #: What is known of each PaymentIntent, and the lock that a credit and its reversals share. `tenant_id` is set with the
 #: credit; until then refunds and disputes wait here. `receipt_tenant` is the tenant that an unapplied receipt claims.
@@ -146,6 +205,7 @@ unapplied_receipt = Table(
 )
 Index(
     "unapplied_receipt_open",
+    unapplied_receipt.c.tenant_id,
     unapplied_receipt.c.received_at,
     unapplied_receipt.c.payment_intent,
     postgresql_where=text("resolved_at IS NULL"),

@@ -1,18 +1,19 @@
-"""Kafka door: topics to handlers, and the sweep for grants whose time is over."""
+"""Kafka door: topics to handlers, and the sweep for grants and holds whose time is over."""
 
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Select, select
+from sqlalchemy import CompoundSelect, select, text, union_all
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.apply import apply
+from ledger.archive import archive_old_transfers
 from ledger.balance_state import BALANCE_STATE
 from ledger.core.commands import Expire
 from ledger.handlers import Handlers
 from ledger.settings import WorkerSettings
-from ledger.tables import credit_grant
+from ledger.tables import credit_grant, hold
 from shared.clock import utc_now
 from shared.consumer import Subscription
 from shared.outbox import Outbox
@@ -20,8 +21,10 @@ from shared.process import Job
 from shared.runtime import make_consumer_loop, run_worker, start_runtime
 from shared.topics import TopicName
 
-EXPIRE_EVERY_S = 30.0
-EXPIRE_TENANTS_MAX = 500
+END_EVERY_S = 15.0
+END_TENANTS_MAX = 500
+ARCHIVE_EVERY_S = 3_600.0
+ARCHIVE_TIMEOUT_S = 1_800.0
 
 
 async def run(settings: WorkerSettings, stopping: asyncio.Event) -> None:
@@ -32,10 +35,22 @@ async def run(settings: WorkerSettings, stopping: asyncio.Event) -> None:
     ) as runtime:
         loop = make_consumer_loop(runtime, settings, subscriptions(handlers))
 
-        async def expire() -> None:
-            await expire_due_grants(runtime.engine, runtime.outbox)
+        async def end() -> None:
+            await end_what_is_due(runtime.engine, runtime.outbox)
 
-        await run_worker(stopping, runtime, settings, loop, [Job("expire_grants", expire, every_s=EXPIRE_EVERY_S)])
+        async def archive() -> None:
+            await archive_old_transfers(runtime.engine)
+
+        await run_worker(
+            stopping,
+            runtime,
+            settings,
+            loop,
+            [
+                Job("end_what_is_due", end, every_s=END_EVERY_S),
+                Job("archive", archive, every_s=ARCHIVE_EVERY_S, timeout_s=ARCHIVE_TIMEOUT_S),
+            ],
+        )
 
 
 def subscriptions(handlers: Handlers) -> Sequence[Subscription]:
@@ -46,9 +61,9 @@ def subscriptions(handlers: Handlers) -> Sequence[Subscription]:
     )
 
 
-async def expire_due_grants(engine: AsyncEngine, outbox: Outbox) -> None:
-    """Expires grants of tenants that nothing else has touched since. May run anywhere, any time, twice at once: the
-    plan looks again under the tenant's lock."""
+async def end_what_is_due(engine: AsyncEngine, outbox: Outbox) -> None:
+    """Ends grants and holds of tenants that nothing else has touched since. May run anywhere, any time, twice at once:
+    the plan looks again under the tenant's lock."""
     while True:
         now = utc_now()
         async with outbox.transaction(engine) as transaction:
@@ -59,11 +74,10 @@ async def expire_due_grants(engine: AsyncEngine, outbox: Outbox) -> None:
             return
 
 
-def due_tenants_query(now: datetime) -> Select[str]:
-    """Tenants of the grants that are due longest."""
-    return (
-        select(credit_grant.c.tenant_id)
-        .where(~credit_grant.c.spent, credit_grant.c.expires_at <= now)
-        .order_by(credit_grant.c.expires_at)
-        .limit(EXPIRE_TENANTS_MAX)
+def due_tenants_query(now: datetime) -> CompoundSelect[str]:
+    """Some tenants with a grant or a hold that is due."""
+    of_grants = select(credit_grant.c.tenant_id).where(
+        ~credit_grant.c.spent, credit_grant.c.expires_at.is_not(None), credit_grant.c.expires_at <= now
     )
+    of_holds = select(hold.c.tenant_id).where(hold.c.status == text("'open'"), hold.c.expires_at <= now)
+    return union_all(of_grants.limit(END_TENANTS_MAX), of_holds.limit(END_TENANTS_MAX))

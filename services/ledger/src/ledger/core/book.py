@@ -1,30 +1,35 @@
 """One tenant's book while a batch is planned: every way in which its credits can move."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 
 from ledger.core.accounts import COUNTER_ACCOUNT, CREDITS_MAX, PRIORITY_OF_PAID_CREDITS, Account, Door, Kind
-from ledger.core.commands import Credit, input_hash
+from ledger.core.commands import Adjustment, Capture, Credit, Hold, HoldStatus, Promotion, input_hash
 from ledger.core.grants import Lots, Moves
-from ledger.core.state import Balance, CreditOfIntent, DayUsage, Grant, GrantChange, Transfer
+from ledger.core.state import Balance, CreditOfIntent, DayUsage, Grant, GrantChange, HoldState, Transfer
 
 #: How many purposes of a day are told apart; further ones are counted together.
 PURPOSES_MAX = 100
 
 
 class Book:
-    """A balance and its lots, changed step by step. Times never go back within a book."""
+    """A balance, its lots and its holds, changed step by step. Times never go back within a book."""
 
-    def __init__(self, balance: Balance, grants: Iterable[Grant], now: datetime) -> None:
+    def __init__(
+        self, balance: Balance, grants: Sequence[Grant], now: datetime, holds: Sequence[HoldState] = ()
+    ) -> None:
         self.tenant = balance.tenant
         self.version = balance.version
         self.balance = balance.balance
         self.held = balance.held
         self.owed = balance.owed
         self.receivable = balance.receivable
+        self.overdraft_limit = balance.overdraft_limit
         self.now = max(now, balance.changed_at)
         self.transfers: list[Transfer] = []
         self.new_grants: dict[int, Grant] = {}
+        self.holds = {hold.reference: hold for hold in holds}
+        self._holds_before = self.holds.copy()
         self._before = balance
         self._grants_made = balance.grants_made
         self._usage_day: date | None = balance.usage.day
@@ -37,21 +42,20 @@ class Book:
         """Credits that can be spent; negative where the tenant owes."""
         return self.balance - self.held
 
+    def spendable(self, may_overdraw: bool) -> int:
+        """The most that a request may use."""
+        return self.available + (self.overdraft_limit if may_overdraw else 0)
+
     def can_hold(self, change: int) -> bool:
         """Whether the balance stays within what numbers can carry."""
         return abs(self.balance + change) <= CREDITS_MAX and self.owed - min(change, 0) <= CREDITS_MAX
 
-    def expire_due(self) -> None:
-        """Takes the rest of every grant whose time is over, each in a transfer of its own."""
-        for lot in self._lots.due(self.now):
-            rest = self._lots.take(lot.number, lot.remaining)
-            self._post(
-                Door.SYSTEM,
-                f"expiry:{lot.number}:{self.version + 1}",
-                Kind.EXPIRY,
-                -rest,
-                moves=([lot.number], [-rest]),
-            )
+    def end_what_is_due(self) -> None:
+        """Releases every hold whose time is over, then takes the rest of every such grant, each in its own transfer."""
+        for hold in [each for each in self.holds.values() if each.status is HoldStatus.OPEN]:
+            if hold.expires_at <= self.now:
+                self.release(hold, HoldStatus.EXPIRED)
+        self._expire_due()
 
     def spend(
         self, reference: str, credits: int, hashed: bytes, purpose: str, occurred_at: datetime | None
@@ -64,55 +68,99 @@ class Book:
             moves=moves, owed_change=missing, purpose=purpose, occurred_at=occurred_at, hashed=hashed,
         )  # fmt: skip
 
-    def credit(self, command: Credit) -> tuple[Transfer, CreditOfIntent]:
-        """Pays what is owed, the receivable first, and makes a grant of the whole with the rest left in it."""
-        paid, receivable_paid = self._pay_debt(command.credits)
-        self._grants_made += 1
-        number = self._grants_made
-        grant = Grant(
-            tenant=self.tenant,
-            number=number,
-            door=Door.STRIPE,
-            reference=command.payment_intent,
-            payment_intent=command.payment_intent,
-            credits=command.credits,
-            remaining=command.credits - paid,
-            priority=PRIORITY_OF_PAID_CREDITS,
-            expires_at=None if command.expires_in_days is None else self.now + timedelta(days=command.expires_in_days),
-            created_at=self.now,
-        )
-        self.new_grants[number] = grant
-        self._lots.add(grant)
-        credited = CreditOfIntent(
-            self.tenant, number, command.kind, command.credits, command.amount_minor, command.currency,
-            command.purchase, command.attempt, reversed_credits=0,
+    def hold(self, command: Hold, hashed: bytes) -> HoldState:
+        """Moves credits that are available from their lots into a hold."""
+        moves, missing = self._lots.burn(command.credits)
+        assert not missing, "what is available is in lots"
+        self._lots.hold(moves)
+        self.held += command.credits
+        self._post(Door.PRODUCT, command.reference, Kind.HOLD, -command.credits, moves=moves, hashed=hashed,
+                   purpose=command.purpose)  # fmt: skip
+        state = HoldState(
+            self.tenant, command.reference, command.credits, command.purpose, HoldStatus.OPEN, 0, moves[0],
+            [-credits for credits in moves[1]], command.expires_at, self.now,
         )  # fmt: skip
-        transfer = self._post(
-            Door.STRIPE, command.payment_intent, command.kind, command.credits,
-            moves=([number], [grant.remaining]), owed_change=-paid, receivable_change=-receivable_paid,
+        self.holds[command.reference] = state
+        return state
+
+    def capture(self, hold: HoldState, command: Capture) -> HoldState:
+        """Uses the hold's lots in their order, releases the rest, and debits what goes beyond."""
+        of_hold = min(hold.credits, command.credits)
+        numbers, amounts = _first(hold, of_hold)
+        for number, credits in zip(numbers, amounts, strict=True):
+            self._lots.unhold(number, credits)
+        self.held -= of_hold
+        self._count_usage(hold.purpose, command.credits)
+        self._post(Door.SYSTEM, f"hold:{hold.reference}:capture", Kind.CAPTURE, -of_hold, source=Account.HELD,
+                   moves=(numbers, [-credits for credits in amounts]), purpose=hold.purpose)  # fmt: skip
+        self._put_back(hold, of_hold)
+        if command.credits > of_hold:
+            moves, missing = self._lots.burn(command.credits - of_hold)
+            self._post(Door.SYSTEM, f"hold:{hold.reference}:beyond", Kind.USAGE, of_hold - command.credits,
+                       moves=moves, owed_change=missing, purpose=hold.purpose)  # fmt: skip
+        self._expire_due()
+        return self._ended(hold, HoldStatus.CAPTURED, command.credits)
+
+    def release(self, hold: HoldState, status: HoldStatus = HoldStatus.RELEASED) -> HoldState:
+        """Gives the hold's credits back: to what is owed first, the rest to their lots."""
+        self._put_back(hold, 0)
+        self._expire_due()
+        return self._ended(hold, status, 0)
+
+    def credit(self, command: Credit) -> tuple[Transfer, CreditOfIntent]:
+        """Grants what a PaymentIntent bought."""
+        expires_at = None if command.expires_in_days is None else self.now + timedelta(days=command.expires_in_days)
+        transfer = self._grant(
+            Door.STRIPE, command.payment_intent, command.kind, command.credits, PRIORITY_OF_PAID_CREDITS, expires_at,
             amount_minor=command.amount_minor, currency=command.currency, payment_intent=command.payment_intent,
             purchase=command.purchase, attempt=command.attempt,
         )  # fmt: skip
+        credited = CreditOfIntent(
+            self.tenant, self._grants_made, command.kind, command.credits, command.amount_minor, command.currency,
+            command.purchase, command.attempt, reversed_credits=0,
+        )  # fmt: skip
         return transfer, credited
+
+    def promote(self, command: Promotion) -> Transfer:
+        """Grants what an operator gives."""
+        return self._grant(
+            Door.OPERATOR, command.reference, Kind.PROMOTION, command.credits, command.priority, command.expires_at,
+            purpose=command.reason,
+        )  # fmt: skip
+
+    def adjust(self, command: Adjustment) -> Transfer:
+        """Grants, or burns lots; what they do not cover is owed."""
+        if command.credits > 0:
+            return self._grant(
+                Door.OPERATOR, command.reference, Kind.ADJUSTMENT, command.credits, PRIORITY_OF_PAID_CREDITS, None,
+                purpose=command.reason,
+            )  # fmt: skip
+        moves, missing = self._lots.burn(-command.credits)
+        return self._post(
+            Door.OPERATOR, command.reference, Kind.ADJUSTMENT, command.credits, moves=moves, owed_change=missing,
+            purpose=command.reason,
+        )  # fmt: skip
 
     def reverse(
         self, credit: CreditOfIntent, payment_intent: str, reference: str, kind: Kind, credits: int, amount_minor: int
     ) -> Transfer:
-        """Takes `credits` back from the grant of `credit`; what it has spent becomes a receivable.
+        """Takes `credits` back from the grant of `credit`; what it has spent, or holds, becomes a receivable.
 
         With negative `credits` a reversal is undone: debt is paid first, the rest returns to the grant.
         """
         if credits > 0:
             taken = self._lots.take(credit.grant_number, credits)
-            moved, owed_change, receivable_change = -taken, credits - taken, credits - taken
+            moves: Moves = [credit.grant_number], [-taken]
+            owed_change = receivable_change = credits - taken
         else:
             paid, receivable_paid = self._pay_debt(-credits)
-            moved, owed_change, receivable_change = -credits - paid, -paid, -receivable_paid
-            if moved:
-                self._lots.put_back(credit.grant_number, moved)
+            owed_change, receivable_change = -paid, -receivable_paid
+            moves = _coming_in([credit.grant_number], [-credits], paid)
+            if -credits > paid:
+                self._lots.put_back(credit.grant_number, -credits - paid)
         return self._post(
             Door.STRIPE, reference, kind, -credits,
-            moves=([credit.grant_number], [moved]), owed_change=owed_change, receivable_change=receivable_change,
+            moves=moves, owed_change=owed_change, receivable_change=receivable_change,
             amount_minor=amount_minor, currency=credit.currency, payment_intent=payment_intent,
             purchase=credit.purchase, attempt=credit.attempt,
         )  # fmt: skip
@@ -122,13 +170,97 @@ class Book:
         usage = DayUsage(self._usage_day, self._usage_by_purpose, self._usage_of_others)
         return Balance(
             self.tenant, self.version, self.balance, self.held, self.owed, self.receivable, self._grants_made, usage,
-            self.now if self.transfers else self._before.changed_at,
+            self.now if self.transfers else self._before.changed_at, self.overdraft_limit,
         )  # fmt: skip
 
     def closing_grants(self) -> tuple[list[Grant], list[GrantChange]]:
         """Grants made, as they are now, and what has become of older ones."""
-        made = [grant._replace(remaining=self._lots.remaining(number)) for number, grant in self.new_grants.items()]
-        return made, list(self._lots.changes(self.tenant, frozenset(self.new_grants)))
+        made: list[Grant] = []
+        for number, grant in self.new_grants.items():
+            remaining, held = self._lots.rest(number)
+            made.append(grant._replace(remaining=remaining, held=held))
+        return made, list(self._lots.changes(self.tenant, self.new_grants))
+
+    def closing_holds(self) -> tuple[list[HoldState], list[HoldState]]:
+        """Holds made, as they are now, and older ones that have ended."""
+        made = [hold for name, hold in self.holds.items() if name not in self._holds_before]
+        ended = [hold for name, hold in self.holds.items() if hold is not self._holds_before.get(name, hold)]
+        return made, ended
+
+    def _expire_due(self) -> None:
+        for lot in self._lots.due(self.now):
+            rest = self._lots.take(lot.number, lot.remaining)
+            self._post(
+                Door.SYSTEM,
+                f"expiry:{lot.number}:{self.version + 1}",
+                Kind.EXPIRY,
+                -rest,
+                moves=([lot.number], [-rest]),
+            )
+
+    def _grant(
+        self,
+        door: Door,
+        reference: str,
+        kind: Kind,
+        credits: int,
+        priority: int,
+        expires_at: datetime | None,
+        *,
+        amount_minor: int | None = None,
+        currency: str | None = None,
+        payment_intent: str | None = None,
+        purchase: str | None = None,
+        attempt: str | None = None,
+        purpose: str | None = None,
+    ) -> Transfer:
+        """Pays what is owed, the receivable first, and makes a grant of the whole with the rest left in it."""
+        paid, receivable_paid = self._pay_debt(credits)
+        self._grants_made += 1
+        number = self._grants_made
+        grant = Grant(
+            self.tenant, number, door, reference, payment_intent, credits, credits - paid, priority, expires_at,
+            self.now,
+        )  # fmt: skip
+        self.new_grants[number] = grant
+        self._lots.add(grant)
+        return self._post(
+            door, reference, kind, credits, moves=_coming_in([number], [credits], paid), owed_change=-paid,
+            receivable_change=-receivable_paid, amount_minor=amount_minor, currency=currency,
+            payment_intent=payment_intent, purchase=purchase, attempt=attempt, purpose=purpose,
+        )  # fmt: skip
+
+    def _put_back(self, hold: HoldState, captured: int) -> None:
+        """Releases what the first `captured` credits of a hold leave of it."""
+        rest = hold.credits - captured
+        if not rest:
+            return
+        kept = dict(zip(*_first(hold, captured), strict=True))
+        paid, receivable_paid = self._pay_debt(rest)
+        numbers: list[int] = []
+        returned: list[int] = []
+        for number, credits in zip(hold.grant_numbers, hold.grant_credits, strict=True):
+            if credits > kept.get(number, 0):
+                numbers.append(number)
+                returned.append(credits - kept.get(number, 0))
+                self._lots.unhold(number, returned[-1])
+                self._lots.put_back(number, returned[-1])
+        moves = _coming_in(numbers, returned, paid)
+        for number, credits in zip(moves[0][len(numbers) :], moves[1][len(numbers) :], strict=True):
+            self._lots.take(number, -credits)
+        self.held -= rest
+        self._post(
+            Door.SYSTEM, f"hold:{hold.reference}:release", Kind.RELEASE, rest, moves=moves,
+            owed_change=-paid, receivable_change=-receivable_paid, purpose=hold.purpose,
+        )  # fmt: skip
+
+    def _ended(self, hold: HoldState, status: HoldStatus, captured: int) -> HoldState:
+        ended = hold._replace(
+            status=status, captured=captured, ended_at=self.now, ended_version=self.version,
+            ended_available=self.available,
+        )  # fmt: skip
+        self.holds[hold.reference] = ended
+        return ended
 
     def _pay_debt(self, credits: int) -> tuple[int, int]:
         paid = min(credits, self.owed)
@@ -154,6 +286,7 @@ class Book:
         change: int,
         *,
         moves: Moves,
+        source: Account = Account.AVAILABLE,
         owed_change: int = 0,
         receivable_change: int = 0,
         hashed: bytes | None = None,
@@ -165,18 +298,46 @@ class Book:
         purchase: str | None = None,
         attempt: str | None = None,
     ) -> Transfer:
+        """Credits come to `source` (`change` > 0) or leave it for the account that the kind names."""
         assert change == sum(moves[1]) - owed_change, "grants and debt must account for every credit"
         self.version += 1
-        self.balance += change
+        counter = COUNTER_ACCOUNT[kind]
+        if counter is not Account.HELD:
+            self.balance += change
         self.owed += owed_change
         self.receivable += receivable_change
-        counter = COUNTER_ACCOUNT[kind]
-        source, destination = (counter, Account.AVAILABLE) if change > 0 else (Account.AVAILABLE, counter)
+        source, destination = (counter, source) if change > 0 else (source, counter)
         transfer = Transfer(
             self.tenant, door, reference, hashed or input_hash(kind, change, amount_minor, currency), kind,
-            source, destination, abs(change), self.version, self.balance, self.available, owed_change,
-            receivable_change, moves[0], moves[1], self.now, purpose, occurred_at, amount_minor, currency,
-            payment_intent, purchase, attempt,
+            source, destination, abs(change), self.version, self.balance, self.available, self.owed, self.receivable,
+            moves[0], moves[1], self.now, purpose, occurred_at, amount_minor, currency,
+            payment_intent, purchase, attempt, kind is Kind.USAGE and self.available < -self.overdraft_limit,
         )  # fmt: skip
         self.transfers.append(transfer)
         return transfer
+
+
+def _coming_in(numbers: Sequence[int], credits: Sequence[int], paid: int) -> Moves:
+    """The moves of credits that come to grants, and, after them, of what the first of these pay of a debt at once."""
+    payers: list[int] = []
+    payments: list[int] = []
+    for number, of_grant in zip(numbers, credits, strict=True):
+        if paid:
+            payers.append(number)
+            payments.append(-min(of_grant, paid))
+            paid += payments[-1]
+    return [*numbers, *payers], [*credits, *payments]
+
+
+def _first(hold: HoldState, credits: int) -> tuple[list[int], list[int]]:
+    """The hold's lots that its first `credits` come from, and how many of each."""
+    numbers: list[int] = []
+    amounts: list[int] = []
+    for number, of_lot in zip(hold.grant_numbers, hold.grant_credits, strict=True):
+        taken = min(of_lot, credits)
+        if not taken:
+            break
+        numbers.append(number)
+        amounts.append(taken)
+        credits -= taken
+    return numbers, amounts

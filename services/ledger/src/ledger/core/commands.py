@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Literal
 
 from ledger.core.accounts import Kind
@@ -71,22 +72,84 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Debit:
-    """A request to use credits: refused where they are not available."""
+    """A request to use credits: refused where they are not available, but for what an overdraft may cover."""
 
     tenant: str
     reference: str
     credits: int
     purpose: str
+    may_overdraw: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AllOrNothing:
+    """Debits that are posted together or not at all."""
+
+    debits: tuple[Debit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A request to reserve credits until `expires_at`; never overdraws."""
+
+    tenant: str
+    reference: str
+    credits: int
+    purpose: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """Uses `credits` of a hold, releases the rest, and ends it. What goes beyond the hold is a debit."""
+
+    tenant: str
+    hold: str
+    credits: int
+    may_overdraw: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Ends a hold without using anything of it."""
+
+    tenant: str
+    hold: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """An operator gives credits."""
+
+    tenant: str
+    reference: str
+    credits: int
+    priority: int
+    expires_at: datetime | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """An operator corrects a balance by signed `credits`. Like usage, it is recorded even where it leaves a debt."""
+
+    tenant: str
+    reference: str
+    credits: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """Look whether grants of the tenant are due to expire."""
+    """Look whether grants or holds of the tenant are due to end."""
 
     tenant: str
 
 
-Command = Credit | Unapplied | RefundSeen | DisputeSeen | Usage | Debit | Expire
+Command = (
+    Credit | Unapplied | RefundSeen | DisputeSeen | Usage | Debit | AllOrNothing | Hold | Capture | Release | Promotion
+    | Adjustment | Expire
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +161,54 @@ class Posted:
     available_after: int
     posted_at: datetime
     repeated: bool = False
+    beyond_limit: bool = False
+
+
+class HoldStatus(StrEnum):
+    OPEN = "open"
+    CAPTURED = "captured"
+    RELEASED = "released"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A hold as this command leaves it. `available_after` is the balance's right after what the command did first."""
+
+    reference: str
+    credits: int
+    status: HoldStatus
+    captured: int
+    expires_at: datetime
+    available_after: int
+    version: int
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownHold:
+    """The tenant has no such hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldEnded:
+    """The hold has ended in another way than the one asked for."""
+
+    status: HoldStatus
+    captured: int
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """One outcome for each debit of an `AllOrNothing`. Unless all are `Posted`, none is: those that could have been
+    are `Withheld`."""
+
+    outcomes: "tuple[Outcome, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """Nothing is wrong with it, but its neighbours could not be posted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +227,7 @@ class Insufficient:
 
 @dataclass(frozen=True, slots=True)
 class UnknownTenant:
-    """The tenant has never had credits."""
+    """The tenant has never had credits, and nobody has announced it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +245,10 @@ class Noted:
     """No credits moved: known already, nothing left to reverse, an unapplied receipt, or nothing due."""
 
 
-Outcome = Posted | Conflict | Insufficient | UnknownTenant | BeyondLimit | Waiting | Noted
+Outcome = (
+    Posted | Held | Several | Withheld | Conflict | Insufficient | UnknownTenant | UnknownHold | HoldEnded | BeyondLimit
+    | Waiting | Noted
+)  # fmt: skip
 
 
 def input_hash(kind: Kind, credits: int, amount_minor: int | None = None, currency: str | None = None) -> bytes:

@@ -1,7 +1,7 @@
-"""A tenant's grants while a batch is planned: what is burnt first, and what each has left."""
+"""A tenant's grants while a batch is planned: what is burnt first, what each has left, and what is held of it."""
 
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from ledger.core.state import Grant, GrantChange
@@ -9,18 +9,18 @@ from ledger.core.state import Grant, GrantChange
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 #: What each grant lost or gained, as (grant numbers, credits).
-Moves = tuple[list[int], list[int]]
+Moves = tuple[Sequence[int], Sequence[int]]
 
 
 class Lot:
-    """One grant's rest."""
+    """One grant's rest: `remaining` are free, `held` belong to holds."""
 
-    __slots__ = ("credits", "expires_at", "number", "rank", "remaining")
+    __slots__ = ("expires_at", "held", "number", "rank", "remaining")
 
     def __init__(self, grant: Grant) -> None:
         self.number = grant.number
-        self.credits = grant.credits
         self.remaining = grant.remaining
+        self.held = grant.held
         self.expires_at = grant.expires_at
         self.rank = (grant.priority, grant.expires_at or _NEVER, grant.number)
 
@@ -30,14 +30,16 @@ def _rank(lot: Lot) -> tuple[int, datetime, int]:
 
 
 class Lots:
-    """All lots that a batch may touch, those with credits left in burning order: lowest priority number, soonest
+    """All lots that a batch may touch, those with free credits in burning order: lowest priority number, soonest
     expiry, oldest."""
 
     __slots__ = ("_by_number", "_open", "_touched")
 
-    def __init__(self, grants: Iterable[Grant]) -> None:
+    def __init__(self, grants: Sequence[Grant]) -> None:
         self._by_number = {grant.number: Lot(grant) for grant in grants}
-        self._open = sorted((lot for lot in self._by_number.values() if lot.remaining), key=_rank)
+        self._open = [lot for lot in self._by_number.values() if lot.remaining]
+        if len(self._open) > 1:
+            self._open.sort(key=_rank)
         self._touched: set[int] = set()
 
     def burn(self, credits: int) -> tuple[Moves, int]:
@@ -73,8 +75,19 @@ class Lots:
         if not lot.remaining:
             insort(self._open, lot, key=_rank)
         lot.remaining += credits
-        assert lot.remaining <= lot.credits, "a grant cannot hold more than it was made with"
         self._touched.add(number)
+
+    def hold(self, moves: Moves) -> None:
+        """Notes that what was burnt is held."""
+        for number, credits in zip(*moves, strict=True):
+            self._by_number[number].held -= credits
+
+    def unhold(self, number: int, credits: int) -> None:
+        """Notes that credits are held no longer; where they go is said by others."""
+        lot = self._by_number[number]
+        lot.held -= credits
+        self._touched.add(number)
+        assert lot.held >= 0, "no more can leave a hold than went in"
 
     def add(self, grant: Grant) -> None:
         """Takes up a grant made in this batch."""
@@ -83,16 +96,16 @@ class Lots:
         if lot.remaining:
             insort(self._open, lot, key=_rank)
 
-    def due(self, now: datetime) -> list[Lot]:
-        """Lots with credits left whose time is over."""
+    def due(self, now: datetime) -> Iterable[Lot]:
+        """Lots with free credits whose time is over."""
         return [lot for lot in self._open if lot.expires_at is not None and lot.expires_at <= now]
 
-    def remaining(self, number: int) -> int:
-        """What one grant has left."""
-        return self._by_number[number].remaining
+    def rest(self, number: int) -> tuple[int, int]:
+        """What one grant has (free, held)."""
+        lot = self._by_number[number]
+        return lot.remaining, lot.held
 
-    def changes(self, tenant: str, but: frozenset[int]) -> Iterator[GrantChange]:
+    def changes(self, tenant: str, but: Iterable[int]) -> Iterator[GrantChange]:
         """What has become of the grants that were touched, without those made in this batch (`but`)."""
-        return (
-            GrantChange(tenant, number, self._by_number[number].remaining) for number in sorted(self._touched - but)
-        )
+        for number in sorted(self._touched.difference(but)):
+            yield GrantChange(tenant, number, *self.rest(number))

@@ -11,22 +11,34 @@ from typing import assert_never
 from ledger.core.accounts import Door, Kind
 from ledger.core.book import Book
 from ledger.core.commands import (
+    Adjustment,
+    AllOrNothing,
     BeyondLimit,
+    Capture,
     Command,
     Conflict,
     Credit,
     Debit,
     DisputeSeen,
     Expire,
+    Held,
+    Hold,
+    HoldEnded,
+    HoldStatus,
     Insufficient,
     Noted,
     Outcome,
     Posted,
+    Promotion,
     RefundSeen,
+    Release,
+    Several,
     Unapplied,
+    UnknownHold,
     UnknownTenant,
     Usage,
     Waiting,
+    Withheld,
     input_hash,
 )
 from ledger.core.reversals import credits_to_reverse, with_dispute, with_refund, withdrawn_minor
@@ -36,9 +48,9 @@ from ledger.core.state import (
     DayUsage,
     Grant,
     GrantChange,
+    HoldState,
     PaymentIntent,
     PostedReference,
-    ReferenceKey,
     State,
     Transfer,
 )
@@ -56,7 +68,7 @@ class _Planner:
         self._state = state
         self._now = now
         self._books: dict[str, Book] = {}
-        self._references = dict(state.references)
+        self._references: dict[tuple[str, Door, str], PostedReference] = dict(state.references)
         self._intents: dict[str, PaymentIntent] = {}
         self._receipts: list[Unapplied] = []
         self._resolved_receipts: list[tuple[str, str]] = []
@@ -64,9 +76,19 @@ class _Planner:
     def apply(self, command: Command) -> Outcome:
         match command:
             case Usage():
-                return self._use(command, command.occurred_at, is_fact=True)
+                return self._use(command)
             case Debit():
-                return self._use(command, None, is_fact=False)
+                return self._debit(command)
+            case AllOrNothing(debits):
+                return self._all_or_nothing(debits)
+            case Hold():
+                return self._hold(command)
+            case Capture():
+                return self._capture(command)
+            case Release():
+                return self._release(command)
+            case Promotion() | Adjustment():
+                return self._operate(command)
             case Credit():
                 return self._credit(command)
             case RefundSeen():
@@ -86,6 +108,8 @@ class _Planner:
         balances: list[Balance] = []
         new_grants: list[Grant] = []
         changed_grants: list[GrantChange] = []
+        new_holds: list[HoldState] = []
+        ended_holds: list[HoldState] = []
         for _tenant, book in sorted(self._books.items()):
             if book.transfers:
                 made, changed = book.closing_grants()
@@ -93,34 +117,137 @@ class _Planner:
                 balances.append(book.closing_balance())
                 new_grants += made
                 changed_grants += changed
+                if book.holds:
+                    held, ended = book.closing_holds()
+                    new_holds += held
+                    ended_holds += ended
         return Changes(
             outcomes, transfers, balances, new_grants, changed_grants,
-            list(self._intents.values()), self._receipts, self._resolved_receipts,
+            list(self._intents.values()), self._receipts, self._resolved_receipts, new_holds, ended_holds,
         )  # fmt: skip
 
-    def _use(self, command: Usage | Debit, occurred_at: datetime | None, *, is_fact: bool) -> Outcome:
+    def _use(self, command: Usage) -> Outcome:
         book = self._book(command.tenant)
         if book is None:
             return UnknownTenant()
         hashed = input_hash(Kind.USAGE, -command.credits)
-        key = ReferenceKey(command.tenant, Door.PRODUCT, command.reference)
-        known = self._references.get(key)
+        known = self._references.get((command.tenant, Door.PRODUCT, command.reference))
         if known is not None:
             return _repeated(known) if known.input_hash == hashed else Conflict(command.reference)
-        if not is_fact and command.credits > book.available:
-            return Insufficient(book.available)
         if not book.can_hold(-command.credits):
             return BeyondLimit()
-        return self._posted(book.spend(command.reference, command.credits, hashed, command.purpose, occurred_at))
+        return self._posted(
+            book.spend(command.reference, command.credits, hashed, command.purpose, command.occurred_at)
+        )
+
+    def _debit(self, command: Debit) -> Outcome:
+        refusal = self._refusal(command, 0)
+        if refusal is not None:
+            return refusal
+        book = self._books[command.tenant]
+        hashed = input_hash(Kind.USAGE, -command.credits)
+        return self._posted(book.spend(command.reference, command.credits, hashed, command.purpose, None))
+
+    def _refusal(self, command: Debit, used_before: int) -> Outcome | None:
+        """What answers the debit without posting it, where others have used `used_before`; None: it can be posted."""
+        book = self._book(command.tenant)
+        if book is None:
+            return UnknownTenant()
+        known = self._references.get((command.tenant, Door.PRODUCT, command.reference))
+        if known is not None:
+            same = known.input_hash == input_hash(Kind.USAGE, -command.credits)
+            return _repeated(known) if same else Conflict(command.reference)
+        if command.credits + used_before > book.spendable(command.may_overdraw):
+            return Insufficient(book.available - used_before)
+        return None if book.can_hold(-command.credits - used_before) else BeyondLimit()
+
+    def _all_or_nothing(self, debits: Sequence[Debit]) -> Outcome:
+        """Looks first, and posts only if every one can be. The same reference twice among them is one debit."""
+        used: dict[str, int] = {}
+        first: dict[tuple[str, str], int] = {}
+        refusals: list[Outcome | None] = []
+        for debit in debits:
+            name = debit.tenant, debit.reference
+            if name in first:
+                refusals.append(None if first[name] == debit.credits else Conflict(debit.reference))
+                continue
+            first[name] = debit.credits
+            refusal = self._refusal(debit, used.get(debit.tenant, 0))
+            if refusal is None:
+                used[debit.tenant] = used.get(debit.tenant, 0) + debit.credits
+            refusals.append(refusal)
+        if any(refusal is not None and not isinstance(refusal, Posted) for refusal in refusals):
+            return Several(tuple(refusal or Withheld() for refusal in refusals))
+        return Several(tuple(self._debit(debit) for debit in debits))
+
+    def _hold(self, command: Hold) -> Outcome:
+        book = self._book(command.tenant)
+        if book is None:
+            return UnknownTenant()
+        hashed = input_hash(Kind.HOLD, -command.credits)
+        known = self._references.get((command.tenant, Door.PRODUCT, command.reference))
+        if known is not None:
+            hold = book.holds.get(command.reference)
+            if hold is None or known.input_hash != hashed:
+                return Conflict(command.reference)
+            return _held(hold, known.available_after, known.version, repeated=True)
+        if command.credits > book.available:
+            return Insufficient(book.available)
+        hold = book.hold(command, hashed)
+        self._posted(book.transfers[-1])
+        return _held(hold, book.available, book.version)
+
+    def _capture(self, command: Capture) -> Outcome:
+        book = self._book(command.tenant)
+        if book is None:
+            return UnknownTenant()
+        hold = book.holds.get(command.hold)
+        if hold is None:
+            return UnknownHold()
+        if hold.status is not HoldStatus.OPEN:
+            same = hold.status is HoldStatus.CAPTURED and hold.captured == command.credits
+            return _ended(hold) if same else HoldEnded(hold.status, hold.captured)
+        beyond = command.credits - hold.credits
+        if beyond > 0 and beyond > book.spendable(command.may_overdraw):
+            return Insufficient(hold.credits + book.available)
+        if not book.can_hold(-command.credits):
+            return BeyondLimit()
+        return _ended(book.capture(hold, command), repeated=False)
+
+    def _release(self, command: Release) -> Outcome:
+        book = self._book(command.tenant)
+        if book is None:
+            return UnknownTenant()
+        hold = book.holds.get(command.hold)
+        if hold is None:
+            return UnknownHold()
+        if hold.status is HoldStatus.OPEN:
+            return _ended(book.release(hold), repeated=False)
+        return HoldEnded(hold.status, hold.captured) if hold.status is HoldStatus.CAPTURED else _ended(hold)
+
+    def _operate(self, command: Promotion | Adjustment) -> Outcome:
+        book = self._book(command.tenant)
+        if book is None:
+            return UnknownTenant()
+        kind = Kind.PROMOTION if isinstance(command, Promotion) else Kind.ADJUSTMENT
+        known = self._references.get((command.tenant, Door.OPERATOR, command.reference))
+        if known is not None:
+            same = known.input_hash == input_hash(kind, command.credits)
+            return _repeated(known) if same else Conflict(command.reference)
+        if not book.can_hold(command.credits):
+            return BeyondLimit()
+        return self._posted(book.promote(command) if isinstance(command, Promotion) else book.adjust(command))
 
     def _credit(self, command: Credit) -> Outcome:
         intent = self._intent(command.payment_intent)
-        if intent.credit is not None:
-            first = self._references.get(ReferenceKey(intent.credit.tenant, Door.STRIPE, command.payment_intent))
-            same = input_hash(command.kind, command.credits, command.amount_minor, command.currency)
-            if first is None or intent.credit.tenant != command.tenant or first.input_hash != same:
+        known = intent.credit
+        if known is not None:
+            if (known.tenant, known.kind, known.credits, known.amount_minor, known.currency) != (
+                command.tenant, command.kind, command.credits, command.amount_minor, command.currency,
+            ):  # fmt: skip
                 return Conflict(command.payment_intent)
-            return _repeated(first)
+            first = self._references.get((command.tenant, Door.STRIPE, command.payment_intent))
+            return Noted() if first is None else _repeated(first)  # None: its transfer is in the archive
         book = self._book(command.tenant) or self._open_book(command.tenant)
         if not book.can_hold(command.credits):
             return BeyondLimit()
@@ -188,19 +315,23 @@ class _Planner:
         posted = PostedReference(
             transfer.input_hash, transfer.version, transfer.credits, transfer.available_after, transfer.created_at
         )
-        self._references[ReferenceKey(transfer.tenant, transfer.door, transfer.reference)] = posted
-        return Posted(posted.version, posted.credits, posted.available_after, posted.posted_at)
+        self._references[transfer.tenant, transfer.door, transfer.reference] = posted
+        return Posted(
+            transfer.version, transfer.credits, transfer.available_after, transfer.created_at,
+            beyond_limit=transfer.beyond_limit,
+        )  # fmt: skip
 
     def _intent(self, payment_intent: str) -> PaymentIntent:
         changed = self._intents.get(payment_intent)
         return changed or self._state.payment_intents.get(payment_intent) or PaymentIntent(payment_intent)
 
     def _book(self, tenant: str) -> Book | None:
-        """The tenant's book, opened with what is due expired; None where the tenant is unknown."""
+        """The tenant's book, opened with what is due ended; None where the tenant is unknown."""
         book = self._books.get(tenant)
         if book is None and (balance := self._state.balances.get(tenant)) is not None:
-            book = self._books[tenant] = Book(balance, self._state.grants.get(tenant, ()), self._now)
-            book.expire_due()
+            grants, holds = self._state.grants.get(tenant, ()), self._state.holds.get(tenant, ())
+            book = self._books[tenant] = Book(balance, grants, self._now, holds)
+            book.end_what_is_due()
         return book
 
     def _open_book(self, tenant: str) -> Book:
@@ -211,3 +342,14 @@ class _Planner:
 
 def _repeated(known: PostedReference) -> Posted:
     return Posted(known.version, known.credits, known.available_after, known.posted_at, repeated=True)
+
+
+def _held(hold: HoldState, available_after: int, version: int, *, repeated: bool = False) -> Held:
+    return Held(
+        hold.reference, hold.credits, hold.status, hold.captured, hold.expires_at, available_after, version, repeated
+    )
+
+
+def _ended(hold: HoldState, *, repeated: bool = True) -> Held:
+    assert hold.ended_available is not None and hold.ended_version is not None, "the hold has ended"
+    return _held(hold, hold.ended_available, hold.ended_version, repeated=repeated)

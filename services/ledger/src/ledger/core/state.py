@@ -6,7 +6,7 @@ from datetime import date, datetime
 from typing import NamedTuple
 
 from ledger.core.accounts import Account, Door, Kind
-from ledger.core.commands import Outcome, Unapplied
+from ledger.core.commands import HoldStatus, Outcome, Unapplied
 
 
 class ReferenceKey(NamedTuple):
@@ -36,9 +36,10 @@ class DayUsage:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """A tenant's balance in credits. `balance` = what its grants have left − `owed`.
+    """A tenant's balance in credits. `balance` = what its grants have left − `owed`; available = `balance` − `held`.
 
-    `version` counts the tenant's transfers. `receivable` is the part of `owed` that reversals left.
+    `version` counts the tenant's transfers. `receivable` is the part of `owed` that reversals left. `overdraft_limit`
+    is how far below zero a request may take what is available.
     """
 
     tenant: str
@@ -50,10 +51,12 @@ class Balance:
     grants_made: int
     usage: DayUsage
     changed_at: datetime
+    overdraft_limit: int = 0
 
 
 class Grant(NamedTuple):
-    """A lot of credits: `credits` at first, `remaining` now. Numbered by tenant, in the order they were made."""
+    """A lot of credits: `credits` at first; now `remaining` are free and `held` are in holds. Numbered by tenant, in
+    the order they were made."""
 
     tenant: str
     number: int
@@ -65,12 +68,32 @@ class Grant(NamedTuple):
     priority: int
     expires_at: datetime | None
     created_at: datetime
+    held: int = 0
 
 
 class GrantChange(NamedTuple):
     tenant: str
     number: int
     remaining: int
+    held: int
+
+
+class HoldState(NamedTuple):
+    """Credits reserved of `grant_numbers`, in burning order. `ended_*` is the balance right after it ended."""
+
+    tenant: str
+    reference: str
+    credits: int
+    purpose: str
+    status: HoldStatus
+    captured: int
+    grant_numbers: Sequence[int]
+    grant_credits: Sequence[int]
+    expires_at: datetime
+    created_at: datetime
+    ended_at: datetime | None = None
+    ended_version: int | None = None
+    ended_available: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +140,9 @@ class PaymentIntent:
 class Transfer(NamedTuple):
     """Credits moved from one account of a tenant to another; never changed afterwards.
 
-    `grant_numbers` and `grant_credits` say what each grant gained or lost by it, `owed_change` and `receivable_change`
-    what it did to the debt, so that every number in the books can be added up again.
+    `grant_numbers` and `grant_credits` say what each grant gained or lost by it (a capture: of its held part; all else:
+    of its free part), the `…_after` what the tenant had then, so that every number in the books can be added up again.
+    What grants lose in a transfer that brings credits in has paid a debt.
     """
 
     tenant: str
@@ -132,8 +156,8 @@ class Transfer(NamedTuple):
     version: int
     balance_after: int
     available_after: int
-    owed_change: int
-    receivable_change: int
+    owed_after: int
+    receivable_after: int
     grant_numbers: Sequence[int]
     grant_credits: Sequence[int]
     created_at: datetime
@@ -144,24 +168,35 @@ class Transfer(NamedTuple):
     payment_intent: str | None = None
     purchase: str | None = None
     attempt: str | None = None
+    beyond_limit: bool = False
 
     @property
     def balance_change(self) -> int:
-        """Credits, signed as the tenant sees them."""
-        return self.credits if self.destination is Account.AVAILABLE else -self.credits
+        """Credits, signed as the tenant sees them; 0 where they only change between available and held."""
+        return balance_change(self.source, self.destination, self.credits)
+
+
+def balance_change(source: str, destination: str, credits: int) -> int:
+    """What a transfer does to the tenant's balance."""
+    return ((destination in _BALANCE) - (source in _BALANCE)) * credits
+
+
+_BALANCE = frozenset([Account.AVAILABLE, Account.HELD])
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything a batch touches, read under its locks.
 
-    `grants` holds the tenants' unspent grants and those that reversals are about; a tenant without balance is unknown.
+    `grants` has the tenants' unspent grants and those that reversals and holds are about; `holds` has the open ones
+    that are due and those that commands name; a tenant without balance is unknown.
     """
 
     balances: Mapping[str, Balance] = field(default_factory=dict[str, Balance])
     grants: Mapping[str, Sequence[Grant]] = field(default_factory=dict[str, Sequence[Grant]])
     references: Mapping[ReferenceKey, PostedReference] = field(default_factory=dict[ReferenceKey, PostedReference])
     payment_intents: Mapping[str, PaymentIntent] = field(default_factory=dict[str, PaymentIntent])
+    holds: Mapping[str, Sequence[HoldState]] = field(default_factory=dict[str, Sequence[HoldState]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,3 +212,5 @@ class Changes:
     receipts: Sequence[Unapplied]
     resolved_receipts: Sequence[tuple[str, str]]
     """(claimed tenant, PaymentIntent) of receipts whose PaymentIntent has been credited after all."""
+    new_holds: Sequence[HoldState] = ()
+    ended_holds: Sequence[HoldState] = ()

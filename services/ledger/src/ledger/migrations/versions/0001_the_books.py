@@ -3,6 +3,7 @@
 from alembic import op
 from sqlalchemy import MetaData
 
+from ledger.migrations.archive import ARCHIVE
 from shared.outbox_tables import outbox_tables
 from shared.row_level_security import protect
 
@@ -22,7 +23,9 @@ _BALANCE = """
         usage_by_purpose jsonb NOT NULL,
         usage_of_other_purposes bigint NOT NULL,
         changed_at timestamptz NOT NULL,
-        CONSTRAINT balance_debts CHECK (held >= 0 AND receivable >= 0 AND owed >= receivable)
+        overdraft_limit bigint NOT NULL DEFAULT 0,
+        CONSTRAINT balance_debts CHECK (held >= 0 AND receivable >= 0 AND owed >= receivable),
+        CONSTRAINT balance_overdraft_limit CHECK (overdraft_limit >= 0)
     ) WITH (fillfactor = 50)
 """
 
@@ -39,9 +42,30 @@ _CREDIT_GRANT = """
         expires_at timestamptz,
         spent boolean NOT NULL,
         created_at timestamptz NOT NULL,
+        held bigint NOT NULL DEFAULT 0,
         PRIMARY KEY (tenant_id, grant_number),
-        CONSTRAINT credit_grant_remaining CHECK (remaining BETWEEN 0 AND credits AND spent = (remaining = 0))
+        CONSTRAINT credit_grant_remaining CHECK (remaining >= 0 AND held >= 0 AND spent = (remaining = 0))
     ) WITH (fillfactor = 50)
+"""
+
+_HOLD = """
+    CREATE TABLE hold (
+        tenant_id text,
+        reference text,
+        credits bigint NOT NULL,
+        purpose text NOT NULL,
+        status text NOT NULL,
+        captured bigint NOT NULL,
+        grant_numbers integer[] NOT NULL,
+        grant_credits bigint[] NOT NULL,
+        expires_at timestamptz NOT NULL,
+        created_at timestamptz NOT NULL,
+        ended_at timestamptz,
+        ended_version bigint,
+        ended_available bigint,
+        PRIMARY KEY (tenant_id, reference),
+        CONSTRAINT hold_ended CHECK ((status = 'open') = (ended_at IS NULL))
+    )
 """
 
 _TRANSFER = """
@@ -57,8 +81,8 @@ _TRANSFER = """
         version bigint NOT NULL,
         balance_after bigint NOT NULL,
         available_after bigint NOT NULL,
-        owed_change bigint NOT NULL,
-        receivable_change bigint NOT NULL,
+        owed_after bigint NOT NULL,
+        receivable_after bigint NOT NULL,
         grant_numbers integer[] NOT NULL,
         grant_credits bigint[] NOT NULL,
         created_at timestamptz NOT NULL,
@@ -69,9 +93,22 @@ _TRANSFER = """
         payment_intent text,
         purchase text,
         attempt text,
+        beyond_limit boolean NOT NULL,
         PRIMARY KEY (tenant_id, door, reference),
         CONSTRAINT transfer_moves CHECK (credits > 0 AND source <> destination)
     )
+"""
+
+_TRANSFER_ARCHIVE = """
+    CREATE TABLE transfer_archive (
+        LIKE transfer,
+        PRIMARY KEY (tenant_id, created_at, version)
+    ) PARTITION BY RANGE (created_at)
+"""
+
+_ENTRY = """
+    CREATE VIEW entry WITH (security_invoker = true) AS
+    SELECT * FROM transfer UNION ALL SELECT * FROM transfer_archive
 """
 
 _PAYMENT_INTENT = """
@@ -111,15 +148,21 @@ _UNAPPLIED_RECEIPT = """
 
 
 def upgrade() -> None:
-    for table in (_BALANCE, _CREDIT_GRANT, _TRANSFER, _PAYMENT_INTENT, _UNAPPLIED_RECEIPT):
-        op.execute(table)
+    for relation in (
+        _BALANCE, _CREDIT_GRANT, _HOLD, _TRANSFER, _TRANSFER_ARCHIVE, _ENTRY, _PAYMENT_INTENT, _UNAPPLIED_RECEIPT,
+    ):  # fmt: skip
+        op.execute(relation)
     op.execute("CREATE INDEX credit_grant_unspent ON credit_grant (tenant_id, grant_number) WHERE NOT spent")
     op.execute(
-        "CREATE INDEX credit_grant_expiring ON credit_grant (expires_at) WHERE NOT spent AND expires_at IS NOT NULL"
+        "CREATE INDEX credit_grant_expiring ON credit_grant (tenant_id, expires_at) "
+        "WHERE NOT spent AND expires_at IS NOT NULL"
     )
+    op.execute("CREATE INDEX hold_open ON hold (tenant_id, expires_at) WHERE status = 'open'")
     op.execute("CREATE INDEX transfer_in_order ON transfer (tenant_id, created_at, version)")
+    op.execute("CREATE INDEX transfer_not_usage ON transfer (tenant_id, created_at, version) WHERE kind <> 'usage'")
+    op.execute("CREATE INDEX transfer_archive_reference ON transfer_archive (tenant_id, reference)")
     op.execute(
-        "CREATE INDEX unapplied_receipt_open ON unapplied_receipt (received_at, payment_intent) "
+        "CREATE INDEX unapplied_receipt_open ON unapplied_receipt (tenant_id, received_at, payment_intent) "
         "WHERE resolved_at IS NULL"
     )
     outbox_metadata = MetaData()
@@ -130,7 +173,11 @@ def upgrade() -> None:
     protected = [
         *protect("balance", "ledger", api=["SELECT"], worker=["SELECT", "INSERT", "UPDATE"]),
         *protect("credit_grant", "ledger", api=["SELECT"], worker=["SELECT", "INSERT", "UPDATE"]),
+        *protect("hold", "ledger", api=["SELECT"], worker=["SELECT", "INSERT", "UPDATE"]),
         *protect("transfer", "ledger", api=["SELECT"], worker=["SELECT", "INSERT"]),
+        *protect("transfer_archive", "ledger", api=["SELECT"], worker=["SELECT"]),
+        "GRANT SELECT ON entry TO ledger_api, ledger_worker",
+        *ARCHIVE,
         *protect("payment_intent", "ledger", api=[], worker=["SELECT", "INSERT", "UPDATE"]),
         *protect("unapplied_receipt", "ledger", api=[], worker=["SELECT", "INSERT", "UPDATE"]),
         *protect("outbox", "ledger", api=[]),

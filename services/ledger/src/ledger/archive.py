@@ -1,0 +1,46 @@
+"""Moves transfers whose references are kept no longer into the archive, a partition a month.
+
+It locks nothing that anybody else wants: transfers never change, and those that are moved count for no reference. What
+they say stays readable through the view `entry`. The database refuses to move younger ones (`migrations.archive`).
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from prometheus_client import Counter
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared.clock import utc_now
+
+#: A reference answers for itself this long: the same again within it is never posted twice.
+REFERENCES_KEPT = timedelta(days=400)
+PAGE_TENANTS = 200
+ROWS_MAX = 5_000
+
+_archived = Counter("ledger_archived_transfers_total", "Transfers moved to the archive.")
+
+_PAGE = text("SELECT tenant_id FROM balance WHERE tenant_id > :after ORDER BY tenant_id LIMIT :limit")
+_ARCHIVE = text("SELECT archive_transfers(CAST(:tenants AS text[]), :before, :rows_max)")
+
+
+def archive_before(now: datetime) -> datetime:
+    """Whole months (UTC) move at once: everything before the month in which references begin to be kept."""
+    return (now.astimezone(UTC) - REFERENCES_KEPT).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+async def archive_old_transfers(engine: AsyncEngine) -> int:
+    """Moves all that is due, a few thousand at a time, and returns how many. Repeatable, and may stop anywhere."""
+    before, after, moved = archive_before(utc_now()), "", 0
+    while True:
+        async with engine.begin() as connection:
+            tenants = list(await connection.scalars(_PAGE, {"after": after, "limit": PAGE_TENANTS}))
+        if not tenants:
+            return moved
+        page_moved = ROWS_MAX
+        while page_moved == ROWS_MAX:
+            async with engine.begin() as connection:
+                values = {"tenants": tenants, "before": before, "rows_max": ROWS_MAX}
+                page_moved = (await connection.execute(_ARCHIVE, values)).scalar_one()
+            _archived.inc(page_moved)
+            moved += page_moved
+        after = tenants[-1]

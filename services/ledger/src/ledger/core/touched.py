@@ -1,0 +1,70 @@
+"""What a batch has to lock and read, by what its commands name. PaymentIntents are known by their own commands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from ledger.core.accounts import Door
+from ledger.core.commands import (
+    Adjustment,
+    AllOrNothing,
+    Capture,
+    Command,
+    Credit,
+    Debit,
+    DisputeSeen,
+    Expire,
+    Hold,
+    Promotion,
+    RefundSeen,
+    Release,
+    Unapplied,
+    Usage,
+)
+from ledger.core.state import ReferenceKey
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """`holds` are (tenant, reference)."""
+
+    tenants: set[str] = field(default_factory=set[str])
+    references: list[ReferenceKey] = field(default_factory=list[ReferenceKey])
+    holds: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+
+
+def touched_by(commands: Sequence[Command]) -> Touched:
+    """Everything that the commands name, some of it more than once."""
+    touched = Touched()
+    for command in commands:
+        _add(touched, command)
+    return touched
+
+
+def _add(touched: Touched, command: Command) -> None:
+    match command:
+        case Usage(tenant, reference) | Debit(tenant, reference):
+            touched.tenants.add(tenant)
+            touched.references.append(ReferenceKey(tenant, Door.PRODUCT, reference))
+        case AllOrNothing(debits):
+            for debit in debits:
+                _add(touched, debit)
+        case Credit(tenant, payment_intent):
+            touched.tenants.add(tenant)
+            touched.references.append(ReferenceKey(tenant, Door.STRIPE, payment_intent))
+        case Promotion(tenant, reference) | Adjustment(tenant, reference):
+            touched.tenants.add(tenant)
+            touched.references.append(ReferenceKey(tenant, Door.OPERATOR, reference))
+        case Hold(tenant, reference):
+            touched.tenants.add(tenant)
+            touched.references.append(ReferenceKey(tenant, Door.PRODUCT, reference))
+            touched.holds.add((tenant, reference))
+        case Capture(tenant, hold) | Release(tenant, hold):
+            touched.tenants.add(tenant)
+            touched.holds.add((tenant, hold))
+        case Expire(tenant):
+            touched.tenants.add(tenant)
+        case Unapplied() | RefundSeen() | DisputeSeen():
+            pass
+        case _:
+            assert_never(command)
