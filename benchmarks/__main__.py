@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from benchmarks import flow, gateway_webhooks
+from benchmarks import flow, gateway_webhooks, ledger_stream
 from benchmarks.measurement import Benchmark, Measurement, RunOptions, show, write
 from embedded.paths import build_dir, claim_log_dir, console
 
@@ -11,6 +11,7 @@ from embedded.paths import build_dir, claim_log_dir, console
 BENCHMARKS: dict[str, Benchmark] = {
     "gateway.webhooks": gateway_webhooks.run,
     "flow": flow.run,
+    "ledger.stream": ledger_stream.run,
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from prometheus_client import Counter
 
 from ledger.apply import apply
-from ledger.core.commands import BeyondLimit, Command, Conflict, Outcome, UnknownTenant, Usage
+from ledger.core.commands import BeyondLimit, Command, Conflict, Outcome, Posted, UnknownTenant, Usage
 from ledger.stripe_commands import HANDLED_TYPES, command_of
 from shared.clock import utc_now
 from shared.events import UndecodableEvent, UsageRecorded, decode
@@ -73,9 +73,11 @@ class Handlers:
             commands.append(Usage(usage.tenant, usage.reference, usage.credits, usage.purpose, usage.occurred_at))
         if not commands:
             return
-        for command, outcome in zip(commands, await apply(transaction, commands, utc_now()), strict=True):
-            _refuse_unfit(outcome, of=command, as_=RecordRefused)
-            _usage.labels(type(outcome).__name__.lower()).inc()
+        outcomes = await apply(transaction, commands, utc_now())
+        for command, outcome in zip(commands, outcomes, strict=True):
+            if type(outcome) is not Posted:
+                _refuse_unfit(outcome, of=command, as_=RecordRefused)
+        _count_usage(outcomes)
 
 
 def _refuse_unfit(outcome: Outcome, of: Command, as_: type[Poison]) -> None:
@@ -89,6 +91,15 @@ def _refuse_unfit(outcome: Outcome, of: Command, as_: type[Poison]) -> None:
             raise as_(f"{type(of).__name__}: the balance would leave the range of 2^53 - 1 credits")
         case _:
             return
+
+
+def _count_usage(outcomes: Sequence[Outcome]) -> None:
+    posted = [outcome for outcome in outcomes if isinstance(outcome, Posted)]
+    beyond = sum(outcome.beyond_limit for outcome in posted)
+    repeated = sum(outcome.repeated for outcome in posted)
+    for what, count in (("posted", len(posted) - beyond - repeated), ("beyond_limit", beyond), ("repeated", repeated)):
+        if count:
+            _usage.labels(what).inc(count)
 
 
 def _count_stripe(event_type: str, outcome: str) -> None:

@@ -16,6 +16,10 @@ from ledger.tables import balance, credit_grant, entry, hold, transfer, transfer
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+#: The condition of the index `transfer_in_order`.
+_IN_ORDER = text("version > 0")
+
+
 class InvalidCursor(ValueError):
     """The text is no cursor of ours."""
 
@@ -67,7 +71,7 @@ def balance_at_query(tenant: str, at: datetime) -> Select[Any]:
     """See `read_balance_at`."""
     return (
         select(entry)
-        .where(entry.c.tenant_id == tenant, entry.c.created_at <= at)
+        .where(entry.c.tenant_id == tenant, entry.c.created_at <= at, _IN_ORDER)
         .order_by(entry.c.created_at.desc(), entry.c.version.desc())
         .limit(1)
     )
@@ -114,7 +118,7 @@ def entries_query(table: Table, tenant: str, chosen: EntryFilter, before: Cursor
     """See `read_entries`. `table` is `transfer` or `transfer_archive`."""
     query = (
         select(table)
-        .where(table.c.tenant_id == tenant)
+        .where(table.c.tenant_id == tenant, _IN_ORDER)
         .order_by(table.c.created_at.desc(), table.c.version.desc())
         .limit(limit)
     )

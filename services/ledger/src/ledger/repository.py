@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger import sql
-from ledger.core.accounts import Door
+from ledger.core.accounts import Door, Kind
 from ledger.core.commands import HoldStatus, Unapplied
 from ledger.core.state import (
     Balance,
@@ -122,10 +122,13 @@ class Batch:
         return grants
 
     async def insert_transfers(self, transfers: Sequence[Transfer]) -> None:
-        columns: list[Sequence[Any]] = list(zip(*transfers, strict=True))
-        for index in sql.TRANSFER_ARRAY_COLUMNS:
-            columns[index] = [_array_text(values) for values in columns[index]]
-        await self._driver.execute(sql.INSERT_TRANSFERS, *columns)
+        usage = [each for each in transfers if each.kind is Kind.USAGE and each.door is Door.PRODUCT]
+        if usage:
+            columns = _transfer_columns(usage)
+            await self._driver.execute(sql.INSERT_USAGE_TRANSFERS, *[columns[index] for index in sql.USAGE_COLUMNS])
+        if len(usage) < len(transfers):
+            others = [each for each in transfers if each.kind is not Kind.USAGE or each.door is not Door.PRODUCT]
+            await self._driver.execute(sql.INSERT_TRANSFERS, *_transfer_columns(others))
 
     async def update_balances(self, balances: Sequence[Balance]) -> None:
         await self._driver.execute(
@@ -188,6 +191,13 @@ class Batch:
         await self._driver.execute(sql.RESOLVE_RECEIPTS, *zip(*receipts, strict=True), now)
 
 
+def _transfer_columns(transfers: Sequence[Transfer]) -> list[Sequence[Any]]:
+    columns: list[Sequence[Any]] = list(zip(*transfers, strict=True))
+    for index in sql.TRANSFER_ARRAY_COLUMNS:
+        columns[index] = [_array_text(values) for values in columns[index]]
+    return columns
+
+
 def _array_text(values: Sequence[int]) -> str:
     """PostgreSQL's text of an array: unnest would flatten an array of arrays, so these travel as text."""
-    return "{" + ",".join(map(str, values)) + "}"
+    return f"{{{values[0]}}}" if len(values) == 1 else "{" + ",".join(map(str, values)) + "}"

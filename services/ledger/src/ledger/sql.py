@@ -125,6 +125,24 @@ UPDATE_HOLDS = """
     WHERE hold.tenant_id = new.tenant_id AND hold.reference = new.reference
 """
 
+#: Usage, which is nearly all there is: what every such transfer has the same is not sent.
+INSERT_USAGE_TRANSFERS = """
+    INSERT INTO transfer (tenant_id, door, reference, input_hash, kind, source, destination, credits, version,
+                          balance_after, available_after, owed_after, receivable_after, grant_numbers, grant_credits,
+                          created_at, purpose, occurred_at, beyond_limit)
+    SELECT tenant_id, 'product', reference, input_hash, 'usage', 'available', 'used', credits, version,
+           balance_after, available_after, owed_after, receivable_after, grant_numbers::int[],
+           grant_credits::bigint[], created_at, purpose, occurred_at, beyond_limit
+    FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+                $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::timestamptz[], $13::text[],
+                $14::timestamptz[], $15::boolean[])
+        AS new (tenant_id, reference, input_hash, credits, version, balance_after, available_after, owed_after,
+                receivable_after, grant_numbers, grant_credits, created_at, purpose, occurred_at, beyond_limit)
+"""
+
+#: Where in `Transfer` the columns of that statement are.
+USAGE_COLUMNS = (0, 2, 3, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 23)
+
 #: Where in `Transfer` the arrays are: they travel as text, since unnest would flatten an array of arrays.
 TRANSFER_ARRAY_COLUMNS = (13, 14)
 

@@ -24,14 +24,14 @@ from shared.database import tenant_transaction
 _STANDING = text("""
     SELECT version, balance_after AS balance, balance_after - available_after AS held, owed_after AS owed,
            receivable_after AS receivable
-    FROM entry WHERE tenant_id = :tenant AND created_at < :at ORDER BY created_at DESC, version DESC LIMIT 1
+    FROM entry WHERE tenant_id = :tenant AND version > 0 AND created_at < :at ORDER BY created_at DESC, version DESC LIMIT 1
 """)
 
 _TOTALS = text("""
     SELECT kind, currency, count(*) AS entries, CAST(sum(amount_minor) AS bigint) AS amount_minor,
            CAST(sum(CASE WHEN destination IN ('available', 'held') THEN credits ELSE 0 END
                     - CASE WHEN source IN ('available', 'held') THEN credits ELSE 0 END) AS bigint) AS credits
-    FROM entry WHERE tenant_id = :tenant AND created_at >= :begin AND created_at < :end
+    FROM entry WHERE tenant_id = :tenant AND version > 0 AND created_at >= :begin AND created_at < :end
     GROUP BY kind, currency ORDER BY kind, currency
 """)
 
@@ -40,7 +40,7 @@ _MOVES = text("""
            CAST(coalesce(sum(moved) FILTER (WHERE moved > 0), 0) AS bigint) AS came,
            CAST(coalesce(sum(moved) FILTER (WHERE moved < 0), 0) AS bigint) AS went
     FROM entry, unnest(grant_numbers, grant_credits) AS move (grant_number, moved)
-    WHERE tenant_id = :tenant AND created_at >= :begin AND (CAST(:end AS timestamptz) IS NULL OR created_at < :end)
+    WHERE tenant_id = :tenant AND version > 0 AND created_at >= :begin AND (CAST(:end AS timestamptz) IS NULL OR created_at < :end)
     GROUP BY 1, 2, 3
 """)
 
@@ -55,7 +55,7 @@ _USAGE = text("""
     SELECT CAST(created_at AT TIME ZONE 'UTC' AS date) AS day, coalesce(purpose, '') AS purpose,
            CAST(sum(credits) AS bigint) AS credits
     FROM entry
-    WHERE tenant_id = :tenant AND created_at >= :begin AND created_at < :end AND destination = 'used'
+    WHERE tenant_id = :tenant AND version > 0 AND created_at >= :begin AND created_at < :end AND destination = 'used'
     GROUP BY 1, 2
 """)
 

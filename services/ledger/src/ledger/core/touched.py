@@ -37,7 +37,11 @@ def touched_by(commands: Sequence[Command]) -> Touched:
     """Everything that the commands name, some of it more than once."""
     touched = Touched()
     for command in commands:
-        _add(touched, command)
+        if type(command) is Usage:  # nearly all there is
+            touched.tenants.add(command.tenant)
+            touched.references.append(ReferenceKey(command.tenant, Door.PRODUCT, command.reference))
+        else:
+            _add(touched, command)
     return touched
 
 

@@ -37,7 +37,7 @@ _ARCHIVE_TRANSFERS = """
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
     DECLARE
         found tid[] := ARRAY(
-            SELECT ctid FROM transfer WHERE tenant_id = ANY (tenants) AND created_at < before
+            SELECT ctid FROM transfer WHERE tenant_id = ANY (tenants) AND created_at < before AND version > 0
             ORDER BY tenant_id, created_at, version LIMIT rows_max);
         month timestamptz;
         moved integer;

@@ -158,7 +158,7 @@ def upgrade() -> None:
         "WHERE NOT spent AND expires_at IS NOT NULL"
     )
     op.execute("CREATE INDEX hold_open ON hold (tenant_id, expires_at) WHERE status = 'open'")
-    op.execute("CREATE INDEX transfer_in_order ON transfer (tenant_id, created_at, version)")
+    op.execute("CREATE INDEX transfer_in_order ON transfer (tenant_id, created_at, version) WHERE version > 0")
     op.execute("CREATE INDEX transfer_not_usage ON transfer (tenant_id, created_at, version) WHERE kind <> 'usage'")
     op.execute("CREATE INDEX transfer_archive_reference ON transfer_archive (tenant_id, reference)")
     op.execute(

@@ -1,0 +1,190 @@
+"""A ledger to measure: PostgreSQL, Kafka, a migrated database with tenants that have credits, and its processes."""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncpg
+
+from benchmarks.measurement import RunOptions
+from embedded.environment import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_SIGNING_KEY, inherited
+from embedded.http_process import HttpProcess
+from embedded.servers import KafkaServer, PostgresServer, in_thread
+from embedded.testing import Databases, ServiceDatabase, running_backend
+from shared.kafka import make_producer
+from shared.topic_admin import create_topics
+from shared.topics import TopicName
+
+DRAIN_TIMEOUT_S = 180.0
+SEED_TIMEOUT_S = 900.0
+#: Of a run's records, those between these shares are timed: neither the start nor the last, smaller batches.
+TIMED_FROM, TIMED_TO = 0.1, 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerHouse:
+    """Servers and a ledger's database."""
+
+    postgres: PostgresServer
+    kafka: KafkaServer
+    database: ServiceDatabase
+    options: RunOptions
+    directory: Path
+
+    def process(self, door: str, prefix: str = "") -> HttpProcess:
+        """`python -m ledger <door>`, not started yet."""
+        return HttpProcess(
+            f"ledger-{door}",
+            ["ledger", door],
+            log_file=self.options.log_dir / f"ledger-{door}.log",
+            cwd=self.directory,
+            env={
+                **inherited(),
+                **self.database.environment(),
+                "HTTP_PORT": "{port}",
+                "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
+                "TOPIC_PREFIX": prefix,
+                "AUTH_JWT_SECRET": DEVELOPMENT_JWT_SECRET,
+                "METADATA_SIGNING_KEYS": DEVELOPMENT_SIGNING_KEY,
+                "LOG_LEVEL": "warning",
+            },
+        )
+
+    async def connect(self) -> asyncpg.Connection:
+        """As the superuser."""
+        return await asyncpg.connect(self.database.superuser_url, command_timeout=SEED_TIMEOUT_S)
+
+    async def seed(self, tenants: int, *, first: int = 1, credits: int = 10**12, spent_grants: int = 0) -> None:
+        """Tenants `tenant-<n>` with one grant of `credits`, after `spent_grants` of one credit each, all of it in the
+        books: `ledger check` finds them right."""
+        connection = await self.connect()
+        try:
+            async with connection.transaction():
+                await connection.execute(
+                    """
+                    INSERT INTO balance
+                    SELECT 'tenant-' || n, 2 * $4::int + 1, $3::bigint, 0, 0, 0, $4::int + 1, NULL, '{}', 0,
+                           now() - interval '1 hour', 0
+                    FROM generate_series($1::int, $2::int) n
+                    """,
+                    first, first + tenants - 1, credits, spent_grants,
+                )  # fmt: skip
+                await connection.execute(
+                    """
+                    INSERT INTO credit_grant
+                    SELECT 'tenant-' || n, g, 'stripe', 'pi_' || n || '_' || g, 'pi_' || n || '_' || g,
+                           CASE WHEN g <= $4::int THEN 1 ELSE $3::bigint END,
+                           CASE WHEN g <= $4::int THEN 0 ELSE $3::bigint END,
+                           100, NULL, g <= $4::int, now() - interval '1 hour', 0
+                    FROM generate_series($1::int, $2::int) n, generate_series(1, $4::int + 1) g
+                    """,
+                    first, first + tenants - 1, credits, spent_grants,
+                )  # fmt: skip
+                await connection.execute(
+                    """
+                    INSERT INTO transfer
+                    SELECT 'tenant-' || n, 'stripe', 'pi_' || n || '_' || g, '\\x00', 'purchase', 'sold', 'available',
+                           CASE WHEN g <= $4::int THEN 1 ELSE $3::bigint END,
+                           CASE WHEN g <= $4::int THEN 2 * g - 1 ELSE 2 * $4::int + 1 END,
+                           CASE WHEN g <= $4::int THEN 1 ELSE $3::bigint END,
+                           CASE WHEN g <= $4::int THEN 1 ELSE $3::bigint END, 0, 0, ARRAY[g],
+                           ARRAY[CASE WHEN g <= $4::int THEN 1 ELSE $3::bigint END], now() - interval '1 hour',
+                           NULL, NULL, 100, 'usd', 'pi_' || n || '_' || g, NULL, NULL, false
+                    FROM generate_series($1::int, $2::int) n, generate_series(1, $4::int + 1) g
+                    """,
+                    first, first + tenants - 1, credits, spent_grants,
+                )  # fmt: skip
+                await connection.execute(
+                    """
+                    INSERT INTO transfer
+                    SELECT 'tenant-' || n, 'product', 'seed-' || g, '\\x00', 'usage', 'available', 'used', 1, 2 * g,
+                           0, 0, 0, 0, ARRAY[g], ARRAY[-1], now() - interval '1 hour', '', NULL, NULL, NULL, NULL,
+                           NULL, NULL, false
+                    FROM generate_series($1::int, $2::int) n, generate_series(1, $3::int) g
+                    """,
+                    first, first + tenants - 1, spent_grants,
+                )  # fmt: skip
+                await connection.execute(
+                    """
+                    INSERT INTO payment_intent
+                    SELECT 'pi_' || n || '_' || g, 'tenant-' || n, g, 'purchase',
+                           CASE WHEN g <= $4::int THEN 1 ELSE $3::bigint END, 100, 'usd', NULL, NULL, 0, '{}', '{}',
+                           NULL, now()
+                    FROM generate_series($1::int, $2::int) n, generate_series(1, $4::int + 1) g
+                    """,
+                    first, first + tenants - 1, credits, spent_grants,
+                )  # fmt: skip
+            await connection.execute("VACUUM ANALYZE")
+        finally:
+            await connection.close()
+
+    async def publish_usage(self, tenants: Sequence[str], records: int, run: str) -> None:
+        """Writes `records` of `usage.recorded`, one credit each, of the tenants in turn."""
+        producer = make_producer(self.kafka.bootstrap_servers, "bench", linger_ms=20)
+        await producer.start()
+        now = datetime.now(UTC).isoformat()
+        topic = TopicName.USAGE_RECORDED.value
+        try:
+            pending: list[asyncio.Future[object]] = []
+            for number in range(records):
+                tenant = tenants[number % len(tenants)]
+                value = (
+                    f'{{"specversion":"1.0","id":"{run}-{number}","source":"/product","type":"usage.recorded.v1",'
+                    f'"subject":"{tenant}","time":"{now}","datacontenttype":"application/json","data":'
+                    f'{{"tenant":"{tenant}","reference":"{run}-{number}","credits":1,"occurred_at":"{now}",'
+                    f'"purpose":"purpose-{number % 7}"}}}}'
+                ).encode()
+                pending.append(await producer.send(topic, value, key=tenant.encode()))
+                if len(pending) == 20_000:
+                    await asyncio.gather(*pending)
+                    pending.clear()
+            await asyncio.gather(*pending)
+        finally:
+            await producer.stop()
+
+
+@contextmanager
+def ledger_house(options: RunOptions) -> Generator[LedgerHouse]:
+    """Starts everything but the ledger's processes."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prepaid-bench-")))
+        backend = stack.enter_context(running_backend(options.log_dir))
+        in_thread(lambda: create_topics(backend.kafka.bootstrap_servers))
+        database = Databases(backend.postgres).create("ledger")
+        yield LedgerHouse(backend.postgres, backend.kafka, database, options, directory)
+
+
+@contextmanager
+def running(process: HttpProcess) -> Generator[HttpProcess]:
+    """The process, ready, until the block ends."""
+    with closing(process):
+        process.start()
+        yield process
+
+
+async def drained_per_s(house: LedgerHouse, worker: HttpProcess, posted_before: int, records: int) -> float:
+    """Starts the worker on what is in the topic, and says how many debits a second it commits."""
+    connection = await house.connect()
+    try:
+        worker.launch()
+        began: tuple[float, int] | None = None
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
+            while True:
+                posted = await connection.fetchval("SELECT sum(version)::bigint FROM balance") - posted_before
+                now = time.perf_counter()
+                if began is None and posted >= records * TIMED_FROM:
+                    began = now, posted
+                if posted >= records * TIMED_TO and began is not None:
+                    rate = (posted - began[1]) / (now - began[0])
+                    break
+                await asyncio.sleep(0.02)
+            while await connection.fetchval("SELECT sum(version)::bigint FROM balance") - posted_before < records:
+                await asyncio.sleep(0.05)
+        return rate
+    finally:
+        await connection.close()
