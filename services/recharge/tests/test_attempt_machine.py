@@ -4,6 +4,7 @@ Stripe here keeps its rules: an idempotency key answers the same again, a Paymen
 after it was cancelled. Whatever happens, an attempt has one PaymentIntent, one charge, and ends in one of two ways.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -24,7 +25,7 @@ from recharge.core.answers import (
     RateLimited,
     ServerError,
 )
-from recharge.core.attempts import Attempt, State, Try
+from recharge.core.attempts import Asked, Attempt, State, Try
 from recharge.core.cards import DeclineCodes
 from recharge.core.charge import answered, begin, call_again
 from recharge.core.find_out import Question, credited, gone, next_question, not_found, reconsidered
@@ -172,7 +173,7 @@ class AttemptMachine(RuleBasedStateMachine):
             changed_at=START, next_at=START,
         )  # fmt: skip
         self.tries: tuple[Try, ...] = ()
-        self.late: list[tuple[int, State, Answer, bool]] = []
+        self.late: list[Callable[[], None]] = []
 
     def apply(self, move: Move) -> None:
         assert move.attempt.amount_minor == self.attempt.amount_minor
@@ -216,42 +217,65 @@ class AttemptMachine(RuleBasedStateMachine):
                 self.apply(reconsidered(self.attempt, self.tries, "disabled" if is_refused else None, self.now))
             case Question.LIST | Question.RETRIEVE | Question.CANCEL:
                 self.attempt = replace(self.attempt, next_at=self.now + LEASE)
-                if not is_killed:
-                    self.look(question)
+                self.receive(self.look(question), is_killed=is_killed, is_late=is_late)
             case Question.NOTHING:
                 pass
+
+    @precondition(lambda self: self.is_due())
+    @rule(outcome=st.sampled_from(OUTCOMES), first=st.sampled_from(TROUBLES), second=st.sampled_from(TROUBLES))
+    def a_worker_stalls_and_wakes_while_another_is_asking(self, outcome: str, first: str, second: str) -> None:
+        already_late = len(self.late)
+        self.work(outcome, first, is_refused=False, is_killed=False, is_late=True)
+        self.now += timedelta(minutes=1)
+        if self.is_due():
+            self.work(outcome, second, is_refused=False, is_killed=False, is_late=True)
+        if len(self.late) > already_late:
+            self.late.pop(already_late)()
 
     def call(self, move: Move, outcome: str, trouble: str, *, doubted: bool, is_killed: bool, is_late: bool) -> None:
         self.apply(move)
         answer = self.stripe.call(self.attempt, self.tries[-1], outcome, trouble, self.now)
+
+        def means() -> Move | None:
+            if self.tries[-1].outcome is not None:
+                return None
+            return answered(self.attempt, self.tries, answer, CARDS, doubted=doubted, now=self.now)
+
+        self.receive(means, is_killed=is_killed, is_late=is_late)
+
+    def receive(self, means: Callable[[], Move | None], *, is_killed: bool, is_late: bool) -> None:
+        """An answer arrives, now, later or never; it counts only where the attempt stands where it was asked."""
+        asked = Asked.of(self.attempt, self.tries)
+
+        def write_down() -> None:
+            move = means() if Asked.of(self.attempt, self.tries) == asked else None
+            if move is not None:
+                self.apply(move)
+
         if is_late:
-            self.late.append((self.attempt.n, self.attempt.state, answer, doubted))
+            self.late.append(write_down)
         elif not is_killed:
-            self.write_down(self.attempt.n, self.attempt.state, answer, doubted)
+            write_down()
 
-    def write_down(self, n: int, state: State, answer: Answer, doubted: bool) -> None:
-        if (self.attempt.n, self.attempt.state) != (n, state) or self.tries[-1].outcome is not None:
-            return
-        self.apply(answered(self.attempt, self.tries, answer, CARDS, doubted=doubted, now=self.now))
-
-    def look(self, question: Question) -> None:
-        name = self.attempt.payment_intent
+    def look(self, question: Question) -> Callable[[], Move]:
+        """What Stripe shows now, and what that will mean when it is written down."""
+        name, asked_at = self.attempt.payment_intent, self.now
         if question is Question.LIST or name is None:
             found = next(iter(self.stripe.intents.values()), None)
             answer: Answer = IntentSeen(found) if found else NotFound()
         else:
             answer = self.stripe.cancel(name) if question is Question.CANCEL else IntentSeen(self.stripe.intents[name])
         if isinstance(answer, IntentSeen):
-            self.apply(follow(self.attempt, self.tries, answer.view, CARDS, self.now))
-        elif question is Question.LIST:
-            self.apply(not_found(self.attempt, self.tries, self.now))
-        else:
-            self.apply(gone(self.attempt, self.now))
+            view = answer.view
+            return lambda: follow(self.attempt, self.tries, view, CARDS, self.now)
+        if question is Question.LIST:
+            return lambda: not_found(self.attempt, self.tries, asked_at, self.now)
+        return lambda: gone(self.attempt, self.now)
 
     @precondition(lambda self: self.late)
     @rule(pick=st.integers(0, 50))
     def a_late_answer_arrives(self, pick: int) -> None:
-        self.write_down(*self.late.pop(pick % len(self.late)))
+        self.late.pop(pick % len(self.late))()
 
     @precondition(lambda self: self.stripe.seen)
     @rule(pick=st.integers(0, 50))
@@ -283,6 +307,11 @@ class AttemptMachine(RuleBasedStateMachine):
     def one_payment_intent_and_one_charge(self) -> None:
         assert len(self.stripe.intents) <= 1
         assert self.stripe.charges <= 1
+
+    @invariant()
+    def what_stripe_may_have_made_is_in_doubt_until_it_is_known(self) -> None:
+        if self.stripe.intents and self.attempt.payment_intent is None:
+            assert any(one.in_doubt for one in self.tries)
 
     @invariant()
     def the_month_is_reserved_while_it_may_be_charged(self) -> None:

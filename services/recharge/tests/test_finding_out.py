@@ -1,15 +1,35 @@
 """`unknown` is found out, never guessed: whatever happens to the answer, one PaymentIntent and one charge."""
 
+import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from recharge_house import House
 
 from recharge.charging.pace import Pace
+from recharge.core.answers import Answer
 from recharge.core.attempts import month_of
+from recharge.stripe_gateway import StripeGateway
 
 HANGING_LONGER_THAN_WE_WAIT_S = 5.0
+
+
+class Stalling(StripeGateway):
+    """A worker that sleeps between Stripe's answer and writing it down."""
+
+    def __init__(self, real: StripeGateway) -> None:
+        self._real = real
+        self.is_answered = asyncio.Event()
+        self.may_return = asyncio.Event()
+
+    async def create(self, parameters: Mapping[str, Any], key: str) -> Answer:
+        answer = await self._real.create(parameters, key)
+        self.is_answered.set()
+        await self.may_return.wait()
+        return answer
 
 
 async def _is_charged_once(house: House, tenant: str) -> None:
@@ -187,3 +207,22 @@ async def test_an_operator_error_opens_the_breaker_and_suspends_nobody(house: Ho
     await house.work()
     assert (len(house.charges(tenant)), len(house.charges(other))) == (1, 1)
     assert (await house.attempt(tenant))["n"] == 1
+
+
+async def test_an_answer_to_an_older_call_changes_nothing_while_its_key_is_called_again(house: House) -> None:
+    """The first worker is refused with 429 and stalls; the second repeats the key, and Stripe charges."""
+    tenant = await house.tenant("pm_card_visa")
+    attempt = (await house.attempt(tenant))["attempt"]
+    first, second = Stalling(house.steps.gateway), Stalling(house.steps.gateway)
+    house.fault("rate_limit", path="/v1/payment_intents")
+    stalled = asyncio.create_task(replace(house.steps, gateway=first).take(tenant, attempt))
+    await first.is_answered.wait()
+    house.later(timedelta(seconds=46))
+    repeating = asyncio.create_task(replace(house.steps, gateway=second).take(tenant, attempt))
+    await second.is_answered.wait()
+    first.may_return.set()
+    await stalled
+    assert (await house.attempt(tenant))["state"] == "charging"
+    second.may_return.set()
+    await repeating
+    await _is_charged_once(house, tenant)

@@ -6,7 +6,7 @@ from typing import Any, assert_never
 
 from recharge.charging.pace import Pace
 from recharge.core.answers import Answer, LookAgain
-from recharge.core.attempts import Attempt, State, Try
+from recharge.core.attempts import Asked, Attempt, Try
 from recharge.core.find_out import ListWindow
 from recharge.stripe_gateway import StripeGateway
 from shared.signed_metadata import CreditOrder, sign
@@ -38,12 +38,11 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call to make for an attempt. Its answer counts only while the attempt is still at this `n` and `state`."""
+    """A call to make for an attempt. Its answer counts only while the attempt still stands where it was `asked`."""
 
     tenant: str
     attempt: str
-    n: int
-    state: State
+    asked: Asked
     payment_intent: str | None
     what: Charge | Retrieve | Find | Cancel
 

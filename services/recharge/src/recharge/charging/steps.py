@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from recharge.charging.calls import Call, Cancel, Charge, Find, Retrieve, charge_parameters, make
 from recharge.charging.pace import Pace
 from recharge.core.answers import Answer, IntentSeen, NotFound, OperatorError
-from recharge.core.attempts import Attempt, State, Try
+from recharge.core.attempts import Asked, Attempt, State, Try
 from recharge.core.cards import chargeable
 from recharge.core.charge import answered, begin, call_again
 from recharge.core.decide import Reason, Situation, Skip, may_charge
@@ -74,17 +74,20 @@ class Steps:
             return
         await fault_point("recharge.try_committed")
         await self.pace.turn()
-        if self.clock() >= leased_at + LEASE:
+        asked_at = self.clock()
+        if asked_at >= leased_at + LEASE:
             # Its turn came late, or this process slept: another may have found out by now, and forgotten the key.
-            log.warning("lease_ran_out_before_the_call", tenant=tenant, attempt=attempt, n=call.n)
+            log.warning("lease_ran_out_before_the_call", tenant=tenant, attempt=attempt, n=call.asked.n)
             return
         answer = await make(call, self.gateway, self.pace)
         await fault_point("recharge.stripe_answered")
         kind = type(call.what).__name__.lower()
         _calls.labels(kind, type(answer).__name__).inc()
-        log.info("stripe_answered", tenant=tenant, attempt=attempt, n=call.n, call=kind, answer=type(answer).__name__)
+        log.info(
+            "stripe_answered", tenant=tenant, attempt=attempt, n=call.asked.n, call=kind, answer=type(answer).__name__
+        )
         async with self.outbox.transaction(self.engine) as transaction:
-            await self._write_down(transaction, call, answer, self.clock())
+            await self._write_down(transaction, call, answer, asked_at, self.clock())
 
     async def _prepare(self, transaction: Transaction, tenant: str, name: str, now: datetime) -> Call | None:
         connection = transaction.connection
@@ -104,13 +107,13 @@ class Steps:
                 move = call_again(attempt, tries[-1], now)
                 await write_moves(transaction, [(attempt, move)], now)
                 parameters = await load_parameters(connection, attempt)
-                return _call(attempt, Charge(move.tries[-1], parameters, doubted=True))
+                return _call(attempt, move.tries, Charge(move.tries[-1], parameters, doubted=True))
             case Question.NOTHING:
                 return None
             case Question.RETRIEVE | Question.LIST | Question.CANCEL:
                 leased = Move(replace(attempt, next_at=now + LEASE))
                 await write_moves(transaction, [(attempt, leased)], now)
-                return _call(attempt, _look(question, attempt, tries))
+                return _call(attempt, tries, _look(question, attempt, tries))
         assert_never(question)
 
     async def _begin(
@@ -141,15 +144,18 @@ class Steps:
             _reserved_to_asked_s.observe((now - attempt.created_at).total_seconds())
         return _call(
             obeying.attempt,
+            move.tries,
             Charge(calling, parameters or await load_parameters(connection, obeying.attempt), doubted=False),
         )
 
-    async def _write_down(self, transaction: Transaction, call: Call, answer: Answer, now: datetime) -> None:
+    async def _write_down(
+        self, transaction: Transaction, call: Call, answer: Answer, asked_at: datetime, now: datetime
+    ) -> None:
         connection = transaction.connection
         await lock_for_charging(connection, call.tenant)
         attempt = (await load_attempts(connection, [call.attempt]))[call.attempt]
         tries = (await load_tries(connection, [attempt]))[call.attempt]
-        if (attempt.n, attempt.state) != (call.n, call.state):
+        if Asked.of(attempt, tries) != call.asked:
             log.info("answer_came_late", tenant=call.tenant, attempt=call.attempt, state=attempt.state.value)
             return
         situation = await _situation(connection, attempt, now)
@@ -162,7 +168,7 @@ class Steps:
             case _ if isinstance(answer, IntentSeen):
                 move = replace(follow(attempt, tries, answer.view, cards, now), breaker=Breaker.CLOSE)
             case Find() if isinstance(answer, NotFound):
-                move = not_found(attempt, tries, now)
+                move = not_found(attempt, tries, asked_at, now)
             case _ if isinstance(answer, NotFound):
                 move = gone(attempt, now)
             case _:
@@ -173,8 +179,8 @@ class Steps:
             await decide_about(transaction, [call.tenant], now)
 
 
-def _call(attempt: Attempt, what: Charge | Retrieve | Find | Cancel) -> Call:
-    return Call(attempt.tenant_id, attempt.attempt, attempt.n, attempt.state, attempt.payment_intent, what)
+def _call(attempt: Attempt, tries: Sequence[Try], what: Charge | Retrieve | Find | Cancel) -> Call:
+    return Call(attempt.tenant_id, attempt.attempt, Asked.of(attempt, tries), attempt.payment_intent, what)
 
 
 def _look(question: Question, attempt: Attempt, tries: Sequence[Try]) -> Retrieve | Find | Cancel:

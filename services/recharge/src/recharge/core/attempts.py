@@ -8,6 +8,7 @@
 `declined` means: given up, its PaymentIntent is being cancelled. An attempt ends as `credited` or as `canceled` only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from enum import StrEnum
@@ -69,6 +70,21 @@ class Try:
     code: str | None = None
     may_repeat: bool = True
     answered_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Where an attempt stood when Stripe was asked. No two calls that charge have the same one: each is a new try or
+    one more of its try's `calls`, so the answer to an older one is told apart from the answer to the one under way."""
+
+    n: int
+    calls: int
+    state: State
+
+    @staticmethod
+    def of(attempt: "Attempt", tries: Sequence[Try]) -> "Asked":
+        """Where it stands now."""
+        return Asked(attempt.n, tries[-1].calls if tries else 0, attempt.state)
 
 
 @dataclass(frozen=True, slots=True)

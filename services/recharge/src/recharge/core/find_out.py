@@ -70,17 +70,17 @@ def list_window(attempt: Attempt, tries: Sequence[Try]) -> ListWindow:
     return ListWindow(attempt.stripe_customer, first - CLOCK_SKEW)
 
 
-def not_found(attempt: Attempt, tries: Sequence[Try], now: datetime) -> Move:
-    """No PaymentIntent of this attempt is listed. Proven only by a second list, 10 minutes later, and once the key was
-    answered for good or is forgotten."""
+def not_found(attempt: Attempt, tries: Sequence[Try], asked_at: datetime, now: datetime) -> Move:
+    """No PaymentIntent of this attempt was listed. Proven only by a second list, 10 minutes later, and once the key was
+    answered for good or is forgotten. What counts is when a list was asked for, not when its answer is written down."""
     assert attempt.payment_intent is None
     last = tries[-1]
     if attempt.not_found_at is None:
-        return Move(replace(attempt, not_found_at=now, next_at=now + LISTED_AGAIN_AFTER))
-    if now < attempt.not_found_at + LISTED_AGAIN_AFTER:
+        return Move(replace(attempt, not_found_at=asked_at, next_at=now + LISTED_AGAIN_AFTER))
+    if asked_at < attempt.not_found_at + LISTED_AGAIN_AFTER:
         return Move(replace(attempt, next_at=attempt.not_found_at + LISTED_AGAIN_AFTER))
     forgotten_at = last.first_called_at + KEY_FORGOTTEN_AFTER
-    if last.outcome is None and now <= forgotten_at:
+    if last.outcome is None and asked_at <= forgotten_at:
         return Move(replace(attempt, next_at=max(forgotten_at + timedelta(seconds=1), now + LISTED_AGAIN_AFTER)))
     settled = tuple(
         replace(one, outcome=Outcome.NEVER_MADE, in_doubt=False, answered_at=now)
