@@ -76,6 +76,24 @@ class SlowProducer:
         return asyncio.ensure_future(acknowledged())
 
 
+class QueueingProducer:
+    """Like aiokafka while Kafka is away: it takes a record at once and delivers it when it `may_deliver`."""
+
+    def __init__(self, producer: AIOKafkaProducer, may_deliver: asyncio.Event) -> None:
+        self._producer = producer
+        self._may_deliver = may_deliver
+        self.queued = 0
+
+    async def send(self, *arguments: Any, **options: Any) -> Awaitable[object]:
+        self.queued += 1
+
+        async def delivered() -> object:
+            await self._may_deliver.wait()
+            return await (await self._producer.send(*arguments, **options))
+
+        return asyncio.ensure_future(delivered())
+
+
 class House:
     """One database, and as many publishers as a test wants."""
 
@@ -86,13 +104,16 @@ class House:
         self.producer = producer
 
     def publisher(self, before_send: Step = at_once, before_look: Step = at_once) -> OutboxPublisher:
-        producer: Any = SlowProducer(self.producer, before_send, before_look)
+        return self.publisher_with(SlowProducer(self.producer, before_send, before_look))
+
+    def publisher_with(self, producer: Any, send_timeout_s: float = 15) -> OutboxPublisher:
         return OutboxPublisher(
             self.engine,
             producer,
             service="ledger",
             topic_prefix=self._prefix,
             states=[StateSource(TopicName.BALANCE_CHANGED, load_balances)],
+            send_timeout_s=send_timeout_s,
         )
 
     async def set_balance(self, version: int, publisher: Any) -> None:
@@ -110,6 +131,10 @@ class House:
     async def count(self, table: str) -> int:
         async with self.engine.connect() as connection:
             return (await connection.execute(text(f"SELECT count(*) FROM {table}"))).scalar_one()
+
+    async def claims(self) -> list[datetime]:
+        async with self.engine.connect() as connection:
+            return list((await connection.execute(text("SELECT due_at FROM outbox_mark ORDER BY version"))).scalars())
 
     async def grace_is_over(self) -> None:
         """As if the process that committed had had its time."""
@@ -270,6 +295,79 @@ async def test_a_publisher_that_dies_after_an_overtaken_send_leaves_a_mark_for_t
     assert await house.sent_versions() == [2, 1], "compaction would keep version 1"
     await house.grace_is_over()
     await fast.sweep()
+    assert await house.sent_versions() == [2, 1, 2]
+    assert await house.count("outbox_mark") == 0
+
+
+async def test_a_record_that_lands_long_after_its_send_timed_out_is_followed_by_the_newest_state(house: House) -> None:
+    may_deliver = asyncio.Event()
+    waiting = house.publisher_with(QueueingProducer(house.producer, may_deliver), send_timeout_s=0.1)
+    other = house.publisher()
+    running = [asyncio.create_task(each.run()) for each in (waiting, other)]
+    await house.set_balance(1, Dead())
+    await house.grace_is_over()
+    with pytest.raises(TimeoutError):
+        await waiting.sweep()
+    await house.set_balance(2, other)
+    await house.grace_is_over()  # the first one's claim too, as if it had been suspended
+    await other.drain(10)
+    await other.sweep()
+    assert await house.sent_versions() == [2]
+    assert await house.count("outbox_mark") == 0
+    may_deliver.set()
+    await waiting.drain(20)
+    assert await house.sent_versions() == [2, 1, 2]
+    assert await house.count("outbox_mark") == 0
+    await stopped(*running)
+
+
+async def test_the_claim_of_a_record_that_is_still_on_its_way_is_renewed(house: House) -> None:
+    may_deliver = asyncio.Event()
+    waiting = house.publisher_with(QueueingProducer(house.producer, may_deliver), send_timeout_s=0.1)
+    running = asyncio.create_task(waiting.run())
+    await house.set_balance(1, Dead())
+    await house.grace_is_over()
+    with pytest.raises(TimeoutError):
+        await waiting.sweep()
+    [claimed] = await house.claims()
+
+    async def is_renewed() -> bool:
+        return (await house.claims())[0] > claimed
+
+    await until(is_renewed)
+    await house.publisher().sweep()
+    assert await house.sent_versions() == [], "another may publish the key, but not take its mark"
+    may_deliver.set()
+    await waiting.drain(20)
+    assert await house.sent_versions() == [1, 1]
+    assert await house.count("outbox_mark") == 0
+    await stopped(running)
+
+
+async def test_a_publisher_that_dies_after_it_saw_that_it_was_overtaken_leaves_a_mark(house: House) -> None:
+    sends = [Gate(), Gate()]
+    passed = iter(sends)
+
+    async def at_each_send() -> None:
+        await next(passed)()
+
+    before_look = Gate()
+    slow, fast = house.publisher(before_send=at_each_send), house.publisher(before_look=before_look)
+    dying, running = asyncio.create_task(slow.run()), asyncio.create_task(fast.run())
+    await house.set_balance(1, slow)
+    async with asyncio.timeout(10):
+        await sends[0].is_reached.wait()
+        await house.set_balance(2, fast)
+        await before_look.is_reached.wait()
+        sends[0].may_pass.set()
+        await sends[1].is_reached.wait()  # it has seen version 2, and is about to send that
+    await stopped(dying)
+    before_look.may_pass.set()
+    await fast.drain(10)
+    assert await house.sent_versions() == [2, 1], "compaction would keep version 1"
+    await stopped(running)
+    await house.grace_is_over()
+    await house.publisher().sweep()
     assert await house.sent_versions() == [2, 1, 2]
     assert await house.count("outbox_mark") == 0
 

@@ -8,6 +8,10 @@ what makes it safe: whoever sent the higher version had announced it before, so 
 A publisher may die between sending and looking again, so nobody else may delete the mark of what it is sending: with
 the announcement it claims the mark of the version it read, for 30 s, unless another has. Deleted are one's own claims
 and marks that nobody has claimed; the claim of a dead publisher runs out and a sweep sends the key's state once more.
+
+A record that is not acknowledged in time is not withdrawn: aiokafka sends it until Kafka takes it, be that after others
+have published more. So a round that does not end well, or was overtaken, is settled: its claims are renewed while any
+of its records is on its way, and then its keys are published once more, until a round of theirs ends well.
 """
 
 import asyncio
@@ -40,8 +44,13 @@ SEND_TIMEOUT_S = 15.0
 SWEEP_ROWS_MAX = 500
 #: Counting further tells an operator nothing new.
 WAITING_ROWS_MAX = 100_000
-#: Longer than a publisher needs from its announcement to its look back (`SEND_TIMEOUT_S` and two statements).
+#: Longer than a publisher needs from its announcement to its look back (`SEND_TIMEOUT_S` and two statements), and than
+#: a process that was told to end lives on.
 CLAIM = timedelta(seconds=30)
+CLAIM_RENEWED_EVERY_S = 5.0
+#: How long a record that is on its way keeps its key from being published anew.
+WAITED_FOR_RECORDS_S = 60.0
+SETTLED_AGAIN_AFTER_S = 5.0
 
 _published = Counter("outbox_published_total", "Records published from the outbox.", ["topic"])
 _swept = Counter("outbox_swept_total", "Rows that their own process had not published and a sweep took.")
@@ -50,6 +59,7 @@ _waiting = Gauge("outbox_waiting_rows", "Rows that are committed and not publish
 #: (topic, key) of a state, and the tenant it belongs to.
 StateKey = tuple[str, str, str]
 _States = dict[StateKey, tuple[int, DomainEvent]]
+_Acknowledgement = asyncio.Future[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,7 @@ class OutboxPublisher:
         service: str,
         topic_prefix: str,
         states: Iterable[StateSource] = (),
+        send_timeout_s: float = SEND_TIMEOUT_S,
     ) -> None:
         self._engine = engine
         self._each_statement_commits = engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -81,6 +92,8 @@ class OutboxPublisher:
         self._service = service
         self._prefix = topic_prefix
         self._sources = {source.topic.value: source for source in states}
+        self._send_timeout_s = send_timeout_s
+        self._settling: set[asyncio.Task[None]] = set()
         self._events: list[OutboxEvent] = []
         self._keys: set[StateKey] = set()
         self._wake = asyncio.Event()
@@ -98,6 +111,13 @@ class OutboxPublisher:
 
     async def run(self) -> None:
         """Publishes until cancelled."""
+        try:
+            await self._run()
+        finally:
+            for settling in self._settling:
+                settling.cancel()
+
+    async def _run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -109,8 +129,11 @@ class OutboxPublisher:
                 if not _is_passing(error):
                     raise
                 log.warning("publishing_left_to_the_sweep", error=type(error).__name__, rows=len(events) + len(keys))
-            if not self._events and not self._keys:
-                self._idle.set()
+            self._rest_if_done()
+
+    def _rest_if_done(self) -> None:
+        if not self._events and not self._keys and not self._settling:
+            self._idle.set()
 
     async def drain(self, timeout_s: float) -> None:
         """Returns once nothing is pending in memory, or after `timeout_s`; the rest is in the tables."""
@@ -144,24 +167,38 @@ class OutboxPublisher:
 
     async def _publish(self, events: Sequence[OutboxEvent], keys: set[StateKey], claim: datetime) -> None:
         states = await self._read_and_announce(keys, claim) if keys else {}
-        await self._send(
-            [
-                *((event.topic, event.key, event.value, event.headers) for event in events),
-                *(
-                    (topic, key, encode(event, event_id=new_id("evt"), now=utc_now()), dict[str, str]())
-                    for (topic, key, _tenant), (_version, event) in states.items()
-                ),
-            ]
-        )
-        await fault_point(f"{self._service}.published")
-        async with self._each_statement_commits.connect() as connection:
-            if events:
-                await connection.execute(
-                    _DELETE_EVENTS,
-                    {"tenants": [event.tenant for event in events], "ids": [event.id for event in events]},
-                )
-            if states:
-                await self._look_again(connection, states, claim)
+        await self._send_and_look_again(events, states, claim)
+
+    async def _send_and_look_again(
+        self, events: Sequence[OutboxEvent], states: _States, claim: datetime, earlier: Iterable[_Acknowledgement] = ()
+    ) -> None:
+        """What follows an announcement. `earlier`: of records of these keys that were sent before and given up."""
+        on_their_way = list(earlier)
+        try:
+            await self._send(
+                [
+                    *((event.topic, event.key, event.value, event.headers) for event in events),
+                    *(
+                        (topic, key, encode(event, event_id=new_id("evt"), now=utc_now()), dict[str, str]())
+                        for (topic, key, _tenant), (_version, event) in states.items()
+                    ),
+                ],
+                on_their_way,
+            )
+            await fault_point(f"{self._service}.published")
+            unsettled = states
+            async with self._each_statement_commits.connect() as connection:
+                if events:
+                    await connection.execute(
+                        _DELETE_EVENTS,
+                        {"tenants": [event.tenant for event in events], "ids": [event.id for event in events]},
+                    )
+                if states and all(one.done() for one in on_their_way):
+                    unsettled = await self._look_again(connection, states, claim)
+        except Exception:
+            self._settle_soon(states, claim, on_their_way, after_s=SETTLED_AGAIN_AFTER_S)
+            raise
+        self._settle_soon(unsettled, claim, on_their_way, after_s=0)
 
     async def _read_and_announce(self, keys: set[StateKey], claim: datetime) -> _States:
         states: _States = {}
@@ -175,27 +212,78 @@ class OutboxPublisher:
                 await connection.execute(_ANNOUNCE_AND_CLAIM, _columns(states) | {"claim": claim})
         return states
 
-    async def _look_again(self, connection: AsyncConnection, states: _States, claim: datetime) -> None:
+    async def _look_again(self, connection: AsyncConnection, states: _States, claim: datetime) -> _States:
+        """Deletes the marks of what was sent as the newest; returns what was overtaken, whose claims stay."""
         clean = await connection.execute(_DELETE_MARKS_OF_NEWEST, _columns(states) | {"claim": claim})
         newest = {(row.topic, row.key, row.tenant_id) for row in clean}
-        overtaken = {key: state for key, state in states.items() if key not in newest}
-        if overtaken:
-            await connection.execute(_RELEASE, _columns(overtaken) | {"claim": claim})
-            self._keys.update(overtaken)
-            self._idle.clear()
-            self._wake.set()
+        return {key: state for key, state in states.items() if key not in newest}
 
-    async def _send(self, records: Sequence[tuple[str, str, bytes, dict[str, str]]]) -> None:
-        async with asyncio.timeout(SEND_TIMEOUT_S):
-            acknowledgements: list[asyncio.Future[object]] = []
+    def _settle_soon(
+        self, states: _States, claim: datetime, on_their_way: Iterable[_Acknowledgement], *, after_s: float
+    ) -> None:
+        if not states:
+            return
+        self._idle.clear()
+        pending = [one for one in on_their_way if not one.done()]
+        settling = asyncio.create_task(self._settle(states, claim, pending, 0 if pending else after_s))
+        self._settling.add(settling)
+        settling.add_done_callback(self._settled)
+
+    def _settled(self, settling: asyncio.Task[None]) -> None:
+        self._settling.discard(settling)
+        self._rest_if_done()
+        if not settling.cancelled() and (error := settling.exception()) is not None:
+            log.error("settling_failed", exc_info=error)
+
+    async def _settle(
+        self, states: _States, claim: datetime, on_their_way: Sequence[_Acknowledgement], after_s: float
+    ) -> None:
+        """Publishes keys once more, after the records of theirs that are on their way."""
+        await asyncio.sleep(after_s)
+        waits_until = asyncio.get_running_loop().time() + WAITED_FOR_RECORDS_S
+        while True:
+            try:
+                claim = await self._renew(states, claim)
+                pending = [one for one in on_their_way if not one.done()]
+                if pending and asyncio.get_running_loop().time() < waits_until:
+                    await asyncio.wait(pending, timeout=CLAIM_RENEWED_EVERY_S)
+                    continue
+                newest = await self._read_and_announce(set(states), claim)
+                break
+            except Exception as error:
+                if not _is_passing(error):
+                    raise
+                await asyncio.sleep(SETTLED_AGAIN_AFTER_S)
+        try:
+            await self._send_and_look_again([], newest, claim, pending)
+        except Exception as error:  # another settling has been begun
+            if not _is_passing(error):
+                raise
+            log.warning("publishing_is_repeated", error=type(error).__name__, rows=len(states))
+
+    async def _renew(self, states: _States, claim: datetime) -> datetime:
+        renewed = _new_claim()
+        async with self._each_statement_commits.connect() as connection:
+            await connection.execute(_RENEW, _columns(states) | {"claim": claim, "renewed": renewed})
+        return renewed
+
+    async def _send(
+        self, records: Sequence[tuple[str, str, bytes, dict[str, str]]], on_their_way: list[_Acknowledgement]
+    ) -> None:
+        """Sends and waits for Kafka; whatever is raised, `on_their_way` then holds every record that may yet land."""
+        acknowledgements: list[_Acknowledgement] = []
+        async with asyncio.timeout(self._send_timeout_s):
             for topic, key, value, headers in records:
-                acknowledgements.append(
-                    await self._producer.send(
-                        self._prefix + topic, value, key=key.encode(), headers=kafka_headers(headers)
-                    )
+                acknowledgement = await self._producer.send(
+                    self._prefix + topic, value, key=key.encode(), headers=kafka_headers(headers)
                 )
+                acknowledgements.append(acknowledgement)
+                on_their_way.append(acknowledgement)
                 _published.labels(topic).inc()
-            await asyncio.gather(*acknowledgements)
+            if acknowledgements:
+                await asyncio.wait(acknowledgements)  # `gather` would cancel them, and nobody knew when they land
+        for acknowledgement in acknowledgements:
+            acknowledgement.result()
 
 
 def _is_passing(error: Exception) -> bool:
@@ -258,8 +346,8 @@ _ANNOUNCE_AND_CLAIM = text("""
     DO UPDATE SET due_at = excluded.due_at WHERE mark.due_at <= now() + interval '6 seconds'
 """)
 
-_RELEASE = text("""
-    UPDATE outbox_mark AS mark SET due_at = now()
+_RENEW = text("""
+    UPDATE outbox_mark AS mark SET due_at = :renewed
     FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:versions AS bigint[]))
          AS sent (tenant_id, topic, key, version)
     WHERE mark.tenant_id = sent.tenant_id AND mark.topic = sent.topic AND mark.key = sent.key AND mark.due_at = :claim
