@@ -86,12 +86,12 @@ class Service:
             async with asyncio.timeout(30):
                 await task
 
-    async def send(self, *names: str, partition: int = 0, **headers: str) -> None:
+    async def send(self, *names: str, partition: int = 0, key: str = "acme", **headers: str) -> None:
         acknowledgements = [
             await self.producer.send(
                 self.topic,
                 name.encode(),
-                key=b"acme",
+                key=key.encode(),
                 partition=partition,
                 headers=[(header, value.encode()) for header, value in headers.items()],
             )
@@ -308,16 +308,17 @@ async def test_more_than_five_in_a_row_stop_the_partition_and_nothing_after_them
     assert (await service.committed())[0] == 6, "the sixth is the next one, once an operator has looked"
 
 
-async def test_however_many_refused_records_of_one_tenant_do_not_stop_the_partition_for_others(
-    service: Service,
-) -> None:
+@pytest.mark.parametrize("tenants", [1, 8])
+async def test_refused_records_in_a_row_do_not_stop_the_partition_for_others(service: Service, tenants: int) -> None:
     async def refuse(records: Sequence[Record]) -> None:
         for record in records:
             if (record.value or b"").startswith(b"refused"):
                 raise RecordRefused("the tenant has never had credits")
 
     service.before = refuse
-    await service.send(*names("refused", 8), "a0", partition=0)
+    for i in range(8):
+        await service.send(f"refused{i}", key=f"tenant-{i % tenants}")
+    await service.send("a0")
     async with service.running(service.loop()):
         await until(lambda: service.has_handled(1))
         assert len(await service.dead_letters(8)) == 8

@@ -21,14 +21,14 @@ class Poison(Exception):
 
 class RecordRefused(Poison):
     """A record that was read and understood, and does not fit what its key's tenant has. Says nothing about a deploy
-    unless it happens to many: else one tenant could stop a partition that others share."""
+    unless it happens to many tenants: else a few could stop a partition that others share."""
 
 
 @dataclass(slots=True)
 class PoisonBudget:
     """How much poison one partition may hold before it is taken for our own fault: 5 in a row or 5 % of 1,000.
 
-    Records that are refused count once a key.
+    Records that are refused never count in the first rule, and once a key in the second.
     """
 
     in_a_row: int = 0
@@ -40,30 +40,24 @@ class PoisonBudget:
         self.in_a_row = 0
         self.window.extend([False] * min(records, WINDOW_RECORDS))
 
-    @property
-    def is_spent(self) -> bool:
-        """Whether one more poison record is one too many, so that the partition has to stop before it."""
-        return self.in_a_row >= POISON_IN_A_ROW_MAX or sum(self.window) >= POISON_IN_WINDOW_MAX
-
     def is_exceeded_by(self, error: Exception, key: str | None) -> bool:
-        """Whether this record is the one too many."""
-        return self._counts(error, key) and self.is_spent
+        """Whether this record is one too many, so that the partition has to stop before it."""
+        if isinstance(error, RecordRefused):
+            return key not in self.refused_keys and self._is_window_full
+        return self.in_a_row >= POISON_IN_A_ROW_MAX or self._is_window_full
 
     def set_aside(self, error: Exception, key: str | None) -> None:
         """Counts a record that was set aside for this error."""
-        if not self._counts(error, key):
-            return
-        self.spend()
-        if isinstance(error, RecordRefused):
+        if not isinstance(error, RecordRefused):
+            self.in_a_row += 1
+            self.window.append(True)
+        elif key not in self.refused_keys:
             self.refused_keys.append(key)
+            self.window.append(True)
 
-    def spend(self) -> None:
-        """Counts one poison record that was set aside."""
-        self.in_a_row += 1
-        self.window.append(True)
-
-    def _counts(self, error: Exception, key: str | None) -> bool:
-        return not isinstance(error, RecordRefused) or key not in self.refused_keys
+    @property
+    def _is_window_full(self) -> bool:
+        return sum(self.window) >= POISON_IN_WINDOW_MAX
 
 
 async def send_to_dead_letters(
