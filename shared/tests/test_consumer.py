@@ -196,7 +196,7 @@ async def test_transient_trouble_stops_its_partition_alone_and_the_same_records_
 
     async def fail_for_now(records: Sequence[Record]) -> None:
         if records[0].partition == 0 and trouble:
-            raise TimeoutError
+            raise ConnectionError
 
     service.before = fail_for_now
     await service.send(*names("a", 3), partition=0)
@@ -210,6 +210,22 @@ async def test_transient_trouble_stops_its_partition_alone_and_the_same_records_
         await until(lambda: service.has_handled(7))
     assert await service.handled(0) == names("a", 3)
     assert all(batch == names("a", 3) for batch in service.batches if batch[0].startswith("a")), "never split"
+
+
+async def test_a_batch_that_takes_too_long_again_and_again_is_done_in_halves(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def take_too_long(records: Sequence[Record]) -> None:
+        if len(records) > 2:
+            raise TimeoutError
+
+    monkeypatch.setattr(consumer_module, "BACKOFF_MAX_S", 0.05)
+    service.before = take_too_long
+    await service.send(*names("a", 7))
+    async with service.running(service.loop()):
+        await until(lambda: service.has_handled(7))
+    assert await service.handled() == names("a", 7)
+    assert [len(batch) for batch in service.batches] == [7, 7, 7, 4, 4, 4, 2, 2, 2, 1]
 
 
 async def test_the_database_going_away_is_transient(service: Service) -> None:

@@ -1,12 +1,15 @@
-"""Connections that PostgreSQL has closed cost nobody a request."""
+"""What PostgreSQL's errors mean, and that connections it has closed cost nobody a request."""
 
 import asyncio
 
+import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.servers import PostgresServer
 from load.waiting import until
+from shared.database import is_time_out, is_transient
 
 
 async def test_connections_closed_while_they_lay_in_the_pool_are_replaced_before_anybody_uses_them(
@@ -29,3 +32,28 @@ async def test_connections_closed_while_they_lay_in_the_pool_are_replaced_before
     after = set(await asyncio.gather(*(backend() for _ in range(3))))
     assert len(before) == 3
     assert after.isdisjoint(before)
+
+
+@pytest.mark.parametrize(
+    ("setting", "statement", "is_too_slow"),
+    [
+        ("statement_timeout", "SELECT pg_sleep(10)", True),
+        ("lock_timeout", "LOCK TABLE handled", False),
+    ],
+)
+async def test_a_statement_that_takes_too_long_is_told_from_one_that_waits_for_others(
+    engine: AsyncEngine, setting: str, statement: str, is_too_slow: bool
+) -> None:
+    async with engine.begin() as other:
+        await other.execute(text("LOCK TABLE handled"))
+        with pytest.raises(DBAPIError) as caught:
+            async with engine.begin() as connection:
+                await connection.execute(text(f"SET LOCAL {setting} = '20ms'"))
+                await connection.execute(text(statement))
+    assert is_transient(caught.value)
+    assert is_time_out(caught.value) is is_too_slow
+
+
+def test_what_takes_longer_than_a_handler_may_is_a_time_out_and_a_lost_connection_is_none() -> None:
+    assert is_time_out(TimeoutError())
+    assert not is_time_out(ConnectionResetError())

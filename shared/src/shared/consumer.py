@@ -1,7 +1,8 @@
 """The consumer loop of every worker: fetch, one transaction a batch, offsets after the commit.
 
     fetch ─▶ handler(transaction, records) ─▶ commit ─▶ publish the outbox ─▶ commit offsets
-                 │ transient: the partition waits and tries the same records again, the others go on
+                 │ transient: the partition waits and tries the same records again, the others go on;
+                 │            a batch that takes too long again and again is tried in halves
                  └ poison: the batch is split until the record is alone, and that one goes to the dead letters
 
 Handlers are idempotent by keys of their own, so a crash at any arrow only repeats work.
@@ -21,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.contextvars import bound_contextvars
 
 from shared.clock import utc_now
-from shared.database import is_transient
+from shared.database import is_time_out, is_transient
 from shared.faults import fault_point
 from shared.kafka import Record
 from shared.logs import get_logger, redact
@@ -36,6 +37,7 @@ log = get_logger()
 HANDLER_TIMEOUT_S = 20.0
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 15.0
+TIME_OUTS_BEFORE_HALVES = 3
 POLL_TIMEOUT_MS = 200
 OBSERVE_TIMEOUT_S = 2.0
 
@@ -63,6 +65,7 @@ class Subscription:
 @dataclass(slots=True)
 class _Partition:
     failures: int = 0
+    time_outs_in_a_row: int = 0
     resume_at: float | None = None
     is_stopped: bool = False
     budget: PoisonBudget = field(default_factory=PoisonBudget)
@@ -192,7 +195,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         """Handles what it can and returns the offset to go on from; where that is not the end, it pauses there."""
         state = self._partitions.setdefault(partition, _Partition())
         next_offset = records[0].offset
-        parts = [records]
+        parts = _parts_of(records, halved=state.time_outs_in_a_row // TIME_OUTS_BEFORE_HALVES)
         async with self._slots:
             while parts:
                 part = parts.pop(0)
@@ -219,7 +222,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
                         return next_offset
                     state.budget.set_aside(error, part[0].key)
                 next_offset = part[-1].offset + 1
-        state.failures = 0
+        state.failures = state.time_outs_in_a_row = 0
         return next_offset
 
     async def _apply(self, records: Sequence[Record]) -> None:
@@ -268,6 +271,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
 
     def _back_off(self, partition: TopicPartition, state: _Partition, offset: int, error: Exception) -> None:
         state.failures += 1
+        state.time_outs_in_a_row = state.time_outs_in_a_row + 1 if is_time_out(error) else 0
         longest_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(state.failures, 10))
         delay_s = random.uniform(longest_s / 2, longest_s)  # noqa: S311  # jitter, not a secret
         state.resume_at = asyncio.get_running_loop().time() + delay_s
@@ -309,6 +313,11 @@ class ConsumerLoop(ConsumerRebalanceListener):
 
     def _topic_name(self, partition: TopicPartition) -> TopicName:
         return self._subscriptions[partition.topic].topic
+
+
+def _parts_of(records: list[Record], halved: int) -> list[list[Record]]:
+    size = max(1, -(-len(records) >> halved))
+    return [records[start : start + size] for start in range(0, len(records), size)]
 
 
 def _is_passing(error: Exception) -> bool:

@@ -100,6 +100,13 @@ def is_transient(error: BaseException) -> bool:
     return False
 
 
+def is_time_out(error: BaseException) -> bool:
+    """Whether the work took longer than it may: ours (`asyncio.timeout`), or PostgreSQL's statement time-out."""
+    if isinstance(error, DBAPIError):
+        return getattr(error.orig, "sqlstate", None) == "57014"
+    return isinstance(error, TimeoutError)
+
+
 async def wait_for_database(engine: AsyncEngine, timeout_s: float) -> None:
     """Returns once PostgreSQL answers; says that it waits; raises `DatabaseUnavailable` after `timeout_s`."""
     deadline = asyncio.get_running_loop().time() + timeout_s
