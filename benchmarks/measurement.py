@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -43,22 +44,29 @@ Benchmark = Callable[[RunOptions], Sequence[Measurement]]
 
 
 def show(measurements: Sequence[Measurement], console: Console) -> None:
-    """Prints the table."""
-    table = Table(title=f"{platform.machine()}, Python {platform.python_version()}")
-    for column in ("benchmark", "value", "bare limit", "ratio", "settings"):
-        table.add_column(column, justify="left" if column in ("benchmark", "settings") else "right")
+    """Prints the table, and below it what each was measured with. Names and figures are whole on any terminal."""
+    rows = [("benchmark", "value", "bare limit", "ratio"), *map(_cells, measurements)]
+    table = Table(title=f"{platform.machine()}, Python {platform.python_version()}", box=SIMPLE_HEAD, pad_edge=False)
+    for header, *cells in zip(*rows, strict=True):
+        justify = "left" if header == "benchmark" else "right"
+        table.add_column(header, justify=justify, no_wrap=True, min_width=max(map(len, (header, *cells))))
+    for each, cells in zip(measurements, rows[1:], strict=True):
+        table.add_row(*cells, style="red" if each.is_below else None)
+    console.print(table, crop=False)
     for each in measurements:
-        style = "red" if each.is_below else None
-        wanted = "" if each.ratio_min is None else f" (≥ {each.ratio_min:g})"
-        table.add_row(
-            each.name,
-            f"{each.value:,.6g} {each.unit}",
-            "" if each.limit is None else f"{each.limit:,.6g} {each.unit}",
-            "" if each.ratio is None else f"{each.ratio:.2f}{wanted}",
-            ", ".join(f"{name} {value}" for name, value in each.settings.items()),
-            style=style,
-        )
-    console.print(table)
+        if each.settings:
+            settings = ", ".join(f"{name} {value}" for name, value in each.settings.items())
+            console.print(f"{each.name}: {settings}", style="dim", soft_wrap=True)
+
+
+def _cells(each: Measurement) -> tuple[str, str, str, str]:
+    wanted = "" if each.ratio_min is None else f" (≥ {each.ratio_min:g})"
+    return (
+        each.name,
+        f"{each.value:,.6g} {each.unit}",
+        "" if each.limit is None else f"{each.limit:,.6g} {each.unit}",
+        "" if each.ratio is None else f"{each.ratio:.2f}{wanted}",
+    )
 
 
 def write(measurements: Sequence[Measurement], file: Path) -> None:
