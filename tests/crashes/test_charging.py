@@ -1,4 +1,8 @@
-"""The moment at which a card could be charged twice: Stripe has charged, and we do not know it yet."""
+"""The moment at which a card could be charged twice: Stripe has charged, and we do not know it yet.
+
+Webhooks are held back until recharge has found out by itself: else one of them ends the attempt first, and a second
+charge by the repeated call would never have been tried.
+"""
 
 import asyncio
 
@@ -8,9 +12,12 @@ from demo.market import PACKAGE_CREDITS, open_account
 from demo.narration import until
 from embedded.stack import RECHARGE_WORKER
 
+CHARGES = ("POST", "/v1/payment_intents")
+LISTS = ("GET", "/v1/payment_intents")
+
 
 async def _drained(flow):
-    """A tenant whose next debit makes its card be charged."""
+    """A tenant whose next debit makes its card be charged, and whose webhooks are held back from here on."""
     tenant = flow.tenant("drained")
     await open_account(tenant)
 
@@ -18,25 +25,65 @@ async def _drained(flow):
         return await tenant.available() == PACKAGE_CREDITS
 
     await until(has_bought, "the credits of the first purchase")
+    assert await flow.simulator.settle_webhooks()
+    await flow.simulator.hold_webhooks()
+    await flow.simulator.forget_requests()
     return tenant
 
 
+async def _requests(flow, kind: tuple[str, str]) -> list[dict]:
+    return [each for each in await flow.simulator.requests() if (each["method"], each["path"]) == kind]
+
+
+async def _calls(flow, attempt: str) -> list[dict]:
+    """The calls that could have charged for this attempt, oldest first."""
+    return [each for each in await _requests(flow, CHARGES) if (each["idempotency_key"] or "").startswith(attempt)]
+
+
+async def _charges(flow, tenant) -> list[dict]:
+    charges = (await flow.simulator.books())["charges"]
+    return [each for each in charges if each["metadata"].get("tenant") == tenant.name and "attempt" in each["metadata"]]
+
+
+async def _attempt(tenant) -> dict:
+    [attempt] = await tenant.attempts()
+    return attempt
+
+
+async def _found_out_without_a_webhook(flow, tenant, lists: int) -> None:
+    """Recharge has called again under the same key, and looked through Stripe's list if that told nothing."""
+    attempt = (await _attempt(tenant))["attempt"]
+
+    async def is_known() -> bool:
+        return (await _attempt(tenant))["state"] == "charged"
+
+    await until(is_known, "the charge that recharge has found out by itself", timeout_s=60)
+    first, *again = await _calls(flow, attempt)
+    assert not first["replayed"]
+    assert [call["replayed"] for call in again] == [True]
+    assert again[0]["idempotency_key"] == first["idempotency_key"]
+    assert len(await _requests(flow, LISTS)) == lists
+    assert len(await _charges(flow, tenant)) == 1
+    assert await tenant.available() == PACKAGE_CREDITS - 600, "its webhook has not come yet"
+
+
 async def _recharged_once(flow, tenant) -> None:
+    """The webhook comes; the attempt closes, nobody asks Stripe to charge any more, and all was once."""
+    calls = len(await _calls(flow, (await _attempt(tenant))["attempt"]))
+    await flow.simulator.release_webhooks()
+
     async def is_credited() -> bool:
-        attempts = await tenant.attempts()
-        return bool(attempts) and attempts[0]["state"] == "credited"
+        return (await _attempt(tenant))["state"] == "credited"
 
     await until(is_credited, "the credits of the recharge", timeout_s=60)
-    charges = [
-        charge
-        for charge in (await flow.simulator.books())["charges"]
-        if charge["metadata"].get("tenant") == tenant.name and "attempt" in charge["metadata"]
-    ]
-    assert len(charges) == 1
-    assert len(await tenant.attempts()) == 1
-    assert await tenant.available() == PACKAGE_CREDITS - 600 + PACKAGE_CREDITS
+    assert await flow.simulator.settle_webhooks()
     verdict = await flow.verdict()
     assert verdict.wrong == []
+    assert await tenant.available() == PACKAGE_CREDITS - 600 + PACKAGE_CREDITS
+    attempt = await _attempt(tenant)
+    assert attempt["state"] == "credited"
+    assert len(await _calls(flow, attempt["attempt"])) == calls
+    assert len(await _charges(flow, tenant)) == 1
 
 
 async def test_recharge_killed_after_stripe_charged_and_before_it_wrote_that_down_charges_once(flow, tmp_path) -> None:
@@ -52,15 +99,25 @@ async def test_recharge_killed_after_stripe_charged_and_before_it_wrote_that_dow
     await flow.product.debit(tenant.name, 600)
     assert await asyncio.to_thread(worker.process.wait, 30.0) == 128 + 9
     assert log.read_text().split() == ["recharge.stripe_answered"]
+    assert len(await _charges(flow, tenant)) == 1
     worker.stop()
+    lease_runs_out = f"UPDATE attempt SET next_at = now() WHERE tenant_id = '{tenant.name}'"
+    await asyncio.to_thread(flow.stack.postgres_server.execute, lease_runs_out, "recharge")
     await asyncio.to_thread(worker.start)
 
+    await _found_out_without_a_webhook(flow, tenant, lists=0)
     await _recharged_once(flow, tenant)
 
 
-@pytest.mark.parametrize("fault", ["error_after", "drop_answer"])
-async def test_one_charge_when_stripe_charged_and_its_answer_was(flow, fault: str) -> None:
+@pytest.mark.parametrize(("fault", "lists"), [("error_after", 1), ("drop_answer", 0)])
+async def test_one_charge_when_stripe_charged_and_its_answer_was(flow, fault: str, lists: int) -> None:
     tenant = await _drained(flow)
     await flow.simulator.fault(fault, "/v1/payment_intents", metadata={"tenant": tenant.name})
     await flow.product.debit(tenant.name, 600)
+
+    async def has_charged() -> bool:
+        return bool(await tenant.attempts()) and bool(await _charges(flow, tenant))
+
+    await until(has_charged, "the charge whose answer is lost")
+    await _found_out_without_a_webhook(flow, tenant, lists)
     await _recharged_once(flow, tenant)

@@ -21,6 +21,10 @@ class Simulator:
         """What was asked of Stripe, oldest first."""
         return await self._get("/requests")
 
+    async def forget_requests(self) -> None:
+        """Empties the log of `requests`."""
+        (await self.http.delete(f"{self.url}/_sim/requests")).raise_for_status()
+
     async def lose_webhooks(self, event_type: str, count: int = 1) -> None:
         """The next `count` webhooks of the type are never sent."""
         await self._post("/webhooks/faults", {"kind": "drop", "event_type": event_type, "count": count})
@@ -29,7 +33,7 @@ class Simulator:
         """Keeps every webhook back until `release_webhooks`."""
         await self._post("/webhooks/faults", {"kind": "hold", "event_type": "*", "count": None})
 
-    async def release_webhooks(self, *, copies: int, seed: int | None = None) -> int:
+    async def release_webhooks(self, *, copies: int = 1, seed: int | None = None) -> int:
         """Sends what was kept, shuffled, each `copies` times; returns how many were sent."""
         await self.http.delete(f"{self.url}/_sim/webhooks/faults")
         released = await self._post("/webhooks/release", {"shuffle": True, "copies": copies, "seed": seed})
