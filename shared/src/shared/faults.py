@@ -1,10 +1,12 @@
 """Named points at which a test may kill or hold a process: the seams between fetch, commit, publish and offset commit.
 
 `FAULT_POINTS="ledger.committed=kill@3,recharge.asked_stripe=kill@1"` kills the process with SIGKILL at the third and
-first pass. With `FAULT_POINTS_LOG` every point that did something appends its name to that file, so that a test sees it
-was hit. Without the variables a point is one dictionary look-up.
+first pass. `ledger.handled=hold@1` makes it wait there until the file that `FAULT_POINTS_RELEASE` names is there. With
+`FAULT_POINTS_LOG` every point that did something appends its name to that file, so that a test sees it was hit. Without
+the variables a point is one dictionary look-up.
 """
 
+import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -12,22 +14,26 @@ from pathlib import Path
 
 Hold = Callable[[], Awaitable[None]]
 
-_kill_at: dict[str, int] = {}
+RELEASE_LOOKED_FOR_EVERY_S = 0.01
+
+_actions: dict[str, tuple[str, int]] = {}
 _holds: dict[str, Hold] = {}
 _passes: dict[str, int] = {}
 
 
 def configure(specification: str | None = None) -> None:
-    """Reads `FAULT_POINTS` (or the given text): `name=kill@n`, with commas between; else ValueError."""
-    _kill_at.clear()
+    """Reads `FAULT_POINTS` (or the given text): `name=kill@n` or `name=hold@n`, commas between; else ValueError."""
+    _actions.clear()
     _passes.clear()
     text = os.environ.get("FAULT_POINTS", "") if specification is None else specification
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, _, action = part.partition("=")
         verb, _, nth = action.partition("@")
-        if verb != "kill" or not nth.isdigit():
-            raise ValueError(f"FAULT_POINTS: {part!r} is not of the form name=kill@n")
-        _kill_at[name] = int(nth)
+        if verb not in {"kill", "hold"} or not nth.isdigit():
+            raise ValueError(f"FAULT_POINTS: {part!r} is not of the form name=kill@n or name=hold@n")
+        if verb == "hold" and "FAULT_POINTS_RELEASE" not in os.environ:
+            raise ValueError(f"FAULT_POINTS: {part!r} needs FAULT_POINTS_RELEASE, the file that ends it")
+        _actions[name] = verb, int(nth)
 
 
 def hold_at(name: str, hold: Hold | None) -> None:
@@ -43,13 +49,22 @@ async def fault_point(name: str) -> None:
     hold = _holds.get(name)
     if hold is not None:
         await hold()
-    nth = _kill_at.get(name)
-    if nth is None:
+    action = _actions.get(name)
+    if action is None:
         return
+    verb, nth = action
     _passes[name] = _passes.get(name, 0) + 1
     if _passes[name] == nth:
-        log = os.environ.get("FAULT_POINTS_LOG")
-        if log:
-            with Path(log).open("a") as file:  # noqa: ASYNC230  # the process ends on the next line
-                file.write(f"{name}\n")
-        os.kill(os.getpid(), signal.SIGKILL)
+        _note(name)
+        if verb == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        release = Path(os.environ["FAULT_POINTS_RELEASE"])
+        while not release.exists():  # noqa: ASYNC240, ASYNC110  # another process makes it
+            await asyncio.sleep(RELEASE_LOOKED_FOR_EVERY_S)
+
+
+def _note(name: str) -> None:
+    log = os.environ.get("FAULT_POINTS_LOG")
+    if log:
+        with Path(log).open("a") as file:
+            file.write(f"{name}\n")
