@@ -33,10 +33,10 @@ class Simulator:
         """Keeps every webhook back until `release_webhooks`."""
         await self._post("/webhooks/faults", {"kind": "hold", "event_type": "*", "count": None})
 
-    async def release_webhooks(self, *, copies: int = 1, seed: int | None = None) -> int:
-        """Sends what was kept, shuffled, each `copies` times; returns how many were sent."""
+    async def release_webhooks(self, *, copies: int = 1, shuffle: bool = True, seed: int | None = None) -> int:
+        """Sends what was kept, each `copies` times; returns how many were sent."""
         await self.http.delete(f"{self.url}/_sim/webhooks/faults")
-        released = await self._post("/webhooks/release", {"shuffle": True, "copies": copies, "seed": seed})
+        released = await self._post("/webhooks/release", {"shuffle": shuffle, "copies": copies, "seed": seed})
         return int(released["sent"])
 
     async def settle_webhooks(self, timeout_s: float = 60.0) -> bool:

@@ -128,9 +128,15 @@ class Stack:
 
     def add_replica(self, door: Door) -> HttpProcess:
         """One more process of a door, started and ready."""
+        replica = self.launch_replica(door)
+        replica.wait_until_ready()
+        return replica
+
+    def launch_replica(self, door: Door) -> HttpProcess:
+        """One more process of a door, started and perhaps not ready yet."""
         name = f"{door.name}-{1 + sum(other.startswith(door.name) for other in self.doors)}"
         replica = self._add_door(name, door, None)
-        replica.start()
+        replica.launch()
         return replica
 
     def run(self, service: str, *command: str, timeout_s: float = ONE_OFF_TIMEOUT_S) -> None:
