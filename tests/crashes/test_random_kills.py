@@ -3,17 +3,50 @@
 import asyncio
 import os
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import pytest
 
-from demo.market import PACKAGE, Spender, open_account
-from demo.traffic import purchases
+from demo.clients import Tenant
+from demo.market import PACKAGE, PACKAGE_CREDITS, PACKAGE_MINOR, Spender, open_account
+from demo.traffic import purchase
 from embedded.stack import LEDGER_WORKER, PAYMENTS_WORKER, RECHARGE_WORKER
+from shared.clock import utc_now
 
 IS_FULL = os.environ.get("PREPAID_SOAK") == "full"
 KILLS_OF_EACH = 20 if IS_FULL else 2
 PURCHASES = 200 if IS_FULL else 40
+PAUSE_BEFORE_ORDERS_S = (0.1, 1.5)
+ORDERED_BEFORE_KILL_S = (0.0, 0.3)
+SPENDING_PAUSE_S = 0.2
+#: Never reached, so that cards are recharged to the end.
+CAP_MINOR = 10_000 * PACKAGE_MINOR
 SEED = 20260901
+
+
+@dataclass(slots=True)
+class Customers:
+    """Orders purchases, and notes when each was begun. Times are seconds since the epoch."""
+
+    buyers: Sequence[Tenant]
+    begun: list[float] = field(default_factory=list[float])
+    orders: list[asyncio.Task[str]] = field(default_factory=list[asyncio.Task[str]])
+
+    def order(self, count: int) -> list[asyncio.Task[str]]:
+        """Begins `count` purchases side by side."""
+        for _ in range(count):
+            buyer = self.buyers[len(self.orders) % len(self.buyers)]
+            self.begun.append(utc_now().timestamp())
+            self.orders.append(asyncio.create_task(purchase(buyer, PACKAGE)))
+        return self.orders[-count:]
+
+
+async def _credited_at(flow) -> dict[str, float]:
+    """When the credits of each PaymentIntent were granted."""
+    sql = "SELECT payment_intent, extract(epoch FROM created_at) FROM transfer WHERE kind = 'purchase'"
+    rows = await asyncio.to_thread(flow.stack.postgres_server.execute, sql, "ledger")
+    return {name: float(at) for name, at in (row.split("|") for row in rows.splitlines())}
 
 
 @pytest.mark.soak
@@ -21,22 +54,24 @@ SEED = 20260901
 async def test_purchases_survive_random_kills_of_every_part(flow) -> None:
     chance = random.Random(SEED)
     doors = [flow.stack.doors[door.name] for door in (LEDGER_WORKER, PAYMENTS_WORKER, RECHARGE_WORKER)]
-    parts = [*doors, flow.stack.kafka, flow.stack.postgres]
-    victims = parts * KILLS_OF_EACH
+    victims = [*doors, flow.stack.kafka, flow.stack.postgres] * KILLS_OF_EACH
     chance.shuffle(victims)
-    buyers = [flow.tenant("buyer") for _ in range(10)]
+    customers = Customers([flow.tenant("buyer") for _ in range(10)])
     spenders = [flow.tenant("spender") for _ in range(3)]
-    await asyncio.gather(*(open_account(tenant) for tenant in spenders))
-    market = Spender(flow.product, spenders)
+    await asyncio.gather(*(open_account(tenant, CAP_MINOR) for tenant in spenders))
+    market = Spender(flow.product, spenders, pause_s=SPENDING_PAUSE_S)
     spending = asyncio.create_task(market.run())
-    buying = asyncio.create_task(purchases(buyers, PURCHASES, PACKAGE, pause_s=len(victims) / PURCHASES * 8))
 
+    killed_at: list[float] = []
     for victim in victims:
-        await asyncio.sleep(chance.uniform(0.1, 1.5))
+        await asyncio.sleep(chance.uniform(*PAUSE_BEFORE_ORDERS_S))
+        orders = customers.order(PURCHASES // len(victims))
+        await asyncio.wait(orders, timeout=chance.uniform(*ORDERED_BEFORE_KILL_S), return_when=asyncio.FIRST_COMPLETED)
+        killed_at.append(utc_now().timestamp())
         await asyncio.to_thread(victim.kill)
         await asyncio.to_thread(victim.launch if victim in doors else victim.start)
 
-    bought = await buying
+    bought = await asyncio.gather(*customers.orders)
     market.stop()
     await spending
     await asyncio.gather(*(asyncio.to_thread(door.wait_until_ready) for door in doors))
@@ -45,6 +80,13 @@ async def test_purchases_survive_random_kills_of_every_part(flow) -> None:
     assert len(set(bought)) == PURCHASES
     assert verdict.wrong == []
     assert verdict.is_proven
-    balances = await asyncio.gather(*(tenant.available() for tenant in buyers))
-    assert balances == [PURCHASES // len(buyers) * 1_000] * len(buyers)
+    balances = await asyncio.gather(*(tenant.available() for tenant in customers.buyers))
+    assert balances == [PURCHASES // len(customers.buyers) * PACKAGE_CREDITS] * len(customers.buyers)
+    credited_at = await _credited_at(flow)
+    lives = [(begun, credited_at[name]) for begun, name in zip(customers.begun, bought, strict=True)]
+    unfinished = [sum(begun <= at < credited for begun, credited in lives) for at in killed_at]
+    assert len(unfinished) == 5 * KILLS_OF_EACH
+    assert min(unfinished) > 0, f"at each kill there was work to do: {unfinished}"
+    recharges = [len(await tenant.attempts()) for tenant in spenders]
+    assert min(recharges) > 0
     await asyncio.to_thread(flow.stack.run, "ledger", "check")
