@@ -183,8 +183,8 @@ async def drained_per_s(house: LedgerHouse, worker: HttpProcess, posted_before: 
                     rate = (posted - began[1]) / (now - began[0])
                     break
                 await asyncio.sleep(0.02)
-            while await connection.fetchval("SELECT sum(version)::bigint FROM balance") - posted_before < records:
-                await asyncio.sleep(0.05)
+            while posted < records:
+                posted = await connection.fetchval("SELECT sum(version)::bigint FROM balance") - posted_before
         return rate
     finally:
         await connection.close()

@@ -110,9 +110,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         stop = asyncio.create_task(stopping.wait())
         try:
             while not stopping.is_set():
-                fetch = self._fetch = asyncio.create_task(
-                    self._consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=self._batch_records_max)
-                )
+                fetch = self._fetch = asyncio.create_task(self._fetch_batches())
                 await asyncio.wait([fetch, stop], return_when=asyncio.FIRST_COMPLETED)
                 if not fetch.done():
                     fetch.cancel()
@@ -123,6 +121,15 @@ class ConsumerLoop(ConsumerRebalanceListener):
             stop.cancel()
             self._is_running = False
             await self._consumer.stop()
+
+    async def _fetch_batches(self) -> dict[TopicPartition, list[ConsumerRecord[bytes | None, bytes | None]]]:
+        """Waits for records of any partition, and takes with them what has come of the others: a batch of each, so that
+        one is planned while another is written."""
+        batches = await self._consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=self._batch_records_max)
+        if batches:
+            for partition in self._consumer.assignment() - batches.keys() - self._consumer.paused():
+                batches |= await self._consumer.getmany(partition, timeout_ms=0, max_records=self._batch_records_max)
+        return batches
 
     async def problem(self) -> str | None:
         """What keeps this consumer from its work, or None. For /readyz."""

@@ -1,7 +1,8 @@
 """Kafka clients with every setting that matters for money stated, and the record that handlers see."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import ConsumerRecord
@@ -13,8 +14,7 @@ RECORD_BYTES_MAX = 1024 * 1024 + 64 * 1024
 REQUEST_TIMEOUT_MS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A Kafka record as handlers see it."""
 
     topic: str
@@ -22,18 +22,18 @@ class Record:
     offset: int
     key: str | None
     value: bytes | None
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: Mapping[str, str] = MappingProxyType({})
 
     @staticmethod
     def of(raw: "ConsumerRecord[bytes | None, bytes | None]") -> "Record":
         """From aiokafka's record; text that is not UTF-8 is replaced, since keys and headers only route and inform."""
         return Record(
-            topic=raw.topic,
-            partition=raw.partition,
-            offset=raw.offset,
-            key=None if raw.key is None else raw.key.decode(errors="replace"),
-            value=raw.value,
-            headers={name: (value or b"").decode(errors="replace") for name, value in raw.headers},
+            raw.topic,
+            raw.partition,
+            raw.offset,
+            None if raw.key is None else raw.key.decode(errors="replace"),
+            raw.value,
+            {name: (value or b"").decode(errors="replace") for name, value in raw.headers},
         )
 
 

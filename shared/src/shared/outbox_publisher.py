@@ -40,6 +40,10 @@ from shared.topics import TopicName
 log = get_logger()
 
 PENDING_MAX = 10_000
+PENDING_KEYS_MAX = 50_000
+#: After a round of many keys comes a rest, so that what changes again meanwhile is sent once; a few go at once.
+MANY_KEYS = 100
+REST_AFTER_MANY_S = 0.5
 SEND_TIMEOUT_S = 15.0
 SWEEP_ROWS_MAX = 500
 #: Counting further tells an operator nothing new.
@@ -104,7 +108,7 @@ class OutboxPublisher:
         """Takes rows that have just been committed."""
         if len(self._events) < PENDING_MAX:
             self._events.extend(events)
-        if len(self._keys) < PENDING_MAX:
+        if len(self._keys) < PENDING_KEYS_MAX:
             self._keys.update((mark.topic, mark.key, mark.tenant) for mark in marks)
         self._idle.clear()
         self._wake.set()
@@ -130,6 +134,8 @@ class OutboxPublisher:
                     raise
                 log.warning("publishing_left_to_the_sweep", error=type(error).__name__, rows=len(events) + len(keys))
             self._rest_if_done()
+            if len(keys) >= MANY_KEYS:
+                await asyncio.sleep(REST_AFTER_MANY_S)
 
     def _rest_if_done(self) -> None:
         if not self._events and not self._keys and not self._settling:

@@ -70,7 +70,9 @@ async def run_api(stopping: asyncio.Event, runtime: Runtime, app: Any, process: 
         publishing.cancel()
 
 
-def make_consumer_loop(runtime: Runtime, kafka: KafkaSettings, subscriptions: Sequence[Subscription]) -> ConsumerLoop:
+def make_consumer_loop(
+    runtime: Runtime, kafka: KafkaSettings, subscriptions: Sequence[Subscription], batch_records_max: int = 500
+) -> ConsumerLoop:
     """The loop of this service's group over its subscriptions."""
     group = kafka.topic_prefix + runtime.service
     return ConsumerLoop(
@@ -81,6 +83,7 @@ def make_consumer_loop(runtime: Runtime, kafka: KafkaSettings, subscriptions: Se
         outbox=runtime.outbox,
         producer=runtime.producer,
         topic_prefix=kafka.topic_prefix,
+        batch_records_max=batch_records_max,
     )
 
 

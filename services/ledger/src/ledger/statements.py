@@ -24,7 +24,8 @@ from shared.database import tenant_transaction
 _STANDING = text("""
     SELECT version, balance_after AS balance, balance_after - available_after AS held, owed_after AS owed,
            receivable_after AS receivable
-    FROM entry WHERE tenant_id = :tenant AND version > 0 AND created_at < :at ORDER BY created_at DESC, version DESC LIMIT 1
+    FROM entry WHERE tenant_id = :tenant AND version > 0 AND created_at < :at
+    ORDER BY created_at DESC, version DESC LIMIT 1
 """)
 
 _TOTALS = text("""
@@ -40,7 +41,8 @@ _MOVES = text("""
            CAST(coalesce(sum(moved) FILTER (WHERE moved > 0), 0) AS bigint) AS came,
            CAST(coalesce(sum(moved) FILTER (WHERE moved < 0), 0) AS bigint) AS went
     FROM entry, unnest(grant_numbers, grant_credits) AS move (grant_number, moved)
-    WHERE tenant_id = :tenant AND version > 0 AND created_at >= :begin AND (CAST(:end AS timestamptz) IS NULL OR created_at < :end)
+    WHERE tenant_id = :tenant AND version > 0 AND created_at >= :begin
+      AND (CAST(:end AS timestamptz) IS NULL OR created_at < :end)
     GROUP BY 1, 2, 3
 """)
 

@@ -21,6 +21,7 @@ from shared.process import Job
 from shared.runtime import make_consumer_loop, run_worker, start_runtime
 from shared.topics import TopicName
 
+BATCH_RECORDS_MAX = 2_000
 END_EVERY_S = 15.0
 END_TENANTS_MAX = 500
 ARCHIVE_EVERY_S = 3_600.0
@@ -33,7 +34,7 @@ async def run(settings: WorkerSettings, stopping: asyncio.Event) -> None:
     async with start_runtime(
         "ledger", settings, settings, settings.database_url_worker.get_secret_value(), states=[BALANCE_STATE]
     ) as runtime:
-        loop = make_consumer_loop(runtime, settings, subscriptions(handlers))
+        loop = make_consumer_loop(runtime, settings, subscriptions(handlers), BATCH_RECORDS_MAX)
 
         async def end() -> None:
             await end_what_is_due(runtime.engine, runtime.outbox)

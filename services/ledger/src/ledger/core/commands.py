@@ -4,7 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from ledger.core.accounts import Kind
 
@@ -59,8 +60,7 @@ class DisputeSeen:
     moved: Literal["withdrawn", "reinstated"]
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Credits that were used: a fact, recorded even where it leaves the tenant owing."""
 
     tenant: str
@@ -152,8 +152,7 @@ Command = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Posted:
+class Posted(NamedTuple):
     """The transfer that carries the command's reference. `repeated`: it was there before, and nothing was changed."""
 
     version: int
@@ -251,7 +250,8 @@ Outcome = (
 )  # fmt: skip
 
 
+@lru_cache(maxsize=10_000)
 def input_hash(kind: Kind, credits: int, amount_minor: int | None = None, currency: str | None = None) -> bytes:
     """16 bytes that tell two inputs under one reference apart: kind, credits, amount and currency, nothing else."""
-    text = f"{kind.value}|{credits}|{amount_minor}|{currency}"
+    text = f"{kind}|{credits}|{amount_minor}|{currency}"
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -312,10 +312,9 @@ class _Planner:
         return Noted()
 
     def _posted(self, transfer: Transfer) -> Posted:
-        posted = PostedReference(
+        self._references[transfer.tenant, transfer.door, transfer.reference] = PostedReference(
             transfer.input_hash, transfer.version, transfer.credits, transfer.available_after, transfer.created_at
         )
-        self._references[transfer.tenant, transfer.door, transfer.reference] = posted
         return Posted(
             transfer.version, transfer.credits, transfer.available_after, transfer.created_at,
             beyond_limit=transfer.beyond_limit,
