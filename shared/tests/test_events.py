@@ -1,13 +1,16 @@
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.events import EVENT_CLASSES, EXAMPLES, DomainEvent, UndecodableEvent, UsageRecorded, decode, encode
+from shared.events_document import document
 from shared.topics import BY_NAME
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "events.md"
 NOW = datetime(2026, 9, 1, 12, tzinfo=UTC)
 
 
@@ -57,3 +60,7 @@ def test_a_tombstone_and_data_that_do_not_fit_are_undecodable() -> None:
             decode(json.dumps(envelope).encode(), UsageRecorded)
     with pytest.raises(UndecodableEvent):
         decode(None, UsageRecorded)
+
+
+def test_the_document_of_the_events_is_up_to_date() -> None:
+    assert DOCUMENT.read_text() == document(), "run: .venv/bin/python -m shared.events_document > docs/events.md"
