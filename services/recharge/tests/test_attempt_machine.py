@@ -211,6 +211,9 @@ class AttemptMachine(RuleBasedStateMachine):
                     return
                 self.call(move, outcome, trouble, doubted=False, is_killed=is_killed, is_late=is_late)
             case Question.REPEAT_KEY:
+                if is_refused:
+                    self.apply(give_up(self.attempt, self.tries, "disabled", self.now))
+                    return
                 move = call_again(self.attempt, self.tries[-1], self.now)
                 self.call(move, outcome, trouble, doubted=True, is_killed=is_killed, is_late=is_late)
             case Question.RECONSIDER:

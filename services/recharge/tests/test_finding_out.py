@@ -216,13 +216,71 @@ async def test_an_answer_to_an_older_call_changes_nothing_while_its_key_is_calle
     first, second = Stalling(house.steps.gateway), Stalling(house.steps.gateway)
     house.fault("rate_limit", path="/v1/payment_intents")
     stalled = asyncio.create_task(replace(house.steps, gateway=first).take(tenant, attempt))
-    await first.is_answered.wait()
-    house.later(timedelta(seconds=46))
-    repeating = asyncio.create_task(replace(house.steps, gateway=second).take(tenant, attempt))
-    await second.is_answered.wait()
+    async with asyncio.timeout(10):
+        await first.is_answered.wait()
+        house.later(timedelta(seconds=46))
+        await house.refresh_progress()
+        repeating = asyncio.create_task(replace(house.steps, gateway=second).take(tenant, attempt))
+        await second.is_answered.wait()
     first.may_return.set()
     await stalled
     assert (await house.attempt(tenant))["state"] == "charging"
     second.may_return.set()
     await repeating
+    await _is_charged_once(house, tenant)
+
+
+async def _loses_an_answer(house: House, kind: str) -> str:
+    tenant = await house.tenant("pm_card_visa")
+    house.fault(kind, path="/v1/payment_intents", **({"kept": False} if kind == "error_before" else {}))
+    await house.work()
+    assert (await house.attempt(tenant))["state"] == "unknown"
+    return tenant
+
+
+async def test_a_key_that_may_have_charged_nothing_is_not_repeated_once_its_owner_refuses(house: House) -> None:
+    tenant = await _loses_an_answer(house, "error_before")
+    await house.settings(tenant, enabled=False)
+    for later in (timedelta(minutes=1), timedelta(minutes=11), timedelta(hours=24)):
+        assert (await house.attempt(tenant))["state"] == "unknown", "not proven yet"
+        house.later(later)
+        await house.work()
+    attempt = await house.attempt(tenant)
+    assert (attempt["state"], attempt["reason"], attempt["reserved_month"]) == ("canceled", "disabled", None)
+    assert await house.payment_intents(tenant) == []
+    assert [row["calls"] for row in await house.rows("SELECT calls FROM attempt_try")] == [1]
+
+
+async def test_a_charge_made_before_its_owner_refused_is_found_and_kept(house: House) -> None:
+    tenant = await _loses_an_answer(house, "drop_answer")
+    await house.settings(tenant, enabled=False)
+    house.later(timedelta(minutes=1))
+    await house.work()
+    await _is_charged_once(house, tenant)
+    assert [row["calls"] for row in await house.rows("SELECT calls FROM attempt_try")] == [1]
+
+
+async def test_a_declined_charge_in_doubt_is_cancelled_once_its_owner_refuses(house: House) -> None:
+    tenant = await house.tenant("pm_card_chargeCustomerFail")
+    house.fault("drop_answer", path="/v1/payment_intents")
+    await house.work()
+    await house.settings(tenant, enabled=False)
+    house.later(timedelta(minutes=1))
+    await house.work()
+    house.later(timedelta(minutes=2))
+    await house.work()
+    assert (await house.attempt(tenant))["state"] == "canceled"
+    assert [intent.status for intent in await house.payment_intents(tenant)] == ["canceled"]
+
+
+async def test_a_key_in_doubt_waits_for_an_open_purchase_and_is_then_repeated(house: House) -> None:
+    tenant = await _loses_an_answer(house, "error_before")
+    await house.profile(tenant, open_purchases=("pur_1",))
+    house.later(timedelta(minutes=1))
+    await house.work()
+    assert (await house.attempt(tenant))["state"] == "unknown"
+    assert house.charges(tenant) == []
+    await house.profile(tenant, open_purchases=())
+    house.later(timedelta(minutes=1))
+    await house.work()
     await _is_charged_once(house, tenant)

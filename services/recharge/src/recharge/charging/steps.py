@@ -35,7 +35,7 @@ log = get_logger()
 
 #: Refusals that pass by themselves within moments: the attempt waits.
 _PASSING = frozenset([Reason.INPUTS_STALE, Reason.BREAKER_OPEN])
-#: Refusals that may pass: an attempt whose PaymentIntent exists waits for them, one that has made nothing ends.
+#: Refusals that may pass: an attempt whose PaymentIntent may exist waits for them, one that has made nothing ends.
 _WAITED_FOR = frozenset(
     [
         Reason.BALANCE_OLDER_THAN_CREDIT, Reason.BALANCE_UNKNOWN, Reason.OPEN_PURCHASE, Reason.DISPUTE_OPEN,
@@ -104,10 +104,7 @@ class Steps:
                 await _reconsider(transaction, attempt, tries, now)
                 return None
             case Question.REPEAT_KEY:
-                move = call_again(attempt, tries[-1], now)
-                await write_moves(transaction, [(attempt, move)], now)
-                parameters = await load_parameters(connection, attempt)
-                return _call(attempt, move.tries, Charge(move.tries[-1], parameters, doubted=True))
+                return await self._repeat_key(transaction, attempt, tries, now)
             case Question.NOTHING:
                 return None
             case Question.RETRIEVE | Question.LIST | Question.CANCEL:
@@ -122,11 +119,7 @@ class Steps:
         """The one transaction that decides, under the tenant's lock, that a card is charged now."""
         connection = transaction.connection
         situation = await _situation(connection, attempt, now)
-        refusal = may_charge(situation, attempt, now)
-        if refusal is None and situation.breaker_is_half_open and not await take_probe(connection, now, LEASE):
-            refusal = Skip(Reason.BREAKER_OPEN, now + _WAIT)
-        if refusal is not None:
-            await _refuse(transaction, attempt, tries, refusal, now)
+        if await _is_refused(transaction, situation, attempt, tries, now):
             return None
         move = begin(attempt, tries, chargeable(situation.profile, situation.stopped_cards), now)
         profiles = {attempt.tenant_id: situation.profile}
@@ -147,6 +140,18 @@ class Steps:
             move.tries,
             Charge(calling, parameters or await load_parameters(connection, obeying.attempt), doubted=False),
         )
+
+    async def _repeat_key(
+        self, transaction: Transaction, attempt: Attempt, tries: Sequence[Try], now: datetime
+    ) -> Call | None:
+        """Where no call under the key was executed this one is the charge, so it has to be allowed like the first."""
+        connection = transaction.connection
+        if await _is_refused(transaction, await _situation(connection, attempt, now), attempt, tries, now):
+            return None
+        move = call_again(attempt, tries[-1], now)
+        await write_moves(transaction, [(attempt, move)], now)
+        parameters = await load_parameters(connection, attempt)
+        return _call(attempt, move.tries, Charge(move.tries[-1], parameters, doubted=True))
 
     async def _write_down(
         self, transaction: Transaction, call: Call, answer: Answer, asked_at: datetime, now: datetime
@@ -194,13 +199,27 @@ async def _situation(connection: AsyncConnection, attempt: Attempt, now: datetim
     return loaded[0].situation
 
 
+async def _is_refused(
+    transaction: Transaction, situation: Situation, attempt: Attempt, tries: Sequence[Try], now: datetime
+) -> bool:
+    """Whether the card must not be charged now; then the attempt waits, ends or is found out, as is written down."""
+    refusal = may_charge(situation, attempt, now)
+    if refusal is None and situation.breaker_is_half_open:
+        has_turn = await take_probe(transaction.connection, now, LEASE)
+        refusal = None if has_turn else Skip(Reason.BREAKER_OPEN, now + _WAIT)
+    if refusal is not None:
+        await _refuse(transaction, attempt, tries, refusal, now)
+    return refusal is not None
+
+
 async def _refuse(
     transaction: Transaction, attempt: Attempt, tries: Sequence[Try], refusal: Skip, now: datetime
 ) -> None:
+    may_be_made = attempt.payment_intent is not None or any(one.in_doubt for one in tries)
     if refusal.reason in _PASSING:
         at = refusal.look_again_at or now + timedelta(seconds=1)
         move = Move(replace(attempt, next_at=max(at, now + timedelta(milliseconds=500))))
-    elif refusal.reason in _WAITED_FOR and attempt.payment_intent is not None:
+    elif refusal.reason in _WAITED_FOR and may_be_made:
         move = Move(replace(attempt, next_at=now + _WAIT))
     else:
         move = give_up(attempt, tries, refusal.reason, now)

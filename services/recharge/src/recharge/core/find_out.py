@@ -43,13 +43,15 @@ class ListWindow:
 
 
 def next_question(attempt: Attempt, tries: Sequence[Try], now: datetime) -> Question:
-    """What a due attempt needs. A try in doubt is always found out before anything else happens to its attempt."""
+    """What a due attempt needs. A try in doubt is always found out before anything else happens to its attempt: by its
+    key, and where the attempt is given up, without it, since no call may charge any more."""
     last = tries[-1] if tries else None
     if attempt.state in ENDED:
         return Question.NOTHING
     if attempt.state is State.CHARGED:
         return Question.RETRIEVE
-    if last is not None and last.outcome is None and last.in_doubt and now < last.first_called_at + KEY_REPEATED_FOR:
+    is_key_open = last is not None and last.outcome is None and last.in_doubt
+    if is_key_open and not attempt.canceling and now < last.first_called_at + KEY_REPEATED_FOR:
         return Question.REPEAT_KEY
     if attempt.payment_intent is None and any(one.in_doubt for one in tries):
         return Question.LIST

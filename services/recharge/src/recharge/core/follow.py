@@ -43,7 +43,7 @@ def follow(
         case "requires_action":
             return _authentication_required(attempt, tries, now)
         case "requires_payment_method" | "requires_confirmation":
-            if tries and (waits_until := _key_in_doubt_until(tries[-1])) >= now:
+            if tries and not attempt.canceling and (waits_until := _key_in_doubt_until(tries[-1])) >= now:
                 # The call whose answer is missing may still come through, so there is no other one before that.
                 return Move(replace(attempt, next_at=waits_until + timedelta(seconds=1)))
             if view.error_code or view.decline_code:
