@@ -7,6 +7,7 @@ import pytest
 from recharge_house import SIGNING_KEY, House
 
 from recharge.handlers import freeze_key, on_balances, on_entries, on_requests
+from recharge.repository.inputs import unfreeze
 from recharge.stripe_handlers import StripeEvents, freeze_payment
 from shared.clock import utc_now
 from shared.events import DomainEvent, EntryPosted, RechargeRequested, encode
@@ -252,6 +253,25 @@ async def test_what_could_not_be_read_freezes_charging_for_its_key(house: House)
     await house.work()
     assert (await house.last_reason(tenant), house.charges(tenant)) == ("frozen", [])
     assert (await house.last_reason(payer), len(house.charges(payer))) == ("frozen", 1)
+
+
+async def test_an_unreadable_dispute_that_came_before_its_owner_was_known_is_lifted_like_a_freeze(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa")
+    await house.work()
+    payment_intent = house.charges(tenant)[0]["payment_intent"]
+    await house.rows_changed("DELETE FROM tenant_payment_intent")
+    async with house.outbox.transaction(house.engine) as transaction:
+        await freeze_payment(transaction, Record("stripe.events", 0, 7, payment_intent, b"{"))
+    await house.credit(tenant)  # and its entry tells whose PaymentIntent it was
+    await house.balance(tenant, 10)
+    assert await house.last_reason(tenant) == "dispute_open"
+    async with house.engine.begin() as connection:
+        assert await unfreeze(connection, tenant)
+    await house.decide_again()
+    await house.work()
+    assert len(house.charges(tenant)) == 2
+    async with house.engine.begin() as connection:
+        assert not await unfreeze(connection, tenant)
 
 
 async def test_a_success_after_the_end_counts_in_the_cap(house: House) -> None:

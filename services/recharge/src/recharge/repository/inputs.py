@@ -124,15 +124,17 @@ _FREEZE_CUSTOMER = text("""
     UPDATE profile SET frozen_reason = COALESCE(frozen_reason, :reason) WHERE stripe_customer = :customer
 """)
 
-_UNFREEZE = text(
-    "UPDATE profile SET frozen_reason = NULL, look_again_at = now() "
-    "WHERE tenant_id = :tenant AND frozen_reason IS NOT NULL"
-)
-
-_CLOSE_UNREADABLE = text("""
-    UPDATE dispute SET closed_at = now() FROM tenant_payment_intent AS owned
-    WHERE dispute.status = 'unreadable' AND dispute.closed_at IS NULL
-      AND owned.payment_intent = dispute.payment_intent AND owned.tenant_id = :tenant
+# What could not be read about a PaymentIntent whose owner was not known then has frozen nobody by name: it counts as a
+# dispute of whoever owns the PaymentIntent now.
+_UNFREEZE = text("""
+    WITH closed AS (
+        UPDATE dispute SET closed_at = now() FROM tenant_payment_intent AS owned
+        WHERE dispute.status = 'unreadable' AND dispute.closed_at IS NULL
+          AND owned.payment_intent = dispute.payment_intent AND owned.tenant_id = :tenant
+        RETURNING dispute.dispute
+    )
+    UPDATE profile SET frozen_reason = NULL, look_again_at = now()
+    WHERE tenant_id = :tenant AND (frozen_reason IS NOT NULL OR EXISTS (SELECT FROM closed))
 """)
 
 _SAVE_PROGRESS = text("""
@@ -260,7 +262,6 @@ async def freeze_customer(connection: AsyncConnection, customer: str, reason: st
 
 async def unfreeze(connection: AsyncConnection, tenant: str) -> bool:
     """Lifts a tenant's freeze and has it decided about again; False where there was none."""
-    await connection.execute(_CLOSE_UNREADABLE, {"tenant": tenant})
     return (await connection.execute(_UNFREEZE, {"tenant": tenant})).rowcount > 0
 
 
