@@ -19,6 +19,20 @@ _WITH_TENANT = """
     ORDER BY 1
 """
 
+_WITHOUT_TENANT = """
+    SELECT c.oid::regclass::text AS name FROM pg_class c
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relnamespace = 'public'::regnamespace
+      AND NOT EXISTS (SELECT FROM pg_attribute a
+                      WHERE a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped)
+    ORDER BY 1
+"""
+_COLUMN_OF_EACH_TABLE = """
+    SELECT quote_ident(c.relname) AS name, quote_ident(a.attname) AS column
+    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = 1
+    WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace
+    ORDER BY 1
+"""
+
 
 @pytest.fixture
 async def api(house: House) -> AsyncIterator[AsyncEngine]:
@@ -79,9 +93,21 @@ async def test_no_table_shows_a_tenant_the_rows_of_another(house: House, api: As
         assert await _visible(api, mine, name) == {mine}
 
 
-async def test_a_tenants_role_writes_nothing(house: House, api: AsyncEngine) -> None:
+async def test_a_table_without_a_tenant_is_not_read_by_a_tenants_role(house: House, api: AsyncEngine) -> None:
+    tables = [row["name"] for row in await house.rows(_WITHOUT_TENANT)]
+    assert {"alembic_version", "breaker", "dispute"} <= set(tables), "the catalogue was not read"
+    async with api.connect() as connection:
+        for name in tables:
+            may_read = await connection.scalar(text("SELECT has_any_column_privilege(:name, 'SELECT')"), {"name": name})
+            assert not may_read, f"{name} has no tenant_id: who may read it?"
+
+
+@pytest.mark.parametrize(
+    "statement", ["DELETE FROM {}", "UPDATE {0} SET {1} = {1}", "INSERT INTO {} DEFAULT VALUES", "TRUNCATE {}"]
+)
+async def test_a_tenants_role_writes_nothing(house: House, api: AsyncEngine, statement: str) -> None:
     mine, _other = await _fill(house)
-    for table in await house.rows(_WITH_TENANT):
+    for table in await house.rows(_COLUMN_OF_EACH_TABLE):
         with pytest.raises(ProgrammingError, match="permission denied"):
             async with tenant_transaction(api, mine) as connection:
-                await connection.execute(text(f"DELETE FROM {table['name']}"))
+                await connection.execute(text(statement.format(table["name"], table["column"])))
