@@ -14,7 +14,7 @@ from shared.auth import Scope
 from shared.clock import utc_now
 
 from .books import Books
-from .builders import debit, purchase, refund
+from .builders import debit, promotion, purchase, refund
 from .conftest import MakeHeaders
 
 
@@ -95,4 +95,12 @@ async def test_archiving_waits_for_nobody_and_nobody_for_it(books: Books) -> Non
             await reader.execute(text("SELECT count(*) FROM entry"))
             async with asyncio.timeout(10):
                 assert await archive_old_transfers(books.engine) == 12
+    await books.assert_right()
+
+
+async def test_a_reference_that_is_kept_no_longer_may_name_another_promotion(books: Books) -> None:
+    await books.apply(purchase(), promotion("spring", 10), now=utc_now() - timedelta(days=600))
+    await archive_old_transfers(books.engine)
+    await books.apply(promotion("spring", 20), now=utc_now())
+    assert await books.balance() == (130, 0, 0)
     await books.assert_right()

@@ -99,7 +99,7 @@ GRANTS = """
         GROUP BY tenant_id, part.grant_number
     ), made AS (
         SELECT credit_grant.tenant_id, grant_number, credit_grant.credits, remaining, held, entry.credits AS credited
-        FROM credit_grant LEFT JOIN entry USING (tenant_id, door, reference)
+        FROM credit_grant LEFT JOIN entry USING (tenant_id, door, reference, created_at)
         WHERE credit_grant.tenant_id > $1 AND ($2::text IS NULL OR credit_grant.tenant_id <= $2)
     )
     SELECT tenant_id, grant_number, made.remaining, moved.remaining AS remaining_expected,

@@ -48,7 +48,7 @@ _MOVES = text("""
 
 _GRANTS = text("""
     SELECT grant_number, entry.kind, reference, credit_grant.created_at, expires_at, remaining, held
-    FROM credit_grant JOIN entry USING (tenant_id, door, reference)
+    FROM credit_grant JOIN entry USING (tenant_id, door, reference, created_at)
     WHERE tenant_id = :tenant
       AND (NOT spent OR held > 0 OR credit_grant.created_at >= :begin OR grant_number = ANY (:touched))
 """)
