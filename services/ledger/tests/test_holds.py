@@ -5,7 +5,17 @@ from datetime import timedelta
 
 import pytest
 
-from ledger.core.commands import Conflict, Held, HoldEnded, HoldStatus, Insufficient, Posted, UnknownHold, UnknownTenant
+from ledger.core.commands import (
+    Conflict,
+    Expire,
+    Held,
+    HoldEnded,
+    HoldStatus,
+    Insufficient,
+    Posted,
+    UnknownHold,
+    UnknownTenant,
+)
 from ledger.worker import end_what_is_due
 from shared.clock import utc_now
 
@@ -162,3 +172,13 @@ async def test_two_captures_at_once_are_one(books: Books) -> None:
     outcomes = await asyncio.gather(*(books.apply(capture(credits=10 + n)) for n in range(5)))
     assert sum(isinstance(outcome, Held) for [outcome] in outcomes) == 1
     await books.assert_right()
+
+
+def test_holds_that_end_together_end_in_the_order_of_their_time() -> None:
+    """What is owed is paid by the one that ended first, in whatever order the rows are read."""
+    ledger = LedgerInMemory()
+    ledger.apply([purchase("pi_1", 10), purchase("pi_2", 10), purchase("pi_3", 5)])
+    ledger.apply([hold("longer", 10, expires_at=NOW + timedelta(minutes=2))])
+    ledger.apply([hold("shorter", 10, expires_at=NOW + timedelta(minutes=1)), usage(credits=8)])
+    ledger.apply([Expire("acme")], LATER)
+    assert [lot.remaining for lot in ledger.grants["acme"].values()] == [10, 7, 0]

@@ -51,10 +51,11 @@ class Book:
         return abs(self.balance + change) <= CREDITS_MAX and self.owed - min(change, 0) <= CREDITS_MAX
 
     def end_what_is_due(self) -> None:
-        """Releases every hold whose time is over, then takes the rest of every such grant, each in its own transfer."""
-        for hold in [each for each in self.holds.values() if each.status is HoldStatus.OPEN]:
-            if hold.expires_at <= self.now:
-                self.release(hold, HoldStatus.EXPIRED)
+        """Releases every hold whose time is over, soonest first, then takes the rest of every such grant, each in its
+        own transfer."""
+        due = [each for each in self.holds.values() if each.status is HoldStatus.OPEN and each.expires_at <= self.now]
+        for hold in sorted(due, key=lambda each: (each.expires_at, each.reference)):
+            self.release(hold, HoldStatus.EXPIRED)
         self._expire_due()
 
     def spend(
