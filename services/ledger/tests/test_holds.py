@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from ledger.archive import archive_old_transfers
 from ledger.core.commands import (
     Conflict,
     Expire,
@@ -182,3 +183,15 @@ def test_holds_that_end_together_end_in_the_order_of_their_time() -> None:
     ledger.apply([hold("shorter", 10, expires_at=NOW + timedelta(minutes=1)), usage(credits=8)])
     ledger.apply([Expire("acme")], LATER)
     assert [lot.remaining for lot in ledger.grants["acme"].values()] == [10, 7, 0]
+
+
+async def test_a_hold_whose_transfer_is_in_the_archive_is_still_known(books: Books) -> None:
+    long_ago = utc_now() - timedelta(days=500)
+    await books.apply(purchase(), hold(credits=40, expires_at=long_ago + timedelta(hours=1)), now=long_ago)
+    await books.apply(release(), now=long_ago)
+    await archive_old_transfers(books.engine)
+    [again, other] = await books.apply(hold(credits=40), hold(credits=41), now=utc_now())
+    assert isinstance(again, Held)
+    assert (again.status, again.available_after, again.repeated) == (HoldStatus.RELEASED, 100, True)
+    assert other == Conflict("hold-1")
+    await books.assert_right()

@@ -186,11 +186,13 @@ class _Planner:
             return UnknownTenant()
         hashed = input_hash(Kind.HOLD, -command.credits)
         known = self._references.get((command.tenant, Door.PRODUCT, command.reference))
+        hold = book.holds.get(command.reference)
         if known is not None:
-            hold = book.holds.get(command.reference)
             if hold is None or known.input_hash != hashed:
                 return Conflict(command.reference)
             return _held(hold, known.available_after, known.version, repeated=True)
+        if hold is not None:  # it ended long ago: its transfer is in the archive
+            return _ended(hold) if hold.credits == command.credits else Conflict(command.reference)
         if command.credits > book.available:
             return Insufficient(book.available)
         hold = book.hold(command, hashed)
