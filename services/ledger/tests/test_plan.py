@@ -18,7 +18,7 @@ from ledger.core.commands import (
     Waiting,
 )
 
-from .builders import NOW, debit, purchase, refund, reinstated, unapplied, usage, withdrawn
+from .builders import NOW, debit, promotion, purchase, refund, reinstated, unapplied, usage, withdrawn
 from .ledger_in_memory import LedgerInMemory
 
 
@@ -217,3 +217,20 @@ def test_usage_of_a_day_is_counted_by_purpose_and_starts_anew_the_next_day() -> 
     ledger.apply([usage("tomorrow", 3, purpose="z")], NOW + timedelta(days=1))
     assert dict(ledger.balances["acme"].usage.by_purpose) == {"z": 3}
     assert ledger.balances["acme"].usage.of_other_purposes == 0
+
+
+@pytest.mark.parametrize(
+    ("taken", "given_back"),
+    [(withdrawn(), reinstated()), (refund(), refund(status="failed"))],
+    ids=["dispute won", "refund failed"],
+)
+def test_what_comes_back_to_a_grant_that_has_expired_expires_at_once(taken: Command, given_back: Command) -> None:
+    """Else whatever came in the same batch could still use it."""
+    ledger = applied(purchase(credits=100, expires_in_days=1), taken)
+    assert ledger.apply([given_back, debit(credits=1)], NOW + timedelta(days=2)).outcomes[1] == Insufficient(0)
+    assert ledger.balance() == 0
+
+
+def test_a_promotion_whose_time_is_over_gives_nothing() -> None:
+    ledger = applied(purchase(credits=5))
+    assert ledger.apply([promotion(expires_at=NOW), debit(credits=6)]).outcomes[1] == Insufficient(5)

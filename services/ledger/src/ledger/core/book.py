@@ -123,11 +123,13 @@ class Book:
         return transfer, credited
 
     def promote(self, command: Promotion) -> Transfer:
-        """Grants what an operator gives."""
-        return self._grant(
+        """Grants what an operator gives; it is gone at once where its time is over already."""
+        transfer = self._grant(
             Door.OPERATOR, command.reference, Kind.PROMOTION, command.credits, command.priority, command.expires_at,
             purpose=command.reason,
         )  # fmt: skip
+        self._expire_due()
+        return transfer
 
     def adjust(self, command: Adjustment) -> Transfer:
         """Grants, or burns lots; what they do not cover is owed."""
@@ -147,7 +149,8 @@ class Book:
     ) -> Transfer:
         """Takes `credits` back from the grant of `credit`; what it has spent, or holds, becomes a receivable.
 
-        With negative `credits` a reversal is undone: debt is paid first, the rest returns to the grant.
+        With negative `credits` a reversal is undone: debt is paid first, the rest returns to the grant, or expires with
+        it.
         """
         if credits > 0:
             taken = self._lots.take(credit.grant_number, credits)
@@ -159,12 +162,14 @@ class Book:
             moves = _coming_in([credit.grant_number], [-credits], paid)
             if -credits > paid:
                 self._lots.put_back(credit.grant_number, -credits - paid)
-        return self._post(
+        transfer = self._post(
             Door.STRIPE, reference, kind, -credits,
             moves=moves, owed_change=owed_change, receivable_change=receivable_change,
             amount_minor=amount_minor, currency=credit.currency, payment_intent=payment_intent,
             purchase=credit.purchase, attempt=credit.attempt,
         )  # fmt: skip
+        self._expire_due()
+        return transfer
 
     def closing_balance(self) -> Balance:
         """The balance after all that was posted."""
