@@ -1,6 +1,7 @@
 """The state that PostgreSQL would hold, so that `plan` can be driven batch after batch without it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from ledger.core.commands import Command
@@ -8,6 +9,7 @@ from ledger.core.plan import plan
 from ledger.core.state import (
     Balance,
     Changes,
+    DayUsage,
     Grant,
     HoldState,
     PaymentIntent,
@@ -18,6 +20,7 @@ from ledger.core.state import (
 )
 
 from .builders import NOW
+from .tenant_view import TenantView
 
 
 class LedgerInMemory:
@@ -52,6 +55,20 @@ class LedgerInMemory:
             self.holds.setdefault(hold.tenant, {})[hold.reference] = hold
         self._assert_books_add_up()
         return changes
+
+    def announce(self, tenant: str, limit: int, now: datetime = NOW) -> None:
+        nothing = Balance(tenant, 0, 0, 0, 0, 0, 0, DayUsage(), now)
+        self.balances[tenant] = replace(self.balances.get(tenant, nothing), overdraft_limit=limit)
+
+    def views(self) -> dict[str, TenantView]:
+        return {
+            tenant: TenantView(
+                balance.balance, balance.held, balance.owed,
+                {number: (lot.remaining, lot.held) for number, lot in self.grants.get(tenant, {}).items()},
+                {name: (hold.status.value, hold.captured) for name, hold in self.holds.get(tenant, {}).items()},
+            )
+            for tenant, balance in self.balances.items()
+        }  # fmt: skip
 
     def balance(self, tenant: str = "acme") -> int:
         return self.balances[tenant].balance if tenant in self.balances else 0

@@ -1,49 +1,243 @@
-"""What a ledger is, in forty lines: remember every fact once, and work everything out from them each time."""
+"""What a ledger is, in a hundred lines: every credit is a coin that lies somewhere, and every fact counts once."""
 
+from copy import deepcopy
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
-from ledger.core.commands import Command, Credit, Debit, DisputeSeen, Expire, RefundSeen, Unapplied, Usage
+from ledger.core.accounts import PRIORITY_OF_PAID_CREDITS, Door, Kind
+from ledger.core.commands import (
+    Adjustment,
+    AllOrNothing,
+    Capture,
+    Command,
+    Credit,
+    Debit,
+    DisputeSeen,
+    Expire,
+    Hold,
+    HoldStatus,
+    Promotion,
+    RefundSeen,
+    Release,
+    Unapplied,
+    Usage,
+)
+
+from .builders import NOW
+from .tenant_view import TenantView
+
+NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+class Coin(NamedTuple):
+    """One credit. Coins in order are coins in the order in which they are burnt."""
+
+    priority: int
+    expires_at: datetime
+    grant: int
+
+
+@dataclass
+class Reservation:
+    coins: list[Coin]
+    expires_at: datetime
+    status: HoldStatus = HoldStatus.OPEN
+    captured: int = 0
+
+
+@dataclass
+class Tenant:
+    """Where the coins of one tenant are. `references`: what each was used for, and when."""
+
+    limit: int = 0
+    owed: int = 0
+    grants: int = 0
+    free: list[Coin] = field(default_factory=list[Coin])
+    holds: dict[str, Reservation] = field(default_factory=dict[str, Reservation])
+    references: dict[tuple[Door, str], tuple[Kind, int, datetime]] = field(
+        default_factory=dict[tuple[Door, str], tuple[Kind, int, datetime]]
+    )
+
+    @property
+    def available(self) -> int:
+        return len(self.free) - self.owed
+
+    def grant(self, credits: int, priority: int, expires_at: datetime | None) -> Coin:
+        self.grants += 1
+        coin = Coin(priority, expires_at or NEVER, self.grants)
+        self.take_in([coin] * credits)
+        return coin
+
+    def take_in(self, coins: list[Coin]) -> None:
+        """Coins that come, from wherever, pay what is owed first."""
+        paid = min(self.owed, len(coins))
+        self.owed -= paid
+        self.free = sorted(self.free + coins[paid:])
+
+    def burn(self, credits: int) -> list[Coin]:
+        burnt, self.free = self.free[:credits], self.free[credits:]
+        self.owed += credits - len(burnt)
+        return burnt
+
+    def take_from(self, coin: Coin, credits: int) -> None:
+        for _ in range(credits):
+            if coin in self.free:
+                self.free.remove(coin)
+            else:
+                self.owed += 1
+
+    def end(self, hold: Reservation, status: HoldStatus, captured: int = 0) -> None:
+        rest, beyond = hold.coins[captured:], max(0, captured - len(hold.coins))
+        hold.coins, hold.status, hold.captured = [], status, captured
+        self.take_in(rest)
+        self.burn(beyond)
+
+    def end_what_is_due(self, now: datetime) -> None:
+        """Holds first, in the order of their ends: what they give back may be due too."""
+        for _name, hold in sorted(self.holds.items(), key=lambda each: (each[1].expires_at, each[0])):
+            if hold.status is HoldStatus.OPEN and hold.expires_at <= now:
+                self.end(hold, HoldStatus.EXPIRED)
+        self.free = [coin for coin in self.free if coin.expires_at > now]
+
+    def is_first(self, door: Door, reference: str, kind: Kind, credits: int, now: datetime) -> bool:
+        """Whether this is the first use of a reference; it is remembered."""
+        used = kind, credits, now
+        return self.references.setdefault((door, reference), used) is used
+
+    def debit(self, debit: Debit, now: datetime) -> bool:
+        """Whether it is recorded, now or before."""
+        before = self.references.get((Door.PRODUCT, debit.reference))
+        if before is not None:
+            return before[:2] == (Kind.USAGE, debit.credits)
+        if debit.credits > self.available + (self.limit if debit.may_overdraw else 0):
+            return False
+        self.is_first(Door.PRODUCT, debit.reference, Kind.USAGE, debit.credits, now)
+        self.burn(debit.credits)
+        return True
+
+    def apply(
+        self, command: Usage | Debit | Hold | Capture | Release | Promotion | Adjustment | Expire, now: datetime
+    ) -> None:
+        match command:
+            case Usage(_, reference, credits):
+                if self.is_first(Door.PRODUCT, reference, Kind.USAGE, credits, now):
+                    self.burn(credits)
+            case Debit():
+                self.debit(command, now)
+            case Hold(_, reference, credits, _, expires_at):
+                is_new = reference not in self.holds and (Door.PRODUCT, reference) not in self.references
+                if is_new and credits <= self.available:
+                    self.is_first(Door.PRODUCT, reference, Kind.HOLD, credits, now)
+                    self.holds[reference] = Reservation(self.burn(credits), expires_at)
+            case Capture(_, name, credits, may_overdraw):
+                hold = self.holds.get(name)
+                if hold is not None and hold.status is HoldStatus.OPEN:
+                    beyond = credits - len(hold.coins)
+                    if beyond <= 0 or beyond <= self.available + (self.limit if may_overdraw else 0):
+                        self.end(hold, HoldStatus.CAPTURED, credits)
+            case Release(_, name):
+                hold = self.holds.get(name)
+                if hold is not None and hold.status is HoldStatus.OPEN:
+                    self.end(hold, HoldStatus.RELEASED)
+            case Promotion(_, reference, credits, priority, expires_at):
+                if self.is_first(Door.OPERATOR, reference, Kind.PROMOTION, credits, now):
+                    self.grant(credits, priority, expires_at)
+            case Adjustment(_, reference, credits):
+                if self.is_first(Door.OPERATOR, reference, Kind.ADJUSTMENT, credits, now):
+                    if credits > 0:
+                        self.grant(credits, PRIORITY_OF_PAID_CREDITS, None)
+                    else:
+                        self.burn(-credits)
+            case Expire():
+                pass
+
+    def view(self) -> TenantView:
+        held = [coin for hold in self.holds.values() for coin in hold.coins]
+        free_of = [coin.grant for coin in self.free]
+        held_of = [coin.grant for coin in held]
+        return TenantView(
+            len(self.free) + len(held) - self.owed, len(held), self.owed,
+            {grant: (free_of.count(grant), held_of.count(grant)) for grant in range(1, self.grants + 1)},
+            {name: (hold.status.value, hold.captured) for name, hold in self.holds.items()},
+        )  # fmt: skip
 
 
 @dataclass
 class Model:
-    """Knows nothing of grants, batches, versions or differences."""
+    """Knows nothing of batches, versions, lots or transfers."""
 
-    credited: dict[str, Credit] = field(default_factory=dict[str, Credit])
+    tenants: dict[str, Tenant] = field(default_factory=dict[str, Tenant])
+    credited: dict[str, tuple[Credit, Coin]] = field(default_factory=dict[str, tuple[Credit, Coin]])
+    reversed: dict[str, int] = field(default_factory=dict[str, int])
     refunds: dict[tuple[str, str], tuple[int, bool]] = field(default_factory=dict[tuple[str, str], tuple[int, bool]])
     disputes: dict[tuple[str, str, str], int] = field(default_factory=dict[tuple[str, str, str], int])
-    used: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
 
-    def apply(self, command: Command) -> None:
+    def announce(self, tenant: str, limit: int) -> None:
+        self.tenants.setdefault(tenant, Tenant()).limit = limit
+
+    def apply(self, command: Command, now: datetime = NOW) -> None:
+        """`now` never goes back."""
         match command:
-            case Credit():
-                self.credited.setdefault(command.payment_intent, command)
-            case RefundSeen(intent, name, amount_minor, _currency, status):
+            case Unapplied():
+                pass
+            case Credit(name, intent):
+                if intent not in self.credited:
+                    tenant = self.tenants.setdefault(name, Tenant())
+                    tenant.end_what_is_due(now)
+                    days = command.expires_in_days
+                    expires_at = None if days is None else now + timedelta(days=days)
+                    coin = tenant.grant(command.credits, PRIORITY_OF_PAID_CREDITS, expires_at)
+                    self.credited[intent] = command, coin
+                    self._reverse(intent, now)
+            case RefundSeen(intent, name, amount_minor, _, status):
                 _, was_void = self.refunds.get((intent, name), (0, False))
                 self.refunds[intent, name] = amount_minor, was_void or status in {"failed", "canceled"}
-            case DisputeSeen(intent, name, amount_minor, _currency, moved):
+                self._reverse(intent, now)
+            case DisputeSeen(intent, name, amount_minor, _, moved):
                 self.disputes.setdefault((intent, name, moved), amount_minor)
-            case Usage(tenant, reference, credits):
-                if self.is_known(tenant):
-                    self.used.setdefault((tenant, reference), credits)
-            case Debit(tenant, reference, credits):
-                if self.is_known(tenant) and credits <= self.balance(tenant):
-                    self.used.setdefault((tenant, reference), credits)
-            case Unapplied() | Expire():
-                pass
+                self._reverse(intent, now)
+            case AllOrNothing(debits):
+                tried = deepcopy(self.tenants)
+                for debit in debits:
+                    for tenants in (self.tenants, tried):
+                        if debit.tenant in tenants:
+                            tenants[debit.tenant].end_what_is_due(now)
+                if all(debit.tenant in tried and tried[debit.tenant].debit(debit, now) for debit in debits):
+                    self.tenants = tried
+            case _:
+                if command.tenant in self.tenants:
+                    tenant = self.tenants[command.tenant]
+                    tenant.end_what_is_due(now)
+                    tenant.apply(command, now)
+                    tenant.end_what_is_due(now)
 
-    def is_known(self, tenant: str) -> bool:
-        return any(credit.tenant == tenant for credit in self.credited.values())
+    def forget(self, before: datetime) -> None:
+        """References that are older count no longer. PaymentIntents and holds are remembered for ever."""
+        for tenant in self.tenants.values():
+            tenant.references = {name: used for name, used in tenant.references.items() if used[2] >= before}
 
-    def balance(self, tenant: str) -> int:
-        bought = [credit for credit in self.credited.values() if credit.tenant == tenant]
-        used = sum(credits for (of, _), credits in self.used.items() if of == tenant)
-        return sum(credit.credits - self._reversed(credit) for credit in bought) - used
+    def views(self) -> dict[str, TenantView]:
+        return {name: tenant.view() for name, tenant in self.tenants.items()}
 
-    def _reversed(self, credit: Credit) -> int:
-        intent = credit.payment_intent
+    def to_reverse(self, intent: str) -> int:
+        credit, _ = self.credited[intent]
         minor = sum(amount for (of, _), (amount, is_void) in self.refunds.items() if of == intent and not is_void)
         for name in {name for of, name, _ in self.disputes if of == intent}:
             taken = self.disputes.get((intent, name, "withdrawn"), 0)
             minor += max(0, taken - self.disputes.get((intent, name, "reinstated"), 0))
         return credit.credits * min(credit.amount_minor, minor) // credit.amount_minor
+
+    def _reverse(self, intent: str, now: datetime) -> None:
+        """Takes back, or gives back, what is missing to what is to be reversed by now."""
+        if intent not in self.credited:
+            return
+        credit, coin = self.credited[intent]
+        missing = self.to_reverse(intent) - self.reversed.get(intent, 0)
+        if missing:
+            tenant = self.tenants[credit.tenant]
+            tenant.end_what_is_due(now)
+            self.reversed[intent] = self.to_reverse(intent)
+            tenant.take_from(coin, missing)
+            tenant.take_in([coin] * -missing)
+            tenant.end_what_is_due(now)
