@@ -1,5 +1,6 @@
 """A ledger's database in the hands of a test."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,10 +13,20 @@ from embedded.testing import ServiceDatabase
 from ledger.apply import apply
 from ledger.check import check
 from ledger.core.commands import Command, Outcome
+from ledger.tables import metadata
+from shared.database import make_engine
 from shared.events import EntryPosted, decode
 from shared.outbox import Outbox, OutboxEvent, StateMark
 
 from .builders import NOW
+from .tenant_view import TenantView
+
+Batch = Sequence[Command]
+
+_BALANCES = text("SELECT tenant_id, balance, held, owed FROM balance")
+_GRANTS = text("SELECT tenant_id, grant_number, remaining, held FROM credit_grant")
+_HOLDS = text("SELECT tenant_id, reference, status, captured FROM hold")
+_EMPTY = text(f"TRUNCATE {', '.join(metadata.tables)}")
 
 
 @dataclass(slots=True)
@@ -49,6 +60,44 @@ class Books:
     async def apply(self, *commands: Command, now: datetime = NOW) -> Sequence[Outcome]:
         async with self.outbox.transaction(self.engine) as transaction:
             return await apply(transaction, commands, now)
+
+    async def apply_at_once(self, *writers: Sequence[Batch], now: datetime = NOW) -> Sequence[Batch]:
+        """Applies the batches of each writer one after the other, while the others do so too, and returns them all in
+        the order in which they took effect.
+
+        Each is noted while its transaction holds its locks, so what touches the same is noted in the order of locks.
+        """
+        in_order: list[Batch] = []
+
+        async def write(batches: Sequence[Batch]) -> None:
+            for batch in batches:
+                async with self.outbox.transaction(self.engine) as transaction:
+                    await apply(transaction, batch, now)
+                    in_order.append(batch)
+
+        await asyncio.gather(*(write(batches) for batches in writers))
+        return in_order
+
+    async def views(self) -> dict[str, TenantView]:
+        """What the tables show of every tenant."""
+        grants: dict[str, dict[int, tuple[int, int]]] = {}
+        holds: dict[str, dict[str, tuple[str, int]]] = {}
+        async with self.engine.begin() as connection:
+            for tenant, number, *rest in await connection.execute(_GRANTS):
+                grants.setdefault(tenant, {})[number] = rest[0], rest[1]
+            for tenant, name, *rest in await connection.execute(_HOLDS):
+                holds.setdefault(tenant, {})[name] = rest[0], rest[1]
+            return {
+                tenant: TenantView(balance, held, owed, grants.get(tenant, {}), holds.get(tenant, {}))
+                for tenant, balance, held, owed in await connection.execute(_BALANCES)
+            }
+
+    async def empty(self) -> None:
+        """As if nothing had ever happened."""
+        owner = make_engine(self.database.superuser_url, application_name="ledger-test-emptying", pool_size=1)
+        async with owner.begin() as connection:
+            await connection.execute(_EMPTY)
+        await owner.dispose()
 
     async def rows(self, query: str, **values: Any) -> list[Any]:
         async with self.engine.begin() as connection:
