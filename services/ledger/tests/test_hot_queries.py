@@ -76,7 +76,7 @@ HOT_QUERIES = {
     "lock PaymentIntents": bound(sql.LOCK_PAYMENT_INTENTS, array("pi_1", "pi_5")),
     "read PaymentIntents": bound(sql.READ_PAYMENT_INTENTS, array("pi_1", "pi_5")),
     "lock balances": bound(sql.LOCK_BALANCES, SOME_TENANTS),
-    "read references": bound(sql.READ_REFERENCES, SOME_TENANTS, array(*["product"] * 3), array("job-1", "x", "job-3")),
+    "read references": bound(sql.READ_REFERENCES, "'{t1,t7,t99}'", "'{product,product,product}'", "'{job-1,x,job-3}'"),
     "read due holds": bound(sql.READ_DUE_HOLDS, SOME_TENANTS, "now()"),
     "read holds": bound(sql.READ_HOLDS, SOME_TENANTS, array("hold-1", "hold-2", "hold-10")),
     "end holds": bound(

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger import sql
+from ledger import array_text, sql
 from ledger.core.accounts import Door, Kind
 from ledger.core.commands import HoldStatus, Unapplied
 from ledger.core.state import (
@@ -95,7 +95,12 @@ class Batch:
         if not keys:
             return {}
         tenants, doors, references = zip(*keys, strict=True)
-        rows = await self._driver.fetch(sql.READ_REFERENCES, tenants, doors, references)
+        rows = await self._driver.fetch(
+            sql.READ_REFERENCES,
+            array_text.of_texts(tenants),
+            array_text.of_plain_texts(doors),
+            array_text.of_texts(references),
+        )
         return {ReferenceKey(row[0], Door(row[1]), row[2]): PostedReference(*row[3:]) for row in rows}
 
     async def read_holds(
@@ -124,8 +129,7 @@ class Batch:
     async def insert_transfers(self, transfers: Sequence[Transfer]) -> None:
         usage = [each for each in transfers if each.kind is Kind.USAGE and each.door is Door.PRODUCT]
         if usage:
-            columns = _transfer_columns(usage)
-            await self._driver.execute(sql.INSERT_USAGE_TRANSFERS, *[columns[index] for index in sql.USAGE_COLUMNS])
+            await self._driver.execute(sql.INSERT_USAGE_TRANSFERS, *_usage_columns(usage))
         if len(usage) < len(transfers):
             others = [each for each in transfers if each.kind is not Kind.USAGE or each.door is not Door.PRODUCT]
             await self._driver.execute(sql.INSERT_TRANSFERS, *_transfer_columns(others))
@@ -198,6 +202,22 @@ def _transfer_columns(transfers: Sequence[Transfer]) -> list[Sequence[Any]]:
     return columns
 
 
+def _usage_columns(transfers: Sequence[Transfer]) -> list[str]:
+    """The columns of `sql.INSERT_USAGE_TRANSFERS`, in its order."""
+    columns: list[Sequence[Any]] = list(zip(*transfers, strict=True))
+    return [
+        array_text.of_texts(columns[0]),
+        array_text.of_texts(columns[2]),
+        array_text.of_bytes(columns[3]),
+        *(array_text.of_integers(column) for column in columns[7:13]),
+        *(array_text.of_plain_texts(map(_array_text, column)) for column in columns[13:15]),
+        array_text.of_times(columns[15]),
+        array_text.of_texts(columns[16]),
+        array_text.of_times(columns[17]),
+        array_text.of_booleans(columns[23]),
+    ]
+
+
 def _array_text(values: Sequence[int]) -> str:
-    """PostgreSQL's text of an array: unnest would flatten an array of arrays, so these travel as text."""
-    return f"{{{values[0]}}}" if len(values) == 1 else "{" + ",".join(map(str, values)) + "}"
+    """As text, since unnest would flatten an array of arrays."""
+    return f"{{{values[0]}}}" if len(values) == 1 else array_text.of_integers(values)

@@ -57,7 +57,7 @@ UPDATE_BALANCES = """
 READ_REFERENCES = """
     SELECT transfer.tenant_id, transfer.door, transfer.reference, input_hash, version, credits, available_after,
            created_at
-    FROM unnest($1::text[], $2::text[], $3::text[]) AS asked (tenant_id, door, reference)
+    FROM unnest($1::text::text[], $2::text::text[], $3::text::text[]) AS asked (tenant_id, door, reference)
     JOIN transfer USING (tenant_id, door, reference)
 """
 
@@ -133,15 +133,13 @@ INSERT_USAGE_TRANSFERS = """
     SELECT tenant_id, 'product', reference, input_hash, 'usage', 'available', 'used', credits, version,
            balance_after, available_after, owed_after, receivable_after, grant_numbers::int[],
            grant_credits::bigint[], created_at, purpose, occurred_at, beyond_limit
-    FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
-                $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::timestamptz[], $13::text[],
-                $14::timestamptz[], $15::boolean[])
+    FROM unnest($1::text::text[], $2::text::text[], $3::text::bytea[], $4::text::bigint[], $5::text::bigint[],
+                $6::text::bigint[], $7::text::bigint[], $8::text::bigint[], $9::text::bigint[], $10::text::text[],
+                $11::text::text[], $12::text::timestamptz[], $13::text::text[], $14::text::timestamptz[],
+                $15::text::boolean[])
         AS new (tenant_id, reference, input_hash, credits, version, balance_after, available_after, owed_after,
                 receivable_after, grant_numbers, grant_credits, created_at, purpose, occurred_at, beyond_limit)
 """
-
-#: Where in `Transfer` the columns of that statement are.
-USAGE_COLUMNS = (0, 2, 3, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 23)
 
 #: Where in `Transfer` the arrays are: they travel as text, since unnest would flatten an array of arrays.
 TRANSFER_ARRAY_COLUMNS = (13, 14)
