@@ -35,6 +35,10 @@ def app(readiness: Readiness) -> FastAPI:
     async def create(item: Item) -> str:
         return item.name
 
+    @app.get("/items")
+    async def items() -> list[str]:
+        return []
+
     @app.get("/short")
     async def short() -> None:
         raise Problem(402, "insufficient_credits", "There are too few.", available=7)
@@ -65,6 +69,7 @@ async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
         ("PUT", "/items", b"{}", 405, "method_not_allowed"),
         ("POST", "/items", b"{}", 422, "invalid_request"),
         ("POST", "/items", b"{", 422, "invalid_request"),
+        ("POST", "/items", b"\xff", 422, "invalid_request"),
         ("POST", "/items", b" " * (BODY_BYTES_MAX + 1), 413, "body_too_large"),
         ("GET", "/away", None, 503, "temporarily_unavailable"),
         ("GET", "/bug", None, 500, "internal_error"),
@@ -82,6 +87,10 @@ async def test_every_error_is_a_problem_with_a_stable_code_and_tells_nothing_inn
     assert problem["title"]
     assert problem["detail"]
     assert not any(inner in response.text for inner in ("inner detail", "SELECT", "Traceback"))
+
+
+async def test_a_method_that_a_path_does_not_take_is_told_those_that_it_does(client: AsyncClient) -> None:
+    assert (await client.put("/items")).headers["allow"] == "GET, POST"
 
 
 async def test_a_problem_may_have_members_of_its_own(client: AsyncClient) -> None:

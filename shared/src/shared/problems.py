@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from shared.database import is_transient
 from shared.logs import get_logger
@@ -86,14 +87,32 @@ _CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 41
 _DETAILS = {404: "There is nothing here. /docs lists what there is.", 405: "This path is asked with another method."}
 
 
-async def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:
+#: What FastAPI answers, with 400, to a body that is no text. One that is no JSON gets 422, and so does this.
+_UNREADABLE = "There was an error parsing the body"
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.detail == _UNREADABLE:
+        return problem_response(Problem(422, "invalid_request", "The body is not JSON in UTF-8."))
     code = _CODES.get(error.status_code, "invalid_request")
     headers = dict(error.headers) if error.headers else None
     detail = str(error.detail)
     if detail == HTTPStatus(error.status_code).phrase:  # the framework's own: it says no more than the status
         detail = _DETAILS.get(error.status_code, f"{detail}.")
+    if error.status_code == 405:  # the framework's `Allow` knows only the first route of the path
+        headers = {**(headers or {}), "Allow": ", ".join(_methods_of_path(request))}
     return problem_response(Problem(error.status_code, code, detail, headers=headers))
+
+
+def _methods_of_path(request: Request) -> list[str]:
+    routes = request.app.router.routes
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:

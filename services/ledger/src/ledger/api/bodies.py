@@ -1,9 +1,10 @@
 """HTTP bodies: camelCase JSON; credits and minor units are integers."""
 
+import re
 from datetime import date, datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
 from ledger.core.accounts import CREDITS_MAX, PRIORITY_OF_PROMOTIONS
@@ -14,6 +15,17 @@ Purpose = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1
 #: What a token may carry too (`shared.auth`).
 TenantId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 Credits = Annotated[int, Field(strict=True, gt=0, le=CREDITS_MAX)]
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _written_out(time: Any) -> Any:
+    if not isinstance(time, datetime) and not (isinstance(time, str) and _RFC3339.fullmatch(time)):
+        raise ValueError("write a time with its zone, as 2026-09-01T12:00:00Z")
+    return time
+
+
+#: A time as RFC 3339 writes it: a number would be seconds to one caller and milliseconds to another.
+Time = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 
 
 class Body(BaseModel):
@@ -111,7 +123,7 @@ class PromotionRequest(Body):
     priority: Annotated[int, Field(strict=True, ge=0, le=1_000)] = Field(
         PRIORITY_OF_PROMOTIONS, description="Lots of a lower number are spent first; paid ones have 100."
     )
-    expires_at: AwareDatetime | None = None
+    expires_at: Time | None = None
     reason: Purpose = ""
 
 
@@ -119,7 +131,8 @@ class AdjustmentRequest(Body):
     tenant_id: TenantId
     reference: Identifier
     credits: Annotated[int, Field(strict=True, ge=-CREDITS_MAX, le=CREDITS_MAX)] = Field(
-        description="Signed, not 0. What a negative one does not find is owed."
+        description="Signed, not 0. What a negative one does not find is owed.",
+        json_schema_extra={"not": {"const": 0}},
     )
     reason: Annotated[Purpose, Field(min_length=1)]
 

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from pydantic import AwareDatetime
 
 from ledger.api.answers import invalid_cursor, unknown_tenant
 from ledger.api.bodies import (
@@ -14,6 +13,7 @@ from ledger.api.bodies import (
     GrantsBody,
     Identifier,
     PastBalanceBody,
+    Time,
 )
 from ledger.api.callers import Reader
 from ledger.api.pages import CursorText, Limit, cursor_of
@@ -41,7 +41,7 @@ _COMPUTED = {"credits", "moved_credits", "posted_at"}
 async def get_balance(
     request: Request,
     principal: Reader,
-    at: Annotated[AwareDatetime | None, Query(description="A time in the past, with its zone.")] = None,
+    at: Annotated[Time | None, Query(description="A time in the past, with its zone.")] = None,
 ) -> BalanceBody | PastBalanceBody:
     """What the tenant has, and owes; with `at` what it had then."""
     tenant = principal.own_tenant
@@ -68,8 +68,8 @@ async def get_entries(
     limit: Limit = 50,
     cursor: CursorText = None,
     kind: Annotated[list[Kind] | None, Query(description="Only these kinds; may be repeated.")] = None,
-    since: Annotated[AwareDatetime | None, Query(alias="from", description="Posted at or after.")] = None,
-    until: Annotated[AwareDatetime | None, Query(alias="to", description="Posted before.")] = None,
+    since: Annotated[Time | None, Query(alias="from", description="Posted at or after.")] = None,
+    until: Annotated[Time | None, Query(alias="to", description="Posted before.")] = None,
     reference: Annotated[Identifier | None, Query()] = None,
 ) -> EntriesBody:
     """Everything that moved the tenant's credits, newest first."""

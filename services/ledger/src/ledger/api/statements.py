@@ -20,6 +20,9 @@ router = APIRouter()
 _pages = Environment(loader=PackageLoader("ledger", "api"), autoescape=True, undefined=StrictUndefined)
 
 
+_MONTH = {"pattern": "^[1-8][0-9]{3}-(0[1-9]|1[0-2])$", "example": "2026-09"}
+
+
 class StandingBody(Body):
     version: int
     balance: int
@@ -82,7 +85,7 @@ class Format(StrEnum):
 async def get_statement(
     request: Request,
     principal: Reader,
-    month: Annotated[str, Path(description="A calendar month (UTC) as `2026-09`.", max_length=7)],
+    month: Annotated[str, Path(description="A calendar month (UTC).", max_length=7, json_schema_extra=_MONTH)],
     as_: Annotated[Format, Query(alias="format")] = Format.JSON,
 ) -> StatementBody | Response:
     """The tenant's month: opening balance, what came and went by kind, what became of each grant, usage by day and
