@@ -108,6 +108,14 @@ class Books:
         row = (await self.rows("SELECT balance, owed, receivable FROM balance WHERE tenant_id = :t", t=tenant))[0]
         return row.balance, row.owed, row.receivable
 
+    async def someone_waits_for_a_lock(self) -> bool:
+        """Whether a transaction waits for what another one has locked."""
+        return bool(
+            await self.rows(
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        )
+
     async def assert_right(self) -> None:
         """`ledger check` finds nothing wrong."""
         findings = await check(self.engine)

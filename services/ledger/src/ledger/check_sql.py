@@ -119,6 +119,8 @@ PAYMENT_INTENTS = """
     WITH posted AS (
         SELECT tenant_id, payment_intent,
                sum(credits) FILTER (WHERE kind IN ('purchase', 'recharge')) AS credited,
+               sum(amount_minor) FILTER (WHERE kind IN ('purchase', 'recharge')) AS paid,
+               min(currency) FILTER (WHERE kind IN ('purchase', 'recharge')) AS paid_in,
                coalesce(sum(credits) FILTER (WHERE source = 'available'), 0)
                    - coalesce(sum(credits) FILTER (WHERE kind IN ('refund', 'dispute_won')
                                                      AND destination = 'available'), 0) AS reversed
@@ -126,7 +128,8 @@ PAYMENT_INTENTS = """
         WHERE payment_intent IS NOT NULL AND tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
         GROUP BY tenant_id, payment_intent
     )
-    SELECT payment_intent.*, credited AS credits_expected, reversed AS reversed_expected
+    SELECT payment_intent.*, credited AS credits_expected, paid AS amount_expected, paid_in AS currency_expected,
+           reversed AS reversed_expected
     FROM payment_intent LEFT JOIN posted USING (tenant_id, payment_intent)
     WHERE tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
     ORDER BY tenant_id, payment_intent
@@ -134,6 +137,8 @@ PAYMENT_INTENTS = """
 
 PAYMENT_INTENT_RULES = (
     ("what it was credited with", "credits", "credits_expected"),
+    ("the money it was credited for", "amount_minor", "amount_expected"),
+    ("the currency of that money", "currency", "currency_expected"),
     ("what is reversed", "reversed_credits", "reversed_expected"),
 )
 
