@@ -54,7 +54,7 @@ def test_other_bytes_are_undecodable(value: bytes) -> None:
 
 def test_a_tombstone_and_data_that_do_not_fit_are_undecodable() -> None:
     envelope = json.loads(encoded(EXAMPLES[UsageRecorded]))
-    for credits in (0, -1, 2**53, "many", None):
+    for credits in (0, -1, 2**53, "many", None, "12", 12.0, 12.5, True):
         envelope["data"]["credits"] = credits
         with pytest.raises(UndecodableEvent):
             decode(json.dumps(envelope).encode(), UsageRecorded)

@@ -10,7 +10,9 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -78,17 +80,12 @@ class _Connection(asyncio.Protocol):
 
 
 class _Load:
-    def __init__(self, requests: list[bytes]) -> None:
-        self._requests = requests
-        self._next = 0
+    def __init__(self, next_request: Callable[[], bytes]) -> None:
+        self.next_request = next_request
         self.is_measuring = False
         self.is_over = False
         self.latencies_s: list[float] = []
         self.statuses: Counter[str] = Counter()
-
-    def next_request(self) -> bytes:
-        self._next = (self._next + 1) % len(self._requests)
-        return self._requests[self._next]
 
     def answered(self, status: bytes, sent_at: float) -> None:
         if self.is_measuring:
@@ -103,17 +100,15 @@ def _content_length(answer: bytes, head: int) -> int:
 
 
 async def measure(
-    url: str, secret: str, *, connections: int, body_bytes: int, warmup_s: float, seconds: float
+    host: str, port: int, next_request: Callable[[], bytes], *, connections: int, warmup_s: float, seconds: float
 ) -> Result:
-    """Sends signed webhooks for `warmup_s + seconds` and tells what the latter part was like."""
-    target = urlsplit(url)
-    assert target.hostname is not None and target.port is not None
-    load = _Load([_request(target.netloc, target.path, payload(body_bytes), secret) for _ in range(BODIES)])
+    """Sends requests for `warmup_s + seconds` and tells what the latter part was like."""
+    load = _Load(next_request)
     loop = asyncio.get_running_loop()
     open_connections: list[_Connection] = []
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
         for _ in range(connections):
-            _, connection = await loop.create_connection(lambda: _Connection(load), target.hostname, target.port)
+            _, connection = await loop.create_connection(lambda: _Connection(load), host, port)
             open_connections.append(connection)
     await asyncio.sleep(warmup_s)
     load.is_measuring, began = True, time.perf_counter()
@@ -132,12 +127,26 @@ async def measure(
     )
 
 
-def _request(host: str, path: str, body: bytes, secret: str) -> bytes:
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\nStripe-Signature: {signature(body, secret)}\r\n\r\n"
-    )
+def post_request(host: str, path: str, body: bytes, headers: str) -> bytes:
+    """The bytes of a POST. `headers` are whole lines."""
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
+
+
+def address_of(url: str) -> tuple[str, int, str]:
+    """Host, port and path of an address."""
+    target = urlsplit(url)
+    assert target.hostname is not None and target.port is not None
+    return target.hostname, target.port, target.path
+
+
+def _webhooks(host: str, path: str, secret: str, body_bytes: int) -> Callable[[], bytes]:
+    def request() -> bytes:
+        body = payload(body_bytes)
+        json_type = "Content-Type: application/json; charset=utf-8\r\n"
+        return post_request(host, path, body, f"{json_type}Stripe-Signature: {signature(body, secret)}\r\n")
+
+    return cycle([request() for _ in range(BODIES)]).__next__
 
 
 def main(arguments: list[str]) -> int:
@@ -150,14 +159,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--warmup-s", type=float, default=1.0)
     parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args(arguments)
+    host, port, path = address_of(options.url)
+    webhooks = _webhooks(f"{host}:{port}", path, options.secret, options.body_bytes)
     result = uvloop.run(
         measure(
-            options.url,
-            options.secret,
-            connections=options.connections,
-            body_bytes=options.body_bytes,
-            warmup_s=options.warmup_s,
-            seconds=options.seconds,
+            host, port, webhooks, connections=options.connections, warmup_s=options.warmup_s, seconds=options.seconds
         )
     )
     print(json.dumps(asdict(result)))

@@ -1,12 +1,16 @@
 """From Kafka's bytes to the books."""
 
+import json
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
 from ledger.core.accounts import CREDITS_MAX
 from ledger.handlers import Handlers
+from shared.clock import utc_now
 from shared.events import UsageRecorded, encode
 from shared.kafka import Record
 from shared.poison import Poison, RecordRefused
@@ -23,11 +27,20 @@ def usage_record(
     credits: int = 10,
     *,
     tenant: str = "acme",
-    occurred_at: datetime = NOW,
+    occurred_at: datetime | None = None,
     purpose: str = "x",
 ) -> Record:
+    occurred_at = occurred_at or utc_now()
     event = UsageRecorded(tenant=tenant, reference=reference, credits=credits, occurred_at=occurred_at, purpose=purpose)
     return Record(TopicName.USAGE_RECORDED, 0, 1, tenant, encode(event, event_id=f"evt-{reference}", now=NOW))
+
+
+def garbled_record(**changes: Any) -> Record:
+    """Usage that no code of ours would write."""
+    record = usage_record("garbled")
+    event = json.loads(record.value or b"")
+    event["data"] |= changes
+    return replace(record, value=json.dumps(event).encode())
 
 
 async def stripe(books: Books, *records: Record) -> None:
@@ -78,10 +91,10 @@ async def test_an_event_that_is_no_event_is_poison(books: Books) -> None:
 
 async def test_usage_is_recorded_beyond_the_balance_and_once(books: Books) -> None:
     await stripe(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
-    long_ago, tomorrow = NOW.replace(year=NOW.year - 1), NOW.replace(day=2)
+    year_ago, soon = utc_now() - timedelta(days=365), utc_now() + timedelta(minutes=50)
     records = [
         usage_record("job-1", 60), usage_record("job-1", 60), usage_record("job-2", 60),
-        usage_record("year-old", 1, occurred_at=long_ago), usage_record("early", 1, occurred_at=tomorrow),
+        usage_record("year-old", 1, occurred_at=year_ago), usage_record("early", 1, occurred_at=soon),
     ]  # fmt: skip
     await use(books, records)
     await use(books, records)
@@ -96,6 +109,16 @@ async def test_usage_is_recorded_beyond_the_balance_and_once(books: Books) -> No
         usage_record("taken", 11),
         usage_record("nul\x00"),
         usage_record("too-much", CREDITS_MAX),
+        garbled_record(credits="12"),
+        garbled_record(credits=12.0),
+        garbled_record(credits=12.5),
+        garbled_record(credits=0),
+        garbled_record(credits=-12),
+        garbled_record(credits=CREDITS_MAX + 1),
+        garbled_record(reference="r" * 10_000),
+        garbled_record(reference=""),
+        garbled_record(purpose="p" * 101),
+        garbled_record(occurred_at="yesterday"),
         usage_record("no-zone", occurred_at=datetime(2026, 1, 1)),  # noqa: DTZ001  # what the test is about
         Record(TopicName.USAGE_RECORDED, 0, 1, "acme", b'{"specversion": "1.0", "type": "usage.recorded.v1"}'),
     ],
@@ -113,3 +136,60 @@ async def test_usage_that_cannot_be_recorded_is_poison_and_undoes_its_batch(book
 async def test_usage_of_a_tenant_without_credits_is_refused_for_that_tenant_alone(books: Books) -> None:
     with pytest.raises(RecordRefused):
         await use(books, [usage_record(tenant="never-heard-of")])
+
+
+async def use_one_by_one(books: Books, records: Sequence[Record]) -> list[str]:
+    """As the consumer does after a batch that held poison; returns why records were refused."""
+    refused: list[str] = []
+    for record in records:
+        try:
+            await use(books, [record])
+        except RecordRefused as why:
+            refused.append(str(why))
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("occurred", "why"),
+    [
+        (timedelta(days=-396), "older than 395 days.*could count twice.*adjust the tenant's balance"),
+        (timedelta(days=-100_000), "older than 395 days"),
+        (timedelta(minutes=61), "in the future: a clock is wrong.*Set it right, and send the usage again"),
+        (timedelta(days=300_000), "in the future"),
+    ],
+)
+async def test_usage_of_another_time_is_refused_for_its_tenant_alone_and_its_neighbours_are_recorded(
+    books: Books, occurred: timedelta, why: str
+) -> None:
+    await stripe(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
+    records = [
+        usage_record("before", 1), usage_record("untimely", 10, occurred_at=utc_now() + occurred),
+        usage_record("after", 1),
+    ]  # fmt: skip
+    with pytest.raises(RecordRefused, match=why):
+        await use(books, records)
+    assert await books.balance() == (100, 0, 0)
+    assert len(await use_one_by_one(books, records)) == 1
+    assert await books.balance() == (98, 0, 0)
+    await books.assert_right()
+
+
+@pytest.mark.parametrize("days", [0, 1, 365, 394])
+async def test_usage_that_comes_late_is_recorded_and_once(books: Books, days: int) -> None:
+    await stripe(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
+    late = usage_record("late", 10, occurred_at=utc_now() - timedelta(days=days))
+    assert await use_one_by_one(books, [late, late]) == []
+    assert await books.balance() == (90, 0, 0)
+
+
+async def test_a_products_reference_may_be_called_like_a_payment_or_its_refund(books: Books) -> None:
+    """Doors have names of their own, so nobody keeps a credit or a refund from being posted."""
+    await stripe(books, stripe_record("payment_intent.succeeded", payment_intent_object("pi_0")))
+    await use(books, [usage_record("pi_1", 1), usage_record("re_1", 1), usage_record("expiry:1:1", 1)])
+    await stripe(
+        books,
+        stripe_record("payment_intent.succeeded", payment_intent_object()),
+        stripe_record("refund.created", refund_object(amount=500)),
+    )
+    assert await books.balance() == (200 - 3 - 50, 0, 0)
+    await books.assert_right()

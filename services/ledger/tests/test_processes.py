@@ -17,6 +17,7 @@ from embedded.environment import DEVELOPMENT_JWT_SECRET, inherited
 from embedded.http_process import HttpProcess
 from embedded.servers import KafkaServer
 from shared.auth import Scope
+from shared.clock import utc_now
 from shared.events import UsageRecorded, encode
 from shared.kafka import kafka_headers, make_producer
 from shared.topic_admin import create_topics
@@ -48,7 +49,7 @@ class Running:
         )
 
     async def usage(self, reference: str, credits: int) -> None:
-        event = UsageRecorded(tenant="acme", reference=reference, credits=credits, occurred_at=NOW, purpose="")
+        event = UsageRecorded(tenant="acme", reference=reference, credits=credits, occurred_at=utc_now(), purpose="")
         value = encode(event, event_id=reference, now=NOW)
         await self.producer.send_and_wait(self.prefix + TopicName.USAGE_RECORDED, value, key=b"acme")
 

@@ -208,7 +208,7 @@ class UsageRecorded(TenantEvent):
     TOPIC = TopicName.USAGE_RECORDED
 
     reference: str = Field(min_length=1, max_length=255)
-    credits: int = Field(gt=0, le=2**53 - 1)
+    credits: int = Field(strict=True, gt=0, le=2**53 - 1)
     occurred_at: datetime
     purpose: str = Field("", max_length=100)
 

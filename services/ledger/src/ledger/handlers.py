@@ -1,10 +1,12 @@
 """What the ledger does with each event, in the order it happens: events become commands, commands are applied."""
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from prometheus_client import Counter
 
 from ledger.apply import apply
+from ledger.archive import REFERENCES_KEPT
 from ledger.core.commands import BeyondLimit, Command, Conflict, Outcome, Posted, UnknownTenant, Usage
 from ledger.stripe_commands import HANDLED_TYPES, command_of
 from shared.clock import utc_now
@@ -16,6 +18,11 @@ from shared.poison import Poison, RecordRefused
 from shared.stripe_events import EVENT_TYPES, Header, MalformedEvent, parse_event
 
 log = get_logger()
+
+#: Older usage may have been recorded already and its reference be in the archive, so that it would count twice.
+USAGE_AGE_MAX = REFERENCES_KEPT - timedelta(days=5)
+#: Usage is recorded after it happened; clocks differ by less.
+USAGE_AHEAD_MAX = timedelta(hours=1)
 
 _stripe_events = Counter("ledger_stripe_events_total", "Stripe events, by what became of them.", ["type", "outcome"])
 _usage = Counter("ledger_usage_records_total", "usage.recorded, by what became of them.", ["outcome"])
@@ -56,7 +63,9 @@ class Handlers:
             log.debug("stripe_event_applied", command=type(command).__name__, outcome=type(outcome).__name__)
 
     async def on_usage(self, transaction: Transaction, records: Sequence[Record]) -> None:
-        """Usage is a fact: recorded whatever the balance. Unknown tenants and contradictions are dead-lettered."""
+        """Usage is a fact: recorded whatever the balance. Unknown tenants, contradictions and what is told by a wrong
+        clock or more than a year late are dead-lettered."""
+        now = utc_now()
         commands: list[Usage] = []
         for record in records:
             try:
@@ -70,14 +79,29 @@ class Handlers:
                 raise Poison("usage with a NUL character, which no text column holds")
             if usage.occurred_at.tzinfo is None:
                 raise Poison("usage whose time has no zone")
+            _refuse_untimely(usage.occurred_at, now)
             commands.append(Usage(usage.tenant, usage.reference, usage.credits, usage.purpose, usage.occurred_at))
         if not commands:
             return
-        outcomes = await apply(transaction, commands, utc_now())
+        outcomes = await apply(transaction, commands, now)
         for command, outcome in zip(commands, outcomes, strict=True):
             if type(outcome) is not Posted:
                 _refuse_unfit(outcome, of=command, as_=RecordRefused)
         _count_usage(outcomes)
+
+
+def _refuse_untimely(occurred_at: datetime, now: datetime) -> None:
+    """Raises `RecordRefused` for usage of a time that cannot be told from a repetition, or has not come."""
+    if occurred_at < now - USAGE_AGE_MAX:
+        raise RecordRefused(
+            f"usage of {occurred_at.isoformat()} is older than {USAGE_AGE_MAX.days} days: references of that time may "
+            "be in the archive, so it could count twice. If it was never recorded, adjust the tenant's balance instead."
+        )
+    if occurred_at > now + USAGE_AHEAD_MAX:
+        raise RecordRefused(
+            f"usage of {occurred_at.isoformat()} lies in the future: a clock is wrong, the product's or the ledger's "
+            f"({now.isoformat()}). Set it right, and send the usage again with its own time and reference."
+        )
 
 
 def _refuse_unfit(outcome: Outcome, of: Command, as_: type[Poison]) -> None:
