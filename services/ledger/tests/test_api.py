@@ -183,3 +183,17 @@ async def test_every_answer_is_documented(api: httpx.AsyncClient) -> None:
     document = (await api.get("/openapi.json")).json()
     answers = set(document["paths"]["/api/ledger/debits"]["post"]["responses"])
     assert answers == {"200", "401", "402", "403", "404", "409", "413", "422", "500", "503"}
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["1788220800", "2026-09-01", "2026-09-01T12:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"],
+)
+async def test_times_that_are_not_written_out_or_beyond_reach(
+    api: httpx.AsyncClient, headers: MakeHeaders, time: str
+) -> None:
+    for path, name in (("balance", "at"), ("entries", "from"), ("entries", "to")):
+        response = await api.get(
+            f"/api/ledger/{path}", params={name: time}, headers=headers("acme", Scope.BILLING_READ)
+        )
+        assert problem(response) == (422, "invalid_request")

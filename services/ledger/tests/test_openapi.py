@@ -25,7 +25,7 @@ from .books import Books
 from .builders import capture, debit, hold, promotion, purchase, refund, release, unapplied, usage
 from .conftest import MakeHeaders
 
-EXAMPLES_MAX = 12
+EXAMPLES_MAX = 25
 TIMEOUT_S = 100.0
 HOOKS = Path(__file__).with_name("schemathesis_hooks.py")
 
@@ -67,6 +67,7 @@ enabled = false
 include-path-regex = "^/api/ledger/(tenants|promotions|adjustments|unapplied-receipts)"
 headers = {{ Authorization = "{operator}" }}
 """
+MOVED = "SELECT kind, count(*) AS moved FROM transfer GROUP BY kind"
 #: The same of routes that a product calls, for tenants that it names.
 PRODUCT = """
 [[operations]]
@@ -124,4 +125,6 @@ async def test_every_route_does_what_its_description_says(
         cwd=tmp_path, env=inherited(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    moved = {row.kind: row.moved for row in await books.rows(MOVED)}
+    assert min(moved.get(kind, 0) for kind in ("usage", "hold", "release")) >= 3, "it did not come far"
     await books.assert_right()

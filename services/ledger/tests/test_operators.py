@@ -128,6 +128,8 @@ async def test_usage_beyond_the_limit_is_recorded_and_flagged(
         ("promotions", {"credits": 0}), ("promotions", {"credits": -1}), ("promotions", {"credits": 1.5}),
         ("promotions", {"tenantId": "with space"}), ("promotions", {"expiresAt": "2026-09-01T00:00:00"}),
         ("promotions", {"priority": -1}), ("adjustments", {"credits": 0}), ("adjustments", {"reason": ""}),
+        ("promotions", {"expiresAt": 1788220800}), ("promotions", {"expiresAt": "0001-01-01T00:00:00Z"}),
+        ("promotions", {"expiresAt": "9999-12-31T23:59:59.999999Z"}),
         ("adjustments", {"credits": 2**53}), ("adjustments", {"reference": "r" * 10_000}),
     ],
 )  # fmt: skip

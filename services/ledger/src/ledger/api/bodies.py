@@ -4,7 +4,7 @@ import re
 from datetime import date, datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
 from ledger.core.accounts import CREDITS_MAX, PRIORITY_OF_PROMOTIONS
@@ -24,8 +24,16 @@ def _written_out(time: Any) -> Any:
     return time
 
 
-#: A time as RFC 3339 writes it: a number would be seconds to one caller and milliseconds to another.
-Time = Annotated[AwareDatetime, BeforeValidator(_written_out)]
+def _within_reach(time: datetime) -> datetime:
+    if not 1970 <= time.year <= 9000:
+        raise ValueError("write a time between 1970 and 9000; leave it out where there is none")
+    return time
+
+
+#: A time as RFC 3339 writes it: a number would be seconds to one caller and milliseconds to another. The first and the
+#: last moments of Python's calendar are refused: PostgreSQL's driver takes them for infinity, which has no zone and
+#: compares with nothing.
+Time = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_within_reach)]
 
 
 class Body(BaseModel):
