@@ -1,7 +1,7 @@
 """Columns as text arrive in PostgreSQL as they were."""
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -32,6 +32,7 @@ TIMES = [
         (array_text.of_integers, "bigint", [0, -(2**53), 2**53 - 1]),
         (array_text.of_bytes, "bytea", [b"", b"\x00\xff", bytes(range(256))]),
         (array_text.of_times, "timestamptz", TIMES),
+        (array_text.of_dates, "date", [date(2026, 9, 1), None]),
         (array_text.of_booleans, "boolean", [True, False, True]),
     ],
 )

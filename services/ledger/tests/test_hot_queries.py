@@ -85,10 +85,10 @@ HOT_QUERIES = {
     ),
     "read unspent grants": bound(sql.READ_UNSPENT_GRANTS, SOME_TENANTS),
     "read spent grants": bound(sql.READ_SPENT_GRANTS, SOME_TENANTS, NUMBERS),
-    "update grants": bound(sql.UPDATE_GRANTS, SOME_TENANTS, NUMBERS, NUMBERS, NUMBERS),
+    "update grants": bound(sql.UPDATE_GRANTS, "'{t1,t7,t99}'", *["'{1,2,3}'"] * 3),
     "update balances": bound(
-        sql.UPDATE_BALANCES, SOME_TENANTS, *[NUMBERS] * 6, "ARRAY[now(), now(), now()]", array("{}", "{}", "{}"),
-        NUMBERS, "ARRAY[now(), now(), now()]",
+        sql.UPDATE_BALANCES, "'{t1,t7,t99}'", *["'{1,2,3}'"] * 6, "'{2026-09-01,2026-09-01,2026-09-01}'",
+        array("{}", "{}", "{}"), "'{1,2,3}'", "'{2026-09-01,2026-09-01,2026-09-01}'",
     ),
     "a tenant's balance": compiled(select(balance).where(balance.c.tenant_id == "t7")),
     "first page of entries": compiled(entries_query(transfer, "t7", ALL, None, 50)),

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from asyncpg.exceptions import InternalClientError
+from pydantic_core import from_json, to_json
 from sqlalchemy import event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
@@ -38,6 +39,8 @@ def make_engine(
         pool_pre_ping=False,
         pool_recycle=1_800,
         hide_parameters=True,  # errors are logged; what tenants wrote is not
+        json_deserializer=from_json,
+        json_serializer=_to_json,
         connect_args={
             "timeout": 5,
             "command_timeout": statement_timeout_ms / 1000 + 5,
@@ -53,6 +56,10 @@ def make_engine(
     event.listen(engine.sync_engine, "checkout", _discard_closed)
     event.listen(engine.sync_engine, "handle_error", _discard_broken)
     return engine
+
+
+def _to_json(value: object) -> str:
+    return to_json(value).decode()
 
 
 def _discard_closed(_adapted: object, record: ConnectionPoolEntry, _fairy: object) -> None:

@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -33,8 +33,7 @@ class OutboxEvent:
     headers: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class StateMark:
+class StateMark(NamedTuple):
     """A key of a state topic whose state has reached `version` and is to be sent."""
 
     tenant: str
@@ -109,7 +108,7 @@ _INSERT = text("""
 async def _write(transaction: Transaction) -> list[OutboxEvent]:
     """Writes what is to be published; returns the events with their ids."""
     events = transaction.events
-    marks = sorted(set(transaction.marks), key=lambda mark: (mark.tenant, mark.topic, mark.key, mark.version))
+    marks = sorted(set(transaction.marks))
     if not events and not marks:
         return []
     rows = await transaction.connection.execute(

@@ -68,6 +68,7 @@ async def run_api(stopping: asyncio.Event, runtime: Runtime, app: Any, process: 
     """Serves the app and publishes what its requests commit, until `stopping`."""
     async with asyncio.TaskGroup() as tasks:
         publishing = tasks.create_task(runtime.publisher.run())
+        _spare_the_collector()
         await serve(app, process.http_host, process.http_port, stopping)
         await runtime.publisher.drain(DRAIN_TIMEOUT_S)
         publishing.cancel()

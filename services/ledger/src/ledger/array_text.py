@@ -5,7 +5,7 @@ planning does.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from operator import methodcaller
 from typing import cast
 
@@ -33,6 +33,10 @@ def of_plain_texts(values: Iterable[str]) -> str:
 
 def of_bytes(values: Iterable[bytes]) -> str:
     return '{"\\\\x' + '","\\\\x'.join(map(_hex, values)) + '"}'
+
+
+def of_dates(values: Iterable[date | None]) -> str:
+    return "{" + ",".join(["NULL" if value is None else value.isoformat() for value in values]) + "}"
 
 
 def of_times(values: Iterable[datetime | None]) -> str:

@@ -5,13 +5,13 @@ grants and waiting reversals are read after the locks, in statements of their ow
 each statement a new snapshot, so what another worker committed before it let go of a lock is seen.
 """
 
-import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Protocol, cast
 
 import asyncpg
+from pydantic_core import to_json
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -135,26 +135,26 @@ class Batch:
             await self._driver.execute(sql.INSERT_TRANSFERS, *_transfer_columns(others))
 
     async def update_balances(self, balances: Sequence[Balance]) -> None:
+        columns = list(zip(*balances, strict=True))
+        usage: Sequence[DayUsage] = columns[7]
         await self._driver.execute(
             sql.UPDATE_BALANCES,
-            [each.tenant for each in balances],
-            [each.version for each in balances],
-            [each.balance for each in balances],
-            [each.held for each in balances],
-            [each.owed for each in balances],
-            [each.receivable for each in balances],
-            [each.grants_made for each in balances],
-            [each.usage.day for each in balances],
-            [json.dumps(each.usage.by_purpose) for each in balances],
-            [each.usage.of_other_purposes for each in balances],
-            [each.changed_at for each in balances],
+            array_text.of_texts(columns[0]),
+            *(array_text.of_integers(column) for column in columns[1:7]),
+            array_text.of_dates([each.day for each in usage]),
+            [to_json(each.by_purpose).decode() for each in usage],
+            array_text.of_integers(each.of_other_purposes for each in usage),
+            array_text.of_times(columns[8]),
         )
 
     async def insert_grants(self, grants: Sequence[Grant]) -> None:
         await self._driver.execute(sql.INSERT_GRANTS, *zip(*grants, strict=True))
 
     async def update_grants(self, changes: Sequence[GrantChange]) -> None:
-        await self._driver.execute(sql.UPDATE_GRANTS, *zip(*changes, strict=True))
+        tenants, *numbers = zip(*changes, strict=True)
+        await self._driver.execute(
+            sql.UPDATE_GRANTS, array_text.of_texts(tenants), *(array_text.of_integers(column) for column in numbers)
+        )
 
     async def insert_holds(self, holds: Sequence[HoldState]) -> None:
         columns: list[Sequence[Any]] = list(zip(*holds, strict=True))

@@ -47,8 +47,9 @@ UPDATE_BALANCES = """
         version = new.version, balance = new.balance, held = new.held, owed = new.owed, receivable = new.receivable,
         grants_made = new.grants_made, usage_day = new.usage_day, usage_by_purpose = new.usage_by_purpose,
         usage_of_other_purposes = new.usage_of_other_purposes, changed_at = new.changed_at
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::int[],
-                $8::date[], $9::jsonb[], $10::bigint[], $11::timestamptz[])
+    FROM unnest($1::text::text[], $2::text::bigint[], $3::text::bigint[], $4::text::bigint[], $5::text::bigint[],
+                $6::text::bigint[], $7::text::int[], $8::text::date[], $9::jsonb[], $10::text::bigint[],
+                $11::text::timestamptz[])
         AS new (tenant_id, version, balance, held, owed, receivable, grants_made, usage_day, usage_by_purpose,
                 usage_of_other_purposes, changed_at)
     WHERE balance.tenant_id = new.tenant_id
@@ -88,7 +89,8 @@ INSERT_GRANTS = """
 
 UPDATE_GRANTS = """
     UPDATE credit_grant SET remaining = new.remaining, spent = new.remaining = 0, held = new.held
-    FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS new (tenant_id, grant_number, remaining, held)
+    FROM unnest($1::text::text[], $2::text::int[], $3::text::bigint[], $4::text::bigint[])
+        AS new (tenant_id, grant_number, remaining, held)
     WHERE credit_grant.tenant_id = new.tenant_id AND credit_grant.grant_number = new.grant_number
 """
 

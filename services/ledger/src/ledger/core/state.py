@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ledger.core.accounts import Account, Door, Kind
@@ -25,17 +26,15 @@ class PostedReference(NamedTuple):
     posted_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class DayUsage:
+class DayUsage(NamedTuple):
     """Running totals of one day (UTC): at most `PURPOSES_MAX` purposes by name, the rest in one sum."""
 
     day: date | None = None
-    by_purpose: Mapping[str, int] = field(default_factory=dict[str, int])
+    by_purpose: Mapping[str, int] = MappingProxyType({})
     of_other_purposes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(NamedTuple):
     """A tenant's balance in credits. `balance` = what its grants have left − `owed`; available = `balance` − `held`.
 
     `version` counts the tenant's transfers. `receivable` is the part of `owed` that reversals left. `overdraft_limit`
