@@ -64,6 +64,7 @@ limits = st.sampled_from([0, 5, 20])
 references = st.sampled_from([f"job-{n}" for n in range(10)])
 hold_names = st.sampled_from([f"job-{n}" for n in range(3)])
 small = st.integers(1, 15)
+_more = small | st.integers(1, 50)
 times_until = st.sampled_from([timedelta(hours=1), timedelta(hours=6), timedelta(days=2), timedelta(days=30)])
 
 intents = st.sampled_from(INTENTS)
@@ -76,16 +77,18 @@ dispute_facts = st.one_of(
 debits = st.builds(debit_of, tenants, references, small, st.booleans())
 later = times_until.map(lambda until: NOW + until)
 
-#: Any command that may come at `NOW`; `moved_to` makes it one of another time.
-commands: st.SearchStrategy[Command] = st.one_of(
+holds = st.builds(hold, hold_names, _more, tenant=tenants, expires_at=later)
+captures = st.builds(capture, hold_names, _more, tenant=tenants, may_overdraw=st.booleans())
+
+_kinds: list[st.SearchStrategy[Command]] = [
     credit_facts,
     refund_facts,
     dispute_facts,
     st.builds(usage, references, small, tenant=tenants),
     debits,
     st.lists(debits, min_size=1, max_size=4).map(all_of),
-    st.builds(hold, hold_names, small, tenant=tenants, expires_at=later),
-    st.builds(capture, hold_names, small, tenant=tenants, may_overdraw=st.booleans()),
+    *[holds] * 4,
+    *[captures] * 4,
     st.builds(release, hold_names, tenant=tenants),
     st.builds(
         promotion, references, small, tenant=tenants, priority=st.sampled_from([50, 100, 200]),
@@ -94,7 +97,9 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(adjustment, references, small | st.integers(-15, -1), tenant=tenants),
     st.builds(Expire, tenants),
     st.builds(unapplied, intents, tenant=tenants),
-)  # fmt: skip
+]  # fmt: skip
+#: Any command that may come at `NOW`; `moved_to` makes it one of another time. (`one_of` would take each kind once.)
+commands = st.sampled_from(_kinds).flatmap(lambda kind: kind)
 batches = st.lists(commands, max_size=8)
 #: Which of the commands that came before come again.
 repetitions = st.lists(st.integers(0, 2**16), max_size=4)
@@ -140,8 +145,9 @@ _steps = st.lists(
 @st.composite
 def histories(draw: st.DrawFn) -> list[Step]:
     """Steps in the order of time, with much of what came before once more."""
-    now, before = NOW, list[Command]()
-    steps: list[Step] = []
+    begun = [*map(credit_of, INTENTS), promotion("welcome", 5)] if draw(st.integers(0, 3)) else []
+    now, before = NOW, [*begun]
+    steps = [Step(now, None, begun)]
     for passed, announced, batch, again in draw(_steps):
         now += passed
         steps.append(Step(now, announced, [*moved_to(now, batch), *repeated(before, again, now)]))
