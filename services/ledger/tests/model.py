@@ -1,4 +1,4 @@
-"""What a ledger is, in a hundred lines: every credit is a coin that lies somewhere, and every fact counts once."""
+"""What a ledger is, as plainly as can be: every credit is a coin that lies somewhere, and every fact counts once."""
 
 from copy import deepcopy
 from dataclasses import dataclass, field
