@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from benchmarks import flow, gateway_webhooks, ledger_http, ledger_stream
+from benchmarks import flow, gateway_webhooks, ledger_growth, ledger_http, ledger_stream
 from benchmarks.measurement import Benchmark, Measurement, RunOptions, show, write
 from embedded.paths import build_dir, claim_log_dir, console
 
@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "flow": flow.run,
     "ledger.stream": ledger_stream.run,
     "ledger.http": ledger_http.run,
+    "ledger.growth": ledger_growth.run,
 }
 
 

@@ -5,11 +5,12 @@ import tempfile
 import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
+import httpx
 
 from benchmarks.measurement import RunOptions
 from embedded.environment import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_SIGNING_KEY, inherited
@@ -20,7 +21,8 @@ from shared.kafka import make_producer
 from shared.topic_admin import create_topics
 from shared.topics import TopicName
 
-DRAIN_TIMEOUT_S = 180.0
+DRAIN_TIMEOUT_S = 300.0
+POLL_S = 0.05
 SEED_TIMEOUT_S = 900.0
 #: Of a run's records, those between these shares are timed: neither the start nor the last, smaller batches.
 TIMED_FROM, TIMED_TO = 0.1, 0.95
@@ -55,13 +57,18 @@ class LedgerHouse:
             },
         )
 
+    async def another(self, prefix: str) -> "LedgerHouse":
+        """A second ledger on the same servers, with topics of its own."""
+        await create_topics(self.kafka.bootstrap_servers, prefix)
+        return replace(self, database=Databases(self.postgres).create("ledger"))
+
     async def connect(self) -> asyncpg.Connection:
         """As the superuser."""
         return await asyncpg.connect(self.database.superuser_url, command_timeout=SEED_TIMEOUT_S)
 
     async def seed(self, tenants: int, *, first: int = 1, credits: int = 10**12, spent_grants: int = 0) -> None:
-        """Tenants `tenant-<n>` with one grant of `credits`, after `spent_grants` of one credit each, all of it in the
-        books: `ledger check` finds them right."""
+        """Tenants `tenant-<n>` with one grant of `credits`, after `spent_grants` of one credit each, which were used
+        one by one. All is in the books as the ledger would have written it, but for the hashes of the inputs."""
         connection = await self.connect()
         try:
             async with connection.transaction():
@@ -123,12 +130,12 @@ class LedgerHouse:
         finally:
             await connection.close()
 
-    async def publish_usage(self, tenants: Sequence[str], records: int, run: str) -> None:
-        """Writes `records` of `usage.recorded`, one credit each, of the tenants in turn."""
+    async def publish_usage(self, tenants: Sequence[str], records: int, run: str, prefix: str = "") -> None:
+        """Writes `records` of `usage.recorded`, 1 to 50 credits each, of the tenants in turn."""
         producer = make_producer(self.kafka.bootstrap_servers, "bench", linger_ms=20)
         await producer.start()
         now = datetime.now(UTC).isoformat()
-        topic = TopicName.USAGE_RECORDED.value
+        topic = prefix + TopicName.USAGE_RECORDED.value
         try:
             pending: list[asyncio.Future[object]] = []
             for number in range(records):
@@ -136,8 +143,8 @@ class LedgerHouse:
                 value = (
                     f'{{"specversion":"1.0","id":"{run}-{number}","source":"/product","type":"usage.recorded.v1",'
                     f'"subject":"{tenant}","time":"{now}","datacontenttype":"application/json","data":'
-                    f'{{"tenant":"{tenant}","reference":"{run}-{number}","credits":1,"occurred_at":"{now}",'
-                    f'"purpose":"purpose-{number % 7}"}}}}'
+                    f'{{"tenant":"{tenant}","reference":"{run}-{number}","credits":{number % 50 + 1},'
+                    f'"occurred_at":"{now}","purpose":"purpose-{number % 7}"}}}}'
                 ).encode()
                 pending.append(await producer.send(topic, value, key=tenant.encode()))
                 if len(pending) == 20_000:
@@ -167,24 +174,48 @@ def running(process: HttpProcess) -> Generator[HttpProcess]:
         yield process
 
 
-async def drained_per_s(house: LedgerHouse, worker: HttpProcess, posted_before: int, records: int) -> float:
-    """Starts the worker on what is in the topic, and says how many debits a second it commits."""
-    connection = await house.connect()
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """How fast a worker read a topic to its end, and the most memory it took: early on, and in all."""
+
+    per_s: float
+    early_mb: float
+    most_mb: float
+
+
+async def drain(house: LedgerHouse, records: int, prefix: str = "") -> Drain:
+    """Starts a worker on `records` that wait in the topic, and stops it when all are committed."""
+    worker = house.process("worker", prefix)
     try:
-        worker.launch()
-        began: tuple[float, int] | None = None
-        async with asyncio.timeout(DRAIN_TIMEOUT_S):
-            while True:
-                posted = await connection.fetchval("SELECT sum(version)::bigint FROM balance") - posted_before
-                now = time.perf_counter()
-                if began is None and posted >= records * TIMED_FROM:
-                    began = now, posted
-                if posted >= records * TIMED_TO and began is not None:
-                    rate = (posted - began[1]) / (now - began[0])
-                    break
-                await asyncio.sleep(0.02)
-            while posted < records:
-                posted = await connection.fetchval("SELECT sum(version)::bigint FROM balance") - posted_before
-        return rate
+        return await _watch(worker, records)
     finally:
-        await connection.close()
+        await asyncio.to_thread(worker.close)
+
+
+async def _watch(worker: HttpProcess, records: int) -> Drain:
+    await asyncio.to_thread(worker.launch)
+    began: tuple[float, int] | None = None
+    rate = early_mb = most_mb = 0.0
+    async with asyncio.timeout(DRAIN_TIMEOUT_S), httpx.AsyncClient(base_url=worker.url, timeout=20) as http:
+        while True:
+            await asyncio.sleep(POLL_S)
+            handled, memory_mb = await _progress(http)
+            now = time.perf_counter()
+            most_mb = max(most_mb, memory_mb)
+            if began is None and handled >= records * TIMED_FROM:
+                began, early_mb = (now, handled), most_mb
+            if not rate and handled >= records * TIMED_TO and began is not None:
+                rate = (handled - began[1]) / (now - began[0])
+            if handled >= records:
+                return Drain(rate, early_mb, most_mb)
+
+
+async def _progress(http: httpx.AsyncClient) -> tuple[int, float]:
+    """Records of usage that are committed, and the process's memory in MB."""
+    try:
+        text = (await http.get("/metrics")).text
+    except httpx.TransportError:  # not up yet
+        return 0, 0.0
+    figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+    handled = figures.get('consumer_records_total{outcome="handled",topic="usage.recorded"}', "0")
+    return int(float(handled)), float(figures["process_resident_memory_bytes"]) / 1_000_000

@@ -7,13 +7,13 @@ import statistics
 from collections.abc import Sequence
 
 from benchmarks import bare_debits
-from benchmarks.ledger_house import LedgerHouse, drained_per_s, ledger_house
+from benchmarks.ledger_house import Drain, LedgerHouse, drain, ledger_house
 from benchmarks.measurement import Measurement, RunOptions
 from shared.ids import new_id
 
 TENANTS, TENANTS_WIDE = 1_000, 100_000
 RATIO_MIN = 0.6
-AIM_PER_S, AIM_WIDE_PER_S = 30_000, 18_000
+AIM_PER_S, AIM_WIDE_PER_S, AIM_MEMORY_MB = 30_000, 18_000, 150
 
 
 def run(options: RunOptions) -> Sequence[Measurement]:
@@ -26,8 +26,9 @@ async def _measure(house: LedgerHouse) -> Sequence[Measurement]:
     narrow, wide = [f"tenant-{n}" for n in range(1, TENANTS + 1)], [f"tenant-{n}" for n in range(1, TENANTS_WIDE + 1)]
     await house.seed(TENANTS_WIDE)
     pairs, records = (1, 20_000) if house.options.quick else (5, 120_000)
-    ours, bare = await _pairs(house, narrow, pairs, records, "narrow")
-    wide_ours, wide_bare = await _pairs(house, wide, pairs, min(records, TENANTS_WIDE), "wide")
+    memory: list[Drain] = []
+    ours, bare = await _pairs(house, narrow, pairs, records, "narrow", memory)
+    wide_ours, wide_bare = await _pairs(house, wide, pairs, min(records, TENANTS_WIDE), "wide", memory)
     settings: dict[str, object] = {"pairs": pairs, "records": records, "bare_batch": bare_debits.BATCH,
                                    "cpus": os.cpu_count(), **await _durability(house)}  # fmt: skip
     return [
@@ -42,11 +43,16 @@ async def _measure(house: LedgerHouse) -> Sequence[Measurement]:
             ratio=statistics.median(our / its for our, its in zip(wide_ours, wide_bare, strict=True)),
             settings={"tenants": TENANTS_WIDE, "aim_per_s": AIM_WIDE_PER_S, **settings},
         ),
+        Measurement(
+            "ledger.worker_memory", max(each.most_mb for each in memory), "MB",
+            settings={"aim_mb": AIM_MEMORY_MB, "median_early_mb": round(statistics.median(e.early_mb for e in memory)),
+                      "median_most_mb": round(statistics.median(e.most_mb for e in memory))},
+        ),
     ]  # fmt: skip
 
 
 async def _pairs(
-    house: LedgerHouse, tenants: Sequence[str], pairs: int, records: int, label: str
+    house: LedgerHouse, tenants: Sequence[str], pairs: int, records: int, label: str, memory: list[Drain]
 ) -> tuple[list[float], list[float]]:
     ours: list[float] = []
     bare: list[float] = []
@@ -57,13 +63,9 @@ async def _pairs(
         for pair in range(pairs):
             name = new_id(label)
             await house.publish_usage(tenants, records, name)
-            before = await connection.fetchval("SELECT sum(version)::bigint FROM balance")
-            worker = house.process("worker")
-            try:
-                ours.append(await drained_per_s(house, worker, before, records))
-                await asyncio.to_thread(worker.stop)
-            finally:
-                await asyncio.to_thread(worker.close)
+            drained = await drain(house, records)
+            ours.append(drained.per_s)
+            memory.append(drained)
             bare.append(await bare_debits.debits_per_s(connection, tenants, records, name))
             house.options.say(f"{label} {pair + 1}: {ours[-1]:,.0f}/s, bare {bare[-1]:,.0f}/s")
     finally:
