@@ -1,7 +1,6 @@
 """The state that PostgreSQL would hold, so that `plan` can be driven batch after batch without it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from ledger.core.commands import Command
@@ -58,7 +57,7 @@ class LedgerInMemory:
 
     def announce(self, tenant: str, limit: int, now: datetime = NOW) -> None:
         nothing = Balance(tenant, 0, 0, 0, 0, 0, 0, DayUsage(), now)
-        self.balances[tenant] = replace(self.balances.get(tenant, nothing), overdraft_limit=limit)
+        self.balances[tenant] = self.balances.get(tenant, nothing)._replace(overdraft_limit=limit)
 
     def views(self) -> dict[str, TenantView]:
         return {

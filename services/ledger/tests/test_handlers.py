@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -40,7 +39,7 @@ def garbled_record(**changes: Any) -> Record:
     record = usage_record("garbled")
     event = json.loads(record.value or b"")
     event["data"] |= changes
-    return replace(record, value=json.dumps(event).encode())
+    return record._replace(value=json.dumps(event).encode())
 
 
 async def stripe(books: Books, *records: Record) -> None:

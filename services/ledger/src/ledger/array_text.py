@@ -40,16 +40,12 @@ def of_dates(values: Iterable[date | None]) -> str:
 
 
 def of_times(values: Iterable[datetime | None]) -> str:
-    """Times with their zone."""
-    known: dict[datetime, str] = {}
+    """Times with their zone. Those of a batch are often one and the same object."""
     texts: list[str] = []
+    last, text = None, "NULL"
     for value in values:
-        if value is None:
-            texts.append("NULL")
-            continue
-        text = known.get(value)
-        if text is None:
-            text = known[value] = f'"{value.isoformat()}"'
+        if value is not last:
+            last, text = value, "NULL" if value is None else f'"{value.isoformat()}"'
         texts.append(text)
     return "{" + ",".join(texts) + "}"
 

@@ -66,6 +66,7 @@ class Handlers:
         """Usage is a fact: recorded whatever the balance. Unknown tenants, contradictions and what is told by a wrong
         clock or more than a year late are dead-lettered."""
         now = utc_now()
+        oldest, newest = now - USAGE_AGE_MAX, now + USAGE_AHEAD_MAX
         commands: list[Usage] = []
         for record in records:
             try:
@@ -75,12 +76,14 @@ class Handlers:
             if usage is None:
                 _usage.labels("ignored").inc()
                 continue
-            if "\x00" in usage.tenant + usage.reference + usage.purpose:
+            tenant, reference, purpose, occurred_at = usage.tenant, usage.reference, usage.purpose, usage.occurred_at
+            if "\x00" in tenant or "\x00" in reference or "\x00" in purpose:
                 raise Poison("usage with a NUL character, which no text column holds")
-            if usage.occurred_at.tzinfo is None:
+            if occurred_at.tzinfo is None:
                 raise Poison("usage whose time has no zone")
-            _refuse_untimely(usage.occurred_at, now)
-            commands.append(Usage(usage.tenant, usage.reference, usage.credits, usage.purpose, usage.occurred_at))
+            if not oldest <= occurred_at <= newest:
+                raise _untimely(occurred_at, now)
+            commands.append(Usage(tenant, reference, usage.credits, purpose, occurred_at))
         if not commands:
             return
         outcomes = await apply(transaction, commands, now)
@@ -90,18 +93,17 @@ class Handlers:
         _count_usage(outcomes)
 
 
-def _refuse_untimely(occurred_at: datetime, now: datetime) -> None:
-    """Raises `RecordRefused` for usage of a time that cannot be told from a repetition, or has not come."""
-    if occurred_at < now - USAGE_AGE_MAX:
-        raise RecordRefused(
-            f"usage of {occurred_at.isoformat()} is older than {USAGE_AGE_MAX.days} days: references of that time may "
-            "be in the archive, so it could count twice. If it was never recorded, adjust the tenant's balance instead."
-        )
-    if occurred_at > now + USAGE_AHEAD_MAX:
-        raise RecordRefused(
+def _untimely(occurred_at: datetime, now: datetime) -> RecordRefused:
+    """Why usage of a time that cannot be told from a repetition, or has not come, is refused."""
+    if occurred_at > now:
+        return RecordRefused(
             f"usage of {occurred_at.isoformat()} lies in the future: a clock is wrong, the product's or the ledger's "
             f"({now.isoformat()}). Set it right, and send the usage again with its own time and reference."
         )
+    return RecordRefused(
+        f"usage of {occurred_at.isoformat()} is older than {USAGE_AGE_MAX.days} days: references of that time may "
+        "be in the archive, so it could count twice. If it was never recorded, adjust the tenant's balance instead."
+    )
 
 
 def _refuse_unfit(outcome: Outcome, of: Command, as_: type[Poison]) -> None:

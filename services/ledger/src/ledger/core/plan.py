@@ -68,7 +68,7 @@ class _Planner:
         self._state = state
         self._now = now
         self._books: dict[str, Book] = {}
-        self._references: dict[tuple[str, Door, str], PostedReference] = dict(state.references)
+        self._references: dict[tuple[str, Door, str], PostedReference | Transfer] = dict(state.references)
         self._intents: dict[str, PaymentIntent] = {}
         self._receipts: list[Unapplied] = []
         self._resolved_receipts: list[tuple[str, str]] = []
@@ -314,9 +314,7 @@ class _Planner:
         return Noted()
 
     def _posted(self, transfer: Transfer) -> Posted:
-        self._references[transfer.tenant, transfer.door, transfer.reference] = PostedReference(
-            transfer.input_hash, transfer.version, transfer.credits, transfer.available_after, transfer.created_at
-        )
+        self._references[transfer.tenant, transfer.door, transfer.reference] = transfer
         return Posted(
             transfer.version, transfer.credits, transfer.available_after, transfer.created_at,
             beyond_limit=transfer.beyond_limit,
@@ -341,8 +339,8 @@ class _Planner:
         return book
 
 
-def _repeated(known: PostedReference) -> Posted:
-    return Posted(known.version, known.credits, known.available_after, known.posted_at, repeated=True)
+def _repeated(known: PostedReference | Transfer) -> Posted:
+    return Posted(known.version, known.credits, known.available_after, known.created_at, repeated=True)
 
 
 def _held(hold: HoldState, available_after: int, version: int, *, repeated: bool = False) -> Held:

@@ -23,7 +23,7 @@ class PostedReference(NamedTuple):
     version: int
     credits: int
     available_after: int
-    posted_at: datetime
+    created_at: datetime
 
 
 class DayUsage(NamedTuple):
