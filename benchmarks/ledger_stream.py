@@ -1,5 +1,5 @@
 """ledger.stream_debits: usage records a second from Kafka to commit with all bookkeeping, one worker process, against
-bare debits on the same server. `_wide`: every debit of another tenant."""
+bare debits on the same server. `_wide`: every debit of another tenant. ledger.hot_tenant: all of one."""
 
 import asyncio
 import os
@@ -29,6 +29,9 @@ async def _measure(house: LedgerHouse) -> Sequence[Measurement]:
     memory: list[Drain] = []
     ours, bare = await _pairs(house, narrow, pairs, records, "narrow", memory)
     wide_ours, wide_bare = await _pairs(house, wide, pairs, min(records, TENANTS_WIDE), "wide", memory)
+    await house.publish_usage(narrow[:1], records // 2, new_id("hot"))
+    hot = (await drain(house, records // 2)).per_s
+    house.options.say(f"one tenant: {hot:,.0f}/s")
     settings: dict[str, object] = {"pairs": pairs, "records": records, "bare_batch": bare_debits.BATCH,
                                    "cpus": os.cpu_count(), **await _durability(house)}  # fmt: skip
     return [
@@ -42,6 +45,9 @@ async def _measure(house: LedgerHouse) -> Sequence[Measurement]:
             "ledger.stream_debits_wide", statistics.median(wide_ours), "1/s", limit=statistics.median(wide_bare),
             ratio=statistics.median(our / its for our, its in zip(wide_ours, wide_bare, strict=True)),
             settings={"tenants": TENANTS_WIDE, "aim_per_s": AIM_WIDE_PER_S, **settings},
+        ),
+        Measurement(
+            "ledger.hot_tenant", hot, "1/s", settings={"tenants": 1, "records": records // 2, "cpus": os.cpu_count()}
         ),
         Measurement(
             "ledger.worker_memory", max(each.most_mb for each in memory), "MB",

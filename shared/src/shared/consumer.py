@@ -123,10 +123,10 @@ class ConsumerLoop(ConsumerRebalanceListener):
             await self._consumer.stop()
 
     async def _fetch_batches(self) -> dict[TopicPartition, list[ConsumerRecord[bytes | None, bytes | None]]]:
-        """Waits for records of any partition, and takes with them what has come of the others: a batch of each, so that
-        one is planned while another is written."""
+        """Waits for records of any partition. Where they fill a batch, takes with them what has come of the others: a
+        batch of each, so that one is planned while another is written."""
         batches = await self._consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=self._batch_records_max)
-        if batches:
+        if sum(map(len, batches.values())) >= self._batch_records_max:
             for partition in self._consumer.assignment() - batches.keys() - self._consumer.paused():
                 batches |= await self._consumer.getmany(partition, timeout_ms=0, max_records=self._batch_records_max)
         return batches

@@ -1,7 +1,6 @@
 """What an API and a worker have in common while they run: the database, the producer, the outbox."""
 
 import asyncio
-import gc
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.consumer import ConsumerLoop, Subscription
 from shared.database import make_engine, wait_for_database
+from shared.garbage import spare_the_collector
 from shared.http import Readiness, create_http_app, serve
 from shared.kafka import make_consumer, make_producer
 from shared.outbox import Outbox
@@ -23,8 +23,6 @@ from shared.settings import KafkaSettings, ProcessSettings
 DRAIN_TIMEOUT_S = 3.0
 SWEEP_EVERY_S = 1.0
 OBSERVE_EVERY_S = 3.0
-#: More than a batch leaves behind; Python's own is 700.
-GC_YOUNG_OBJECTS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ async def run_api(stopping: asyncio.Event, runtime: Runtime, app: Any, process: 
     """Serves the app and publishes what its requests commit, until `stopping`."""
     async with asyncio.TaskGroup() as tasks:
         publishing = tasks.create_task(runtime.publisher.run())
-        _spare_the_collector()
+        spare_the_collector()
         await serve(app, process.http_host, process.http_port, stopping)
         await runtime.publisher.drain(DRAIN_TIMEOUT_S)
         publishing.cancel()
@@ -112,21 +110,13 @@ async def run_worker(
             *(tasks.create_task(run_job(job)) for job in (*standing_jobs, *jobs)),
         ]
         serving = tasks.create_task(serve(app, process.http_host, process.http_port, stopping))
-        _spare_the_collector()
+        spare_the_collector()
         await loop.run(stopping)
         for job in endless[1:]:
             job.cancel()
         await runtime.publisher.drain(DRAIN_TIMEOUT_S)
         endless[0].cancel()
         await serving
-
-
-def _spare_the_collector() -> None:
-    """A batch makes tens of thousands of values that are in no cycle, and at Python's thresholds each batch is walked
-    over dozens of times for nothing."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_YOUNG_OBJECTS, 20, 20)
 
 
 async def _database_answers(engine: AsyncEngine) -> str | None:
