@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from embedded.consumer_groups import ConsumerGroups, consumer_groups
-from embedded.environment import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_SIGNING_KEY, inherited
+from embedded.environment import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_SIGNING_KEY, SIMULATOR_SECRET_KEY, inherited
 from embedded.http_process import HttpProcess
 from embedded.servers import PostgresServer
 from embedded.side_by_side import side_by_side
@@ -112,6 +112,8 @@ async def workers(
         "TOPIC_PREFIX": prefix,
         "AUTH_JWT_SECRET": DEVELOPMENT_JWT_SECRET,
         "METADATA_SIGNING_KEYS": DEVELOPMENT_SIGNING_KEY,
+        "STRIPE_SECRET_KEY": SIMULATOR_SECRET_KEY,
+        "STRIPE_API_BASE": "http://127.0.0.1:9",  # not asked here
         "FAULT_POINTS": "ledger.handled=hold@1",
         "FAULT_POINTS_LOG": str(hits),
         "FAULT_POINTS_RELEASE": str(released),

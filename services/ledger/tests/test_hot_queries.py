@@ -19,6 +19,7 @@ from ledger.reading import (
     unapplied_receipts_query,
 )
 from ledger.tables import balance, transfer
+from ledger.waiting_reversals import due_look_ups_query
 from ledger.worker import due_tenants_query
 from shared.database import make_engine
 
@@ -41,8 +42,8 @@ FILL = [
         SELECT 't' || n, 'product', 'job-' || v, '\\x00', 'usage', 'available', 'used', 1, v, 0, 0, 0, 0, '{{}}',
                '{{}}', now() + v * interval '1 second', NULL, NULL, NULL, NULL, NULL, NULL, NULL, false
         FROM generate_series(1, {TENANTS}) n, generate_series(1, {TRANSFERS_OF_EACH}) v""",
-    f"""INSERT INTO payment_intent (payment_intent, first_seen_at)
-        SELECT 'pi_' || n, now() FROM generate_series(1, {TENANTS * 5}) n""",
+    f"""INSERT INTO payment_intent (payment_intent, tenant_id, first_seen_at)
+        SELECT 'pi_' || n, CASE WHEN n % 50 > 0 THEN 't' || n END, now() FROM generate_series(1, {TENANTS * 5}) n""",
     f"""INSERT INTO unapplied_receipt
         SELECT 't' || n, 'pi_' || n, 1, 'usd', 'x', NULL, NULL, now(), CASE WHEN n % 50 > 0 THEN now() END
         FROM generate_series(1, {TENANTS * 5}) n""",
@@ -102,6 +103,7 @@ HOT_QUERIES = {
     "open receipts": compiled(unapplied_receipts_query(after=None, limit=50)),
     "next open receipts": compiled(unapplied_receipts_query(after=Cursor(NOW, "pi_5"), limit=50)),
     "grants and holds that are due": compiled(due_tenants_query(NOW)),
+    "PaymentIntents to look up": compiled(due_look_ups_query(NOW)),
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from pydantic_core import from_json
 
-from embedded.environment import DEVELOPMENT_JWT_SECRET, inherited
+from embedded.environment import DEVELOPMENT_JWT_SECRET, SIMULATOR_SECRET_KEY, inherited
 from embedded.http_process import HttpProcess
 from embedded.servers import KafkaServer
 from shared.auth import Scope
@@ -83,6 +83,8 @@ async def running(books: Books, kafka_server: KafkaServer, log_dir: Path, tmp_pa
         "TOPIC_PREFIX": prefix,
         "AUTH_JWT_SECRET": DEVELOPMENT_JWT_SECRET,
         "METADATA_SIGNING_KEYS": SIGNING_KEY,
+        "STRIPE_SECRET_KEY": SIMULATOR_SECRET_KEY,
+        "STRIPE_API_BASE": "http://127.0.0.1:9",  # not asked here
     }
     worker, api = (
         HttpProcess(

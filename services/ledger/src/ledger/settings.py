@@ -8,6 +8,7 @@ from shared.settings import (
     KafkaSettings,
     ProcessSettings,
     SigningSettings,
+    StripeSettings,
     WorkerDatabaseSettings,
 )
 
@@ -16,7 +17,7 @@ class AppSettings(ProcessSettings, KafkaSettings, AuthSettings, ApiDatabaseSetti
     """`python -m ledger app`"""
 
 
-class WorkerSettings(ProcessSettings, KafkaSettings, WorkerDatabaseSettings, SigningSettings):
+class WorkerSettings(ProcessSettings, KafkaSettings, WorkerDatabaseSettings, SigningSettings, StripeSettings):
     """`python -m ledger worker`"""
 
 

@@ -27,7 +27,7 @@ def command_of(event: StripeEvent, signing_keys: Sequence[str]) -> Command | Non
     """What the event asks of the ledger; None where it is none of its business. Raises `MalformedEvent`."""
     match event.type:
         case "payment_intent.succeeded":
-            return _of_payment_intent(PaymentIntentView.of(event.object), signing_keys)
+            return command_of_payment_intent(PaymentIntentView.of(event.object), signing_keys)
         case "refund.created" | "refund.updated" | "refund.failed":
             refund = RefundView.of(event.object)
             if refund.payment_intent is None or refund.amount_minor <= 0:
@@ -43,7 +43,8 @@ def command_of(event: StripeEvent, signing_keys: Sequence[str]) -> Command | Non
             return None
 
 
-def _of_payment_intent(intent: PaymentIntentView, signing_keys: Sequence[str]) -> Credit | Unapplied | None:
+def command_of_payment_intent(intent: PaymentIntentView, signing_keys: Sequence[str]) -> Credit | Unapplied | None:
+    """What a PaymentIntent that succeeded asks of the ledger; None where it is none of its business."""
     if not has_marker(intent.metadata):
         return None
     try:

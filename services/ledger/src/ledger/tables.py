@@ -22,6 +22,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -176,6 +177,7 @@ entry = Table("entry", MetaData(), *_columns_of_transfer())
 
 #: What is known of each PaymentIntent, and the lock that a credit and its reversals share. `tenant_id` is set with the
 #: credit; until then refunds and disputes wait here. `receipt_tenant` is the tenant that an unapplied receipt claims.
+#: `looked_up_at` is when Stripe was last asked about one that waits and is not finished.
 payment_intent = Table(
     "payment_intent",
     metadata,
@@ -193,6 +195,12 @@ payment_intent = Table(
     Column("disputes", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("receipt_tenant", Text),
     Column("first_seen_at", DateTime(timezone=True), nullable=False),
+    Column("looked_up_at", DateTime(timezone=True)),
+)
+Index(
+    "payment_intent_waiting",
+    func.coalesce(payment_intent.c.looked_up_at, payment_intent.c.first_seen_at),
+    postgresql_where=text("tenant_id IS NULL AND receipt_tenant IS NULL"),
 )
 
 #: Money that came with our marker and could not be believed. `tenant_id` is what it claims, nothing more, or empty.

@@ -1,4 +1,4 @@
-"""Kafka door: topics to handlers, and the sweep for grants and holds whose time is over."""
+"""Kafka door: topics to handlers, the sweep for grants and holds whose time is over, and the other periodic jobs."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,7 +13,9 @@ from ledger.balance_state import BALANCE_STATE
 from ledger.core.commands import Expire
 from ledger.handlers import Handlers
 from ledger.settings import WorkerSettings
+from ledger.stripe_gateway import open_stripe
 from ledger.tables import credit_grant, hold
+from ledger.waiting_reversals import look_up_waiting
 from shared.clock import utc_now
 from shared.consumer import Subscription
 from shared.outbox import Outbox
@@ -26,14 +28,20 @@ END_EVERY_S = 15.0
 END_TENANTS_MAX = 500
 ARCHIVE_EVERY_S = 3_600.0
 ARCHIVE_TIMEOUT_S = 1_800.0
+LOOK_UP_EVERY_S = 3_600.0
+LOOK_UP_TIMEOUT_S = 900.0
 
 
 async def run(settings: WorkerSettings, stopping: asyncio.Event) -> None:
     """Runs the worker until `stopping`."""
-    handlers = Handlers([key.get_secret_value() for key in settings.metadata_signing_keys])
-    async with start_runtime(
-        "ledger", settings, settings, settings.database_url_worker.get_secret_value(), states=[BALANCE_STATE]
-    ) as runtime:
+    signing_keys = [key.get_secret_value() for key in settings.metadata_signing_keys]
+    handlers = Handlers(signing_keys)
+    async with (
+        start_runtime(
+            "ledger", settings, settings, settings.database_url_worker.get_secret_value(), states=[BALANCE_STATE]
+        ) as runtime,
+        open_stripe(settings) as gateway,
+    ):
         loop = make_consumer_loop(runtime, settings, subscriptions(handlers), BATCH_RECORDS_MAX)
 
         async def end() -> None:
@@ -41,6 +49,9 @@ async def run(settings: WorkerSettings, stopping: asyncio.Event) -> None:
 
         async def archive() -> None:
             await archive_old_transfers(runtime.engine)
+
+        async def look_up() -> None:
+            await look_up_waiting(runtime.engine, runtime.outbox, gateway, signing_keys, utc_now())
 
         await run_worker(
             stopping,
@@ -50,6 +61,7 @@ async def run(settings: WorkerSettings, stopping: asyncio.Event) -> None:
             [
                 Job("end_what_is_due", end, every_s=END_EVERY_S),
                 Job("archive", archive, every_s=ARCHIVE_EVERY_S, timeout_s=ARCHIVE_TIMEOUT_S),
+                Job("look_up_waiting", look_up, every_s=LOOK_UP_EVERY_S, timeout_s=LOOK_UP_TIMEOUT_S),
             ],
         )
 

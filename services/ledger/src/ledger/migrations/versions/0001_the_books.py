@@ -126,7 +126,8 @@ _PAYMENT_INTENT = """
         refunds jsonb NOT NULL DEFAULT '{}',
         disputes jsonb NOT NULL DEFAULT '{}',
         receipt_tenant text,
-        first_seen_at timestamptz NOT NULL
+        first_seen_at timestamptz NOT NULL,
+        looked_up_at timestamptz
     )
 """
 
@@ -162,6 +163,10 @@ def upgrade() -> None:
     op.execute("CREATE INDEX transfer_not_usage ON transfer (tenant_id, created_at, version) WHERE kind <> 'usage'")
     op.execute("CREATE INDEX transfer_archive_reference ON transfer_archive (tenant_id, reference)")
     op.execute(
+        "CREATE INDEX payment_intent_waiting ON payment_intent (coalesce(looked_up_at, first_seen_at)) "
+        "WHERE tenant_id IS NULL AND receipt_tenant IS NULL"
+    )
+    op.execute(
         "CREATE INDEX unapplied_receipt_open ON unapplied_receipt (tenant_id, received_at, payment_intent) "
         "WHERE resolved_at IS NULL"
     )
@@ -178,7 +183,7 @@ def upgrade() -> None:
         *protect("transfer_archive", "ledger", api=["SELECT"], worker=["SELECT"]),
         "GRANT SELECT ON entry TO ledger_api, ledger_worker",
         *ARCHIVE,
-        *protect("payment_intent", "ledger", api=[], worker=["SELECT", "INSERT", "UPDATE"]),
+        *protect("payment_intent", "ledger", api=[], worker=["SELECT", "INSERT", "UPDATE", "DELETE"]),
         *protect("unapplied_receipt", "ledger", api=[], worker=["SELECT", "INSERT", "UPDATE"]),
         *protect("outbox", "ledger", api=[]),
         *protect("outbox_mark", "ledger", api=[]),

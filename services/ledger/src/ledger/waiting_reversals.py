@@ -1,0 +1,135 @@
+"""Refunds and disputes of a PaymentIntent that nobody has told us of: after a day it is looked up at Stripe.
+
+Without our marker it is of other business on the same account, and its row is dropped. With it and paid, the event was
+lost: it is applied as the event would be. All this may run anywhere, any time, twice at once: what is found is decided
+under the locks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from prometheus_client import Counter
+from sqlalchemy import Select, delete, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ledger.apply import apply
+from ledger.core.commands import Noted, Posted
+from ledger.stripe_commands import command_of_payment_intent
+from ledger.stripe_gateway import StripeAnswerUnfit, StripeGateway, StripeGaveNoAnswer
+from ledger.tables import payment_intent
+from shared.logs import get_logger
+from shared.outbox import Outbox
+from shared.signed_metadata import has_marker
+from shared.stripe_events import PaymentIntentView
+
+log = get_logger()
+
+LOOK_UP_AFTER = timedelta(days=1)
+#: Look-ups of one run, and how many of them are settled together.
+LOOK_UPS_MAX = 500
+SETTLED_TOGETHER_MAX = 50
+
+_foreign = Counter(
+    "ledger_foreign_payment_intents_total", "PaymentIntents with refunds or disputes that are not ours, dropped."
+)
+_found = Counter("ledger_found_payment_intents_total", "PaymentIntents of ours whose event had not come.")
+
+_waits = payment_intent.c.tenant_id.is_(None) & payment_intent.c.receipt_tenant.is_(None)
+# A writer inserts a row where there is none, and locks it in its next statement: between the two, a lock on the row
+# would let us delete what the writer is about to fill. This one waits for all that have begun, and lets none begin.
+_KEEP_WRITERS_OUT = text("LOCK TABLE payment_intent IN SHARE ROW EXCLUSIVE MODE")
+
+
+async def look_up_waiting(
+    engine: AsyncEngine, outbox: Outbox, gateway: StripeGateway, signing_keys: Sequence[str], now: datetime
+) -> None:
+    """Looks up those that have waited longest. Ends early, with a warning, where Stripe gives no answer."""
+    async with engine.begin() as connection:
+        due = list(await connection.scalars(due_look_ups_query(now)))
+    for start in range(0, len(due), SETTLED_TOGETHER_MAX):
+        seen = await _look_up(gateway, due[start : start + SETTLED_TOGETHER_MAX])
+        for intent in seen.paid:
+            if not await _apply(engine, outbox, intent, signing_keys, now):
+                seen.unfinished.append(intent.id)
+        await _settle(engine, seen, now)
+        if seen.ended_early:
+            return
+
+
+def due_look_ups_query(now: datetime) -> Select[str]:
+    """PaymentIntents whose reversals have waited for a day since they came or were last looked up."""
+    since = func.coalesce(payment_intent.c.looked_up_at, payment_intent.c.first_seen_at)
+    return (
+        select(payment_intent.c.payment_intent)
+        .where(_waits, since <= now - LOOK_UP_AFTER)
+        .order_by(since)
+        .limit(LOOK_UPS_MAX)
+    )
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What Stripe says of some PaymentIntents: not ours, ours and paid, or to be looked up again."""
+
+    foreign: list[str] = field(default_factory=list[str])
+    paid: list[PaymentIntentView] = field(default_factory=list[PaymentIntentView])
+    unfinished: list[str] = field(default_factory=list[str])
+    ended_early: bool = False
+
+
+async def _look_up(gateway: StripeGateway, names: Sequence[str]) -> _Seen:
+    seen = _Seen()
+    for name in names:
+        try:
+            intent = await gateway.payment_intent(name)
+        except StripeAnswerUnfit as error:
+            log.error("payment_intent_unreadable", payment_intent=name, reason=str(error))
+            seen.unfinished.append(name)
+        except StripeGaveNoAnswer as error:
+            log.warning("look_up_ended_early", reason=str(error))
+            seen.ended_early = True
+            break
+        else:
+            if intent is None or not has_marker(intent.metadata):
+                seen.foreign.append(name)
+            elif intent.status == "succeeded":
+                seen.paid.append(intent)
+            else:
+                seen.unfinished.append(name)
+    return seen
+
+
+async def _apply(
+    engine: AsyncEngine, outbox: Outbox, intent: PaymentIntentView, signing_keys: Sequence[str], now: datetime
+) -> bool:
+    """Does what the event would have done; False where it does not fit the books, as its event would not have."""
+    command = command_of_payment_intent(intent, signing_keys)
+    if command is None:
+        return False
+    async with outbox.transaction(engine) as transaction:
+        [outcome] = await apply(transaction, [command], now)
+    if not isinstance(outcome, Posted | Noted):
+        log.error("payment_intent_refused", payment_intent=intent.id, outcome=type(outcome).__name__)
+        return False
+    _found.inc()
+    log.warning("payment_intent_found", payment_intent=intent.id, command=type(command).__name__)
+    return True
+
+
+async def _settle(engine: AsyncEngine, seen: _Seen, now: datetime) -> None:
+    """Drops what is foreign and notes what is to be looked up again, unless it has been credited meanwhile."""
+    if not seen.foreign and not seen.unfinished:
+        return
+    name = payment_intent.c.payment_intent
+    async with engine.begin() as connection:
+        await connection.execute(_KEEP_WRITERS_OUT)
+        dropped = list(
+            await connection.scalars(delete(payment_intent).where(_waits, name.in_(seen.foreign)).returning(name))
+        )
+        await connection.execute(
+            update(payment_intent).where(_waits, name.in_(seen.unfinished)).values(looked_up_at=now)
+        )
+    _foreign.inc(len(dropped))
+    for each in dropped:
+        log.info("foreign_payment_intent_dropped", payment_intent=each)

@@ -1,0 +1,259 @@
+"""Refunds and disputes whose PaymentIntent nobody has told the ledger of, looked up at a Stripe that is there."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+from pydantic import SecretStr
+
+from embedded.environment import SIMULATOR_SECRET_KEY
+from ledger import sql, waiting_reversals
+from ledger.apply import apply
+from ledger.repository import begin_batch
+from ledger.stripe_gateway import StripeGateway, open_stripe
+from ledger.waiting_reversals import look_up_waiting
+from load.waiting import until
+from shared.outbox import Transaction
+from shared.settings import StripeSettings
+from shared.signed_metadata import sign
+from stripe_simulator.testing import RunningSimulator, run_simulator
+
+from .books import Books
+from .builders import NOW, SIGNING_KEY, order, purchase, refund, withdrawn
+
+A_DAY_LATER = NOW + timedelta(days=1)
+OURS = sign(order(), SIGNING_KEY)
+
+
+@pytest.fixture(scope="session")
+def running_ledger_simulator() -> Iterator[RunningSimulator]:
+    with run_simulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def stripe_account(running_ledger_simulator: RunningSimulator) -> RunningSimulator:
+    """Stripe, with nothing in it."""
+    running_ledger_simulator.post("/reset")
+    return running_ledger_simulator
+
+
+def stripe_at(url: str, key: str = SIMULATOR_SECRET_KEY) -> AbstractAsyncContextManager[StripeGateway]:
+    return open_stripe(
+        StripeSettings(
+            _env_file=None,  # pyright: ignore[reportCallIssue]
+            stripe_secret_key=SecretStr(key), stripe_api_base=url,
+        )
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """Books, and the Stripe that they ask."""
+
+    books: Books
+    account: RunningSimulator
+    gateway: StripeGateway
+
+    def paid(self, metadata: dict[str, str], **changes: Any) -> str:
+        """A PaymentIntent for 10.00 USD that a card has paid."""
+        intents = self.account.client().v1.payment_intents
+        given: Any = {
+            "amount": 1000, "currency": "usd", "metadata": metadata, "payment_method": "pm_card_visa",
+            "payment_method_types": ["card"], "confirm": True, **changes,
+        }  # fmt: skip
+        return intents.create(given).id
+
+    async def look_up(self, now: Any = A_DAY_LATER, gateway: StripeGateway | None = None) -> None:
+        await look_up_waiting(self.books.engine, self.books.outbox, gateway or self.gateway, [SIGNING_KEY], now)
+
+    async def waiting(self) -> list[str]:
+        rows = await self.books.rows("SELECT payment_intent FROM payment_intent WHERE tenant_id IS NULL ORDER BY 1")
+        return [row.payment_intent for row in rows]
+
+    def asked_for(self) -> list[str]:
+        """The PaymentIntents that Stripe has been asked for, in their order."""
+        asked = [each for each in self.account.get("/requests") if each["method"] == "GET"]
+        return [each["path"].rsplit("/", 1)[1] for each in asked]
+
+
+@pytest.fixture
+async def house(books: Books, stripe_account: RunningSimulator) -> AsyncIterator[House]:
+    async with stripe_at(stripe_account.url) as gateway:
+        yield House(books, stripe_account, gateway)
+
+
+def dropped() -> float:
+    return REGISTRY.get_sample_value("ledger_foreign_payment_intents_total") or 0.0
+
+
+async def test_a_refund_of_other_business_is_dropped_after_a_day(house: House) -> None:
+    foreign = house.paid({"order": "a book"})
+    await house.books.apply(refund(payment_intent=foreign), withdrawn(payment_intent=foreign))
+    before = dropped()
+    await house.look_up(A_DAY_LATER - timedelta(seconds=1))
+    assert (await house.waiting(), house.asked_for()) == ([foreign], [])
+    await house.look_up()
+    assert (await house.waiting(), house.asked_for()) == ([], [foreign])
+    assert dropped() - before == 1
+    assert await house.books.rows("SELECT 1 FROM transfer") == []
+
+
+async def test_a_payment_intent_that_stripe_does_not_know_is_dropped(house: House) -> None:
+    await house.books.apply(refund(payment_intent="pi_of_nobody"))
+    await house.look_up()
+    assert await house.waiting() == []
+
+
+async def test_what_was_dropped_waits_again_when_it_is_heard_of_again(house: House) -> None:
+    await house.books.apply(refund(payment_intent="pi_of_nobody"))
+    await house.look_up()
+    await house.books.apply(refund("re_2", payment_intent="pi_of_nobody"), now=A_DAY_LATER)
+    await house.look_up()
+    assert await house.waiting() == ["pi_of_nobody"]
+    await house.look_up(A_DAY_LATER + timedelta(days=1))
+    assert await house.waiting() == []
+
+
+async def test_ours_is_credited_and_reversed_though_its_event_never_came(house: House) -> None:
+    ours = house.paid(OURS)
+    await house.books.apply(refund("re_1", 400, payment_intent=ours))
+    await house.look_up()
+    entries = await house.books.rows("SELECT kind, credits, reference, purchase FROM transfer ORDER BY version")
+    assert [tuple(row) for row in entries] == [
+        ("purchase", 100, ours, "pur_1"),
+        ("refund", 40, "re_1", "pur_1"),
+    ]
+    assert [(each.kind, each.credits) for each in house.books.published.entries] == [("purchase", 100), ("refund", -40)]
+    await house.books.assert_right()
+
+    await house.books.apply(purchase(ours))  # and if the event comes after all, it was there
+    await house.look_up(A_DAY_LATER + timedelta(days=2))
+    assert await house.books.balance() == (60, 0, 0)
+
+
+async def test_ours_that_cannot_be_believed_becomes_a_receipt_and_is_not_asked_for_again(house: House) -> None:
+    forged = house.paid(OURS | {"credits": "100000"})
+    await house.books.apply(refund(payment_intent=forged))
+    await house.look_up()
+    await house.look_up(A_DAY_LATER + timedelta(days=2))
+    receipts = await house.books.rows("SELECT payment_intent, reason FROM unapplied_receipt")
+    assert [tuple(row) for row in receipts] == [(forged, "signature_invalid")]
+    assert (await house.waiting(), house.asked_for()) == ([forged], [forged])
+
+
+async def test_ours_that_is_not_paid_is_looked_up_again_a_day_later(house: House) -> None:
+    unpaid = house.paid(OURS, confirm=False)
+    await house.books.apply(refund(payment_intent=unpaid))
+    for hours in (0, 1, 23, 24, 25):
+        await house.look_up(A_DAY_LATER + timedelta(hours=hours))
+    assert (await house.waiting(), house.asked_for()) == ([unpaid], [unpaid, unpaid])
+    house.account.client().v1.payment_intents.confirm(unpaid)
+    await house.look_up(A_DAY_LATER + timedelta(days=2))
+    assert (await house.waiting(), await house.books.balance()) == ([], (0, 0, 0))
+    await house.books.assert_right()
+
+
+async def test_a_paid_one_that_contradicts_the_books_waits_and_harms_no_other(house: House) -> None:
+    """2^53 − 1 credits are there already: what the event would be dead-lettered for."""
+    await house.books.apply(purchase("pi_huge", 2**53 - 1))
+    ours, foreign = house.paid(OURS), house.paid({})
+    await house.books.apply(refund("re_1", payment_intent=ours), refund("re_2", payment_intent=foreign))
+    await house.look_up()
+    assert await house.waiting() == [ours]
+    assert (await house.books.balance())[0] == 2**53 - 1
+
+
+@pytest.mark.parametrize("fault", ["error_before", "rate_limit", "drop_answer"])
+async def test_without_an_answer_nothing_is_lost_and_what_was_learnt_counts(house: House, fault: str) -> None:
+    names = [house.paid({}) for _ in range(3)]
+    for n, name in enumerate(names):
+        await house.books.apply(refund(f"re_{n}", payment_intent=name), now=NOW + timedelta(seconds=n))
+    house.account.post("/faults", kind=fault, method="GET", path=f"/v1/payment_intents/{names[1]}")
+    await house.look_up(A_DAY_LATER + timedelta(minutes=1))
+    assert await house.waiting() == sorted(names[1:])
+    await house.look_up(A_DAY_LATER + timedelta(minutes=2))
+    assert await house.waiting() == []
+
+
+@pytest.mark.parametrize(
+    "reach",
+    [
+        pytest.param(lambda _account: stripe_at("http://127.0.0.1:9"), id="nobody_there"),
+        pytest.param(lambda account: stripe_at(account.url, "sk_test_wrong"), id="wrong_key"),
+    ],
+)
+async def test_a_stripe_that_is_away_or_refuses_the_key_ends_the_run_quietly(
+    house: House, reach: Callable[[RunningSimulator], AbstractAsyncContextManager[StripeGateway]]
+) -> None:
+    await house.books.apply(refund(payment_intent="pi_1"))
+    async with reach(house.account) as gateway:
+        await house.look_up(gateway=gateway)
+    assert await house.waiting() == ["pi_1"]
+
+
+async def test_a_run_asks_for_the_oldest_and_for_no_more_than_it_may(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting_reversals, "LOOK_UPS_MAX", 5)
+    monkeypatch.setattr(waiting_reversals, "SETTLED_TOGETHER_MAX", 2)
+    names = [f"pi_{n}" for n in range(8)]
+    for n in (5, 2, 7, 0, 3, 6, 1, 4):
+        await house.books.apply(refund(f"re_{n}", payment_intent=names[n]), now=NOW + timedelta(seconds=n))
+    await house.look_up(A_DAY_LATER + timedelta(minutes=1))
+    assert (house.asked_for(), await house.waiting()) == (names[:5], names[5:])
+
+
+async def test_two_workers_at_once_do_it_once(house: House) -> None:
+    foreign, ours = house.paid({}), house.paid(OURS)
+    await house.books.apply(refund("re_1", payment_intent=foreign), refund("re_2", payment_intent=ours))
+    before = dropped()
+    await asyncio.gather(house.look_up(), house.look_up())
+    assert (await house.waiting(), dropped() - before) == ([], 1)
+    assert [row.kind for row in await house.books.rows("SELECT kind FROM transfer ORDER BY version")] == [
+        "purchase",
+        "refund",
+    ]
+    await house.books.assert_right()
+
+
+async def _inserted(transaction: Transaction) -> None:
+    """The first of a writer's two statements: between it and the lock the writer holds no lock on the row."""
+    async with begin_batch(transaction.connection):
+        driver: Any = (await transaction.connection.get_raw_connection()).driver_connection
+        await driver.execute(sql.INSERT_PAYMENT_INTENTS, ["pi_1"], A_DAY_LATER)
+
+
+async def _applied(transaction: Transaction) -> None:
+    await apply(transaction, [purchase()], A_DAY_LATER)
+
+
+@pytest.mark.parametrize("begun", [_inserted, _applied])
+async def test_a_credit_that_arrives_while_its_row_is_being_dropped_is_not_lost(
+    house: House, begun: Callable[[Transaction], Awaitable[None]]
+) -> None:
+    """Stripe does not know pi_1 in this test, so its row is to be dropped; its credit is being written."""
+    await house.books.apply(refund(payment_intent="pi_1"))
+    async with house.books.outbox.transaction(house.books.engine) as transaction:
+        await begun(transaction)
+        dropping = asyncio.create_task(house.look_up())
+        await until(lambda: _waits_for_a_lock(house.books))
+        await apply(transaction, [purchase()], A_DAY_LATER)
+    await dropping
+    assert await house.waiting() == []
+    assert await house.books.balance() == (0, 0, 0)
+    [row] = await house.books.rows("SELECT tenant_id, reversed_credits FROM payment_intent")
+    assert tuple(row) == ("acme", 100)
+    await house.books.assert_right()
+
+
+async def _waits_for_a_lock(books: Books) -> bool:
+    waiting = await books.rows(
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return len(waiting) == 1
