@@ -1,0 +1,254 @@
+"""The ledger alone, at work through every door it has, while its API and its workers are killed again and again: what
+was answered, and what was told, is what the books hold, each reference once."""
+
+import asyncio
+import os
+import random
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from embedded.consumer_groups import consumer_groups
+from embedded.environment import (
+    DEVELOPMENT_JWT_SECRET,
+    DEVELOPMENT_SIGNING_KEY,
+    SIMULATOR_SECRET_KEY,
+    inherited,
+)
+from embedded.http_process import HttpProcess
+from embedded.servers import KafkaServer
+from embedded.side_by_side import side_by_side
+from embedded.testing import ServiceDatabase
+from load.waiting import until
+from shared.auth import Scope
+from shared.kafka import make_producer
+from shared.topic_admin import create_topics
+from shared.topics import TopicName
+
+from .soak_callers import Callers, Kill
+from .soak_expected import Expected, Key
+from .soak_teller import Teller
+
+IS_FULL = os.environ.get("PREPAID_SOAK") == "full"
+LOAD_S = 600 if IS_FULL else 0
+KILLS_OF_EACH_MIN = 10 if IS_FULL else 1
+WORKERS = 2
+TENANTS = [f"soak-{n}" for n in range(12)]
+CALLERS = 8
+FACTS_BEFORE_KILL = 40
+ANSWERS_BETWEEN_KILLS = (100, 1_000) if IS_FULL else (50, 200)
+OVERDRAFT_LIMIT = 200
+CATCH_UP_TIMEOUT_S = 90.0
+SEED = 20261124
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """An API and two workers as processes."""
+
+    api: HttpProcess
+    workers: list[HttpProcess]
+    database: ServiceDatabase
+    kafka: KafkaServer
+    prefix: str
+    environment: dict[str, str]
+
+    async def rows(self, sql: str) -> list[Any]:
+        """As the superuser."""
+        connection = await asyncpg.connect(self.database.superuser_url, timeout=10, command_timeout=60)
+        try:
+            return await connection.fetch(sql)
+        finally:
+            await connection.close()
+
+    async def facts(self) -> dict[Key, float]:
+        """When each usage record was written."""
+        rows = await self.rows(
+            "SELECT tenant_id, reference, extract(epoch FROM created_at)::float8 FROM transfer "
+            "WHERE door = 'product' AND reference LIKE 'usage-%'"
+        )
+        return {(row[0], "product", row[1]): row[2] for row in rows}
+
+    async def last_fact_at(self) -> float:
+        [row] = await self.rows(
+            "SELECT coalesce(extract(epoch FROM max(created_at)), 0)::float8 FROM transfer "
+            "WHERE door = 'product' AND reference LIKE 'usage-%'"
+        )
+        return row[0]
+
+    async def caught_up(self) -> None:
+        for topic in (TopicName.STRIPE_EVENTS, TopicName.USAGE_RECORDED):
+            async with consumer_groups(self.kafka, self.prefix + topic) as groups:
+
+                async def is_read(groups: Any = groups) -> bool:
+                    return await groups.lag(f"{self.prefix}ledger") == 0
+
+                await until(is_read, CATCH_UP_TIMEOUT_S)
+
+    async def check(self) -> tuple[int, str]:
+        command = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ledger", "check", env=self.environment, stdout=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(300):
+            output, _ = await command.communicate()
+        return command.returncode or 0, output.decode()
+
+
+@pytest.fixture
+async def ledger(database_of, kafka_server: KafkaServer, log_dir: Path, tmp_path: Path) -> AsyncIterator[Ledger]:
+    prefix = f"soak-{secrets.token_hex(4)}."
+    await create_topics(kafka_server.bootstrap_servers, prefix)
+    database: ServiceDatabase = database_of("ledger")
+    environment = {
+        **inherited(),
+        **database.environment(),
+        "HTTP_PORT": "{port}",
+        "KAFKA_BOOTSTRAP_SERVERS": kafka_server.bootstrap_servers,
+        "TOPIC_PREFIX": prefix,
+        "AUTH_JWT_SECRET": DEVELOPMENT_JWT_SECRET,
+        "METADATA_SIGNING_KEYS": DEVELOPMENT_SIGNING_KEY,
+        "STRIPE_SECRET_KEY": SIMULATOR_SECRET_KEY,
+        "STRIPE_API_BASE": "http://127.0.0.1:9",  # not asked here
+        "LOG_LEVEL": "warning",
+    }
+    api, *workers = (
+        HttpProcess(name, ["ledger", door], log_file=log_dir / f"soak-{name}.log", cwd=tmp_path, env=environment)
+        for name, door in (("api", "app"), *((f"worker-{n}", "worker") for n in range(WORKERS)))
+    )
+    try:
+        await asyncio.to_thread(side_by_side, [process.start for process in (api, *workers)])
+        yield Ledger(api, workers, database, kafka_server, prefix, environment | {"HTTP_PORT": "1"})
+    finally:
+        await asyncio.to_thread(side_by_side, [process.close for process in (api, *workers)])
+
+
+async def kill_them(ledger: Ledger, callers: Callers, teller: Teller) -> None:
+    """Kills one after the other, each at work. A worker is killed again once the books have grown since."""
+    chance = random.Random(SEED)
+    begun = time.monotonic()
+    killed: Counter[str] = Counter()
+    victims: list[HttpProcess] = []
+    while time.monotonic() - begun < LOAD_S or min(killed[each.name] for each in (ledger.api, *ledger.workers)) < (
+        KILLS_OF_EACH_MIN
+    ):
+        if not victims:
+            victims = [ledger.api, ledger.api, *ledger.workers]
+            chance.shuffle(victims)
+        victim = victims.pop()
+        enough = callers.answers + chance.randint(*ANSWERS_BETWEEN_KILLS)
+        await until(lambda enough=enough: callers.answers >= enough, CATCH_UP_TIMEOUT_S)
+        if victim is ledger.api:
+            await until(lambda: len(callers.in_flight) >= CALLERS // 2)
+            callers.kills.append(Kill(victim.name, time.time(), frozenset(callers.in_flight)))
+            victim.kill()  # in this loop: between the list of who waits and the kill, nobody is answered
+            callers.may_ask.clear()
+            await asyncio.to_thread(victim.start)
+            callers.may_ask.set()
+        else:
+            last = max((kill.at for kill in callers.kills if kill.victim == victim.name), default=0.0)
+
+            async def has_grown(last: float = last) -> bool:
+                return await ledger.last_fact_at() > last
+
+            await until(has_grown, CATCH_UP_TIMEOUT_S)
+            await asyncio.gather(*(teller.tell_usage() for _ in range(FACTS_BEFORE_KILL)))
+            callers.kills.append(Kill(victim.name, time.time()))
+            victim.kill()
+            await asyncio.to_thread(victim.launch)
+        killed[victim.name] += 1
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1_800 if IS_FULL else 300)
+async def test_the_books_hold_what_was_answered_through_kills_of_every_process(ledger: Ledger) -> None:
+    expected, chance = Expected(TENANTS), random.Random(SEED)
+    producer = make_producer(ledger.kafka.bootstrap_servers, "soak")
+    await producer.start()
+    try:
+        async with httpx.AsyncClient(base_url=ledger.api.url, timeout=30) as http:
+            callers = Callers(http, chance, expected)
+            callers.may_ask.set()
+            for tenant in TENANTS:
+                limit = {"overdraftLimit": OVERDRAFT_LIMIT}
+                assert (await callers.ask("PUT", f"/tenants/{tenant}", limit, Scope.OPERATOR)).status_code == 200
+            teller = Teller(producer, ledger.prefix, chance, expected)
+            async with asyncio.TaskGroup() as tasks:
+                for each in (*([callers] * CALLERS), teller):
+                    tasks.create_task(each.run())
+                await kill_them(ledger, callers, teller)
+                callers.stopped = teller.stopped = True
+    finally:
+        await producer.stop()
+    await asyncio.to_thread(side_by_side, [worker.wait_until_ready for worker in ledger.workers])
+    await ledger.caught_up()
+
+    written_at = await ledger.facts()
+    unfinished = [
+        kill.lost if kill.victim == ledger.api.name
+        else sum(told <= kill.at < written_at[key] for key, told in teller.told_at.items())
+        for kill in callers.kills
+    ]  # fmt: skip
+    assert min(unfinished) > 0, f"at each kill there was work to do: {unfinished}"
+    entries = await _assert_books_hold(ledger, expected)
+
+    code, said = await ledger.check()
+    assert (code, said.splitlines()[0]) == (
+        0,
+        f"compared {len(TENANTS)} tenants, {entries} transfers, {await _count(ledger, 'credit_grant')} grants, "
+        f"{len(expected.sales)} PaymentIntents",
+    ), said
+    print(
+        f"\n{len(callers.kills)} kills, each with work to do (fewest: {min(unfinished)}); {callers.answers} answers, "
+        f"{callers.asked_again} requests asked again; {len(teller.told_at)} usage records, "
+        f"{len(expected.sales)} sales; {said.splitlines()[0]}: every book is right"
+    )
+
+    await ledger.rows(
+        "UPDATE credit_grant SET remaining = remaining + 1, spent = false "
+        "WHERE tenant_id = 'soak-3' AND grant_number = 1"
+    )
+    code, said = await ledger.check()
+    assert code == 1
+    assert "tenant 'soak-3', grant 1: what remains is" in said, said
+
+
+async def _assert_books_hold(ledger: Ledger, expected: Expected) -> int:
+    """Each reference once with what it was asked for, and nothing else; every balance as it adds up. Answers how many
+    transfers there are."""
+    found: dict[Key, tuple[int, int]] = {}
+    versions: dict[Key, int] = {}
+    reversed_credits: Counter[str] = Counter()
+    rows = await ledger.rows(
+        "SELECT tenant_id, door, reference, credits, version, kind, payment_intent, "
+        "credits * ((destination IN ('available', 'held'))::int - (source IN ('available', 'held'))::int) FROM transfer"
+    )
+    for tenant, door, reference, moved, version, kind, payment_intent, change in rows:
+        if kind in ("refund", "dispute", "dispute_won"):
+            reversed_credits[payment_intent] -= change
+        else:
+            found[tenant, door, reference] = change, moved
+            versions[tenant, door, reference] = version
+    wrong = {key: (found.get(key), expected.entries.get(key)) for key in found.keys() ^ expected.entries.keys()}
+    wrong |= {key: (found[key], due) for key, due in expected.entries.items() if found.get(key, due) != due}
+    assert wrong == {}, f"of {len(wrong)} references the books hold, and should hold: {list(wrong.items())[:10]}"
+    assert {key: versions[key] for key in expected.versions} == expected.versions
+    due = {name: sale.reversed_credits for name, sale in expected.sales.items()}
+    assert {name: reversed_credits[name] for name in due} == due
+    balances = await ledger.rows("SELECT tenant_id, balance, held FROM balance")
+    assert {tenant: (balance, held) for tenant, balance, held in balances} == expected.balances()
+    assert await _count(ledger, "payment_intent WHERE tenant_id IS NULL") == 0, "nothing waits for its credit"
+    return len(rows)
+
+
+async def _count(ledger: Ledger, table: str) -> int:
+    [row] = await ledger.rows(f"SELECT count(*) FROM {table}")
+    return row[0]
