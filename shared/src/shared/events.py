@@ -45,7 +45,8 @@ class TenantEvent(DomainEvent):
 
 
 class EntryPosted(TenantEvent):
-    """One transfer that is not usage was posted. `credits` is what it changed the balance by."""
+    """One transfer was posted that is no use of credits: usage, and holds and their ends, have no event of their own.
+    `credits` is what it changed the balance by."""
 
     TYPE = "ledger.entry-posted.v1"
     SOURCE = "/ledger"

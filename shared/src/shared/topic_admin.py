@@ -48,6 +48,14 @@ async def create_topics(bootstrap_servers: str, prefix: str = "", replication_fa
         await admin.close()
 
 
+def _what_to_do(problems: list[str]) -> str:
+    if any(problem.endswith("is missing") for problem in problems):
+        return "Run `python -m shared.topics create`."
+    return (
+        "What exists is never changed by itself: alter these topics with Kafka's tools (docs/scaling.md, Partitions)."
+    )
+
+
 async def check_topics(bootstrap_servers: str, prefix: str = "") -> None:
     """Raises `TopicsWrong` unless every topic exists with its partitions and clean-up policy."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=REQUEST_TIMEOUT_MS)
@@ -73,6 +81,6 @@ async def check_topics(bootstrap_servers: str, prefix: str = "") -> None:
             elif policies.get(name) != configuration["cleanup.policy"]:
                 problems.append(f"{name} is kept by {policies.get(name)!r}, not {configuration['cleanup.policy']!r}")
         if problems:
-            raise TopicsWrong("; ".join(problems) + ". Run `python -m shared.topics create`.")
+            raise TopicsWrong("; ".join(problems) + f". {_what_to_do(problems)}")
     finally:
         await admin.close()

@@ -11,6 +11,8 @@ from ledger.core.accounts import CREDITS_MAX, PRIORITY_OF_PROMOTIONS
 
 #: No control characters: PostgreSQL's text holds no NUL, and logs should not be written by callers.
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+#: An entry's may be longer than what it was made of: `hold:<reference>:capture`.
+EntryReference = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Purpose = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
 #: What a token may carry too (`shared.auth`).
 TenantId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]

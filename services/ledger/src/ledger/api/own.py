@@ -9,9 +9,9 @@ from ledger.api.bodies import (
     BalanceBody,
     EntriesBody,
     EntryBody,
+    EntryReference,
     GrantBody,
     GrantsBody,
-    Identifier,
     PastBalanceBody,
     Time,
 )
@@ -70,7 +70,7 @@ async def get_entries(
     kind: Annotated[list[Kind] | None, Query(description="Only these kinds; may be repeated.")] = None,
     since: Annotated[Time | None, Query(alias="from", description="Posted at or after.")] = None,
     until: Annotated[Time | None, Query(alias="to", description="Posted before.")] = None,
-    reference: Annotated[Identifier | None, Query()] = None,
+    reference: Annotated[EntryReference | None, Query()] = None,
 ) -> EntriesBody:
     """Everything that moved the tenant's credits, newest first."""
     tenant = principal.own_tenant
