@@ -13,7 +13,12 @@ import asyncpg
 import httpx
 
 from benchmarks.measurement import RunOptions
-from embedded.environment import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_SIGNING_KEY, inherited
+from embedded.environment import (
+    DEVELOPMENT_JWT_SECRET,
+    DEVELOPMENT_SIGNING_KEY,
+    SIMULATOR_SECRET_KEY,
+    inherited,
+)
 from embedded.http_process import HttpProcess
 from embedded.servers import KafkaServer, PostgresServer, in_thread
 from embedded.testing import Databases, ServiceDatabase, running_backend
@@ -23,6 +28,8 @@ from shared.topics import TopicName
 
 DRAIN_TIMEOUT_S = 300.0
 POLL_S = 0.05
+#: Nothing that is measured asks Stripe.
+NOBODY = "http://127.0.0.1:9"
 SEED_TIMEOUT_S = 900.0
 #: Of a run's records, those between these shares are timed: neither the start nor the last, smaller batches.
 TIMED_FROM, TIMED_TO = 0.1, 0.95
@@ -53,6 +60,8 @@ class LedgerHouse:
                 "TOPIC_PREFIX": prefix,
                 "AUTH_JWT_SECRET": DEVELOPMENT_JWT_SECRET,
                 "METADATA_SIGNING_KEYS": DEVELOPMENT_SIGNING_KEY,
+                "STRIPE_SECRET_KEY": SIMULATOR_SECRET_KEY,
+                "STRIPE_API_BASE": NOBODY,
                 "LOG_LEVEL": "warning",
             },
         )
