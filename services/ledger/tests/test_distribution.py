@@ -14,6 +14,7 @@ QUEUE = "a queue's own order: read without a tenant, by the workers of the node 
 #: Of what must be unique across tenants, or is read across them: (table, index) and the reason.
 NOT_BY_TENANT = {
     ("payment_intent", "payment_intent_pkey"): "locks what Stripe names, which knows no tenants; stays in one place",
+    ("payment_intent", "payment_intent_waiting"): "the few of that table that wait for their credit",
     ("alembic_version", "alembic_version_pkc"): "the one row of the migrations",
     ("outbox", "outbox_due_at"): QUEUE,
     ("outbox_mark", "outbox_mark_due_at"): QUEUE,

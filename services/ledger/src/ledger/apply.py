@@ -27,13 +27,14 @@ async def _lock_and_read(batch: Batch, commands: Sequence[Command], now: datetim
     ids = sorted({each.payment_intent for each in commands if isinstance(each, _OF_PAYMENT_INTENT)})
     intents = await batch.lock_payment_intents(ids, now) if ids else {}
     credited = sorted({each.tenant for each in commands if isinstance(each, Credit)})
-    if credited:
-        await batch.open_balances(credited, now)
+    opened = await batch.open_balances(credited, now) if credited else set[str]()
     touched = touched_by(commands)
     tenants = sorted(touched.tenants | {each.credit.tenant for each in intents.values() if each.credit})
     if not tenants:
         return State(payment_intents=intents)
     balances = await batch.lock_balances(tenants)
+    for tenant in opened:  # unknown until its credit comes, as it would be in batches of one
+        del balances[tenant]
     references = await batch.read_references(touched.references)
     with_holds = [tenant for tenant, balance in balances.items() if balance.held]
     named = sorted(touched.holds)

@@ -75,9 +75,9 @@ class Batch:
         rows = await self._driver.fetch(sql.READ_PAYMENT_INTENTS, ids)
         return {row["payment_intent"]: payment_intent_of(row) for row in rows}
 
-    async def open_balances(self, tenants: Sequence[str], now: datetime) -> None:
-        """Makes empty balances for tenants that have none. `tenants` are sorted."""
-        await self._driver.execute(sql.INSERT_BALANCES, tenants, now)
+    async def open_balances(self, tenants: Sequence[str], now: datetime) -> set[str]:
+        """Makes empty balances for tenants that have none, and returns these. `tenants` are sorted."""
+        return {row[0] for row in await self._driver.fetch(sql.INSERT_BALANCES, tenants, now)}
 
     async def lock_balances(self, tenants: Sequence[str]) -> dict[str, Balance]:
         """Locks and reads the balances that exist. `tenants` are sorted."""

@@ -34,6 +34,7 @@ INSERT_BALANCES = """
                          usage_of_other_purposes, changed_at)
     SELECT tenant_id, 0, 0, 0, 0, 0, 0, '{}', 0, $2 FROM unnest($1::text[]) AS new (tenant_id) ORDER BY tenant_id
     ON CONFLICT DO NOTHING
+    RETURNING tenant_id
 """
 
 LOCK_BALANCES = """
