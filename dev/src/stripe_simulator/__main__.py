@@ -5,6 +5,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 
 from granian.constants import Interfaces
@@ -32,6 +33,8 @@ def main() -> None:
     # Everything is in memory, so there is nothing to finish, not even a request that a fault keeps hanging.
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, _exit_at_once)
+    if arguments.until_stdin_ends:
+        threading.Thread(target=_exit_with_stdin, daemon=True).start()
     server = Server(
         create_app(settings),
         address=arguments.host,
@@ -47,6 +50,13 @@ def main() -> None:
     asyncio.run(server.serve())
 
 
+def _exit_with_stdin() -> None:
+    """Ends with whoever holds the other end of stdin, however that one died."""
+    while sys.stdin.buffer.read(1):
+        pass
+    os._exit(0)
+
+
 def _exit_at_once(_signal: int, _frame: FrameType | None) -> None:
     os._exit(0)
 
@@ -55,6 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="stripe_simulator", description="A stand-in for Stripe's servers.")
     parser.add_argument("--host", default=_environment("HOST", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=int(_environment("PORT", "12111")))
+    parser.add_argument("--until-stdin-ends", action="store_true", help="end when stdin does")
     parser.add_argument("--secret-key", default=_environment("SECRET_KEY", Settings.secret_key))
     parser.add_argument("--publishable-key", default=_environment("PUBLISHABLE_KEY", Settings.publishable_key))
     parser.add_argument("--webhook-url", default=_environment("WEBHOOK_URL", "") or None)

@@ -53,8 +53,10 @@ class RunningSimulator:
 def run_simulator(*arguments: str, start_timeout_s: float = 20.0) -> Generator[RunningSimulator]:
     """A simulator on a free port with these command-line arguments; gone at the end."""
     port = _free_port()
-    command = [sys.executable, "-m", "stripe_simulator", "--port", str(port), *arguments]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "stripe_simulator", "--port", str(port), "--until-stdin-ends", *arguments]
+    process = subprocess.Popen(
+        command, env=os.environ | {"PYTHONUNBUFFERED": "1"}, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as control:
             _wait_until_ready(control, process, start_timeout_s)
