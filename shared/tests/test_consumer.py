@@ -432,6 +432,20 @@ async def test_a_revoked_partition_waits_for_the_batch_in_flight(service: Servic
             assert await service.committed() == {0: 1}
 
 
+async def test_between_revoked_and_given_out_anew_no_batch_is_begun(service: Service) -> None:
+    await service.send("a0")
+    loop = service.loop("first")
+    async with service.running(loop):
+        await until(lambda: service.has_handled(1))
+        await loop.on_partitions_revoked([TopicPartition(service.topic, 0)])
+        await service.send("a1")
+        await asyncio.sleep(1.0)
+        assert await service.handled() == ["a0"]
+    async with service.running(service.loop("second")):  # what the first left is given to whoever has it next
+        await until(lambda: service.has_handled(2))
+    assert await service.handled() == ["a0", "a1"]
+
+
 async def test_it_says_so_when_kafka_is_away(service: Service, tmp_path: Path) -> None:
     own = Kafka(tmp_path / "kafka", tmp_path / "kafka.log")
     try:

@@ -31,6 +31,10 @@ def attached(card: SavedCard | None, second: int, details: CardDetails = VISA) -
     return attach(card, "pm_1", details, created=at(second), now=NOW)
 
 
+def answered(card: SavedCard, details: CardDetails | None) -> SavedCard:
+    return retrieved(card, details, asked=card, now=NOW)
+
+
 @given(st.permutations([(1, 2030), (2, 2031), (3, 2032)] * 2))
 def test_the_newest_details_win_in_any_order_and_duplicated(order: list[tuple[int, int]]) -> None:
     card = None
@@ -42,7 +46,7 @@ def test_the_newest_details_win_in_any_order_and_duplicated(order: list[tuple[in
 def test_a_detached_card_stays_detached() -> None:
     gone = detach(attached(None, 1))
     assert attached(gone, 9) == gone
-    assert retrieved(gone, VISA) == gone
+    assert retrieved(gone, VISA, asked=attached(None, 1), now=NOW) == gone
     assert announce(gone, "pm_1", now=NOW) == gone
 
 
@@ -51,16 +55,26 @@ def test_a_tie_with_other_details_is_for_a_retrieval_to_break_and_a_duplicate_is
     assert attached(card, 1) == card
     tied = attached(card, 1, replace(VISA, exp_year=2031))
     assert (tied.details, tied.look_at) == (VISA, NOW)
-    settled = retrieved(tied, replace(VISA, exp_year=2031))
+    settled = answered(tied, replace(VISA, exp_year=2031))
     assert (settled.details, settled.look_at) == (replace(VISA, exp_year=2031), None)
+
+
+def test_an_answer_that_may_be_older_than_an_event_is_asked_for_again() -> None:
+    asked = replace(attached(None, 1), look_at=at(90))
+    newest = replace(VISA, exp_year=2033)
+    for changed in (attached(asked, 1, newest), attached(asked, 2, newest)):
+        answer = retrieved(changed, replace(VISA, exp_year=2032), asked=asked, now=NOW)
+        assert (answer.details, answer.seen_at, answer.look_at) == (changed.details, changed.seen_at, NOW)
+        assert answered(answer, newest).details == newest
+    assert retrieved(attached(asked, 2, newest), None, asked=asked, now=NOW).state is CardState.DETACHED
 
 
 def test_a_card_that_was_only_announced_is_looked_at_and_not_charged_until_then() -> None:
     announced = announce(None, "pm_1", now=NOW)
     assert (announced.is_usable, announced.look_at) == (False, NOW)
-    assert retrieved(announced, VISA).is_usable
+    assert answered(announced, VISA).is_usable
     assert attached(announced, 1).is_usable and attached(announced, 1).look_at is None
-    assert retrieved(announced, None).state is CardState.DETACHED
+    assert answered(announced, None).state is CardState.DETACHED
 
 
 def test_a_removed_card_is_never_charged_again_whatever_comes() -> None:

@@ -97,6 +97,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self._batch_records_max = batch_records_max
         self._slots = asyncio.Semaphore(partitions_at_once)
         self._in_flight = asyncio.Lock()
+        self._ours: frozenset[TopicPartition] = frozenset()
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._is_running = False
         self._fetch: asyncio.Task[dict[TopicPartition, list[ConsumerRecord[bytes | None, bytes | None]]]] | None = None
@@ -148,8 +149,11 @@ class ConsumerLoop(ConsumerRebalanceListener):
     async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]  # aiokafka awaits it
         self, revoked: Iterable[TopicPartition]
     ) -> None:
-        """Waits for the batch in flight, so that nobody else starts on its records before its offsets are committed."""
+        """Waits for the batch in flight, so that nobody else starts on its records before its offsets are committed;
+        until partitions are given out anew, no other is begun."""
+        log.info("partitions_revoking")
         async with self._in_flight:
+            self._ours = frozenset()
             for partition in revoked:
                 self._partitions.pop(partition, None)
                 for gauge in (_lag, _stopped):  # whoever has the partition next tells about it
@@ -159,6 +163,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
     async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, assigned: Iterable[TopicPartition]
     ) -> None:
+        self._ours = frozenset(assigned)
         log.info("partitions_assigned", partitions=sorted(f"{tp.topic}:{tp.partition}" for tp in assigned))
 
     async def observe(self) -> None:
@@ -180,11 +185,10 @@ class ConsumerLoop(ConsumerRebalanceListener):
 
     async def _handle(self, fetched: Mapping[TopicPartition, Sequence[object]]) -> None:
         async with self._in_flight:
-            still_ours = self._consumer.assignment()
             batches = {
                 partition: [Record.of(raw) for raw in records]  # pyright: ignore[reportArgumentType]
                 for partition, records in fetched.items()
-                if partition in still_ours and records
+                if partition in self._ours and records
             }
             if not batches:
                 return

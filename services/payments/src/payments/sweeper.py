@@ -89,7 +89,7 @@ class Sweeper:
                 return
 
     async def _bear(self, row: RowT, work: Callable[[RowT], Awaitable[None]]) -> None:
-        """One row's trouble with Stripe is logged; the row is due again in two minutes."""
+        """One row's trouble with Stripe is logged; the row is due again when its claim ends."""
         try:
             with bound_contextvars(tenant=row.tenant):
                 await work(row)
@@ -153,7 +153,7 @@ class Sweeper:
             before = (await cards.load(connection, [key]))[key]
             if before.removal_requested_at is not None:
                 return
-            after = retrieved(before, None if detached else details)
+            after = retrieved(before, None if detached else details, asked=card, now=self._clock())
             await cards.save(connection, {key: after})
             chosen = next_default(default, before, after)
             if chosen != default:

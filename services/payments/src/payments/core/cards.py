@@ -67,13 +67,17 @@ def attach(
     return replace(card, look_at=now)
 
 
-def retrieved(card: SavedCard, details: CardDetails | None) -> SavedCard:
+def retrieved(card: SavedCard, details: CardDetails | None, *, asked: SavedCard, now: datetime) -> SavedCard:
     """The card after Stripe was asked; None means that it belongs to nobody any more.
 
-    `seen_at` stays: the answer is newer than the events compared, and every later event still wins over it.
+    `asked` is the card as it was when the question went out. If it has changed since, the answer may be older than what
+    changed it, so Stripe is asked again. `seen_at` stays: the answer is newer than the events compared, and every later
+    event still wins over it.
     """
     if card.state is CardState.DETACHED or details is None:
         return detach(card)
+    if card != asked:
+        return replace(card, look_at=now)
     return replace(card, details=details, look_at=None)
 
 

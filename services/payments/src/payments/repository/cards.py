@@ -12,6 +12,8 @@ from payments.core.cards import CardDetails, CardState, SavedCard
 
 #: Events come for 30 days: Stripe's own retention, and the topic's.
 LOCKS_KEPT_FOR = timedelta(days=35)
+#: Longer than asking Stripe and writing down its answer may take; by then whoever claimed the card has died or failed.
+CLAIMED_FOR = timedelta(seconds=40)
 #: Tenant and payment method.
 CardKey = tuple[str, str]
 
@@ -82,8 +84,8 @@ async def update(connection: AsyncConnection, tenant: str, card: SavedCard) -> N
 
 
 async def claim_due(connection: AsyncConnection, now: datetime, limit: int) -> Sequence[DueCard]:
-    """Cards to ask about or to detach, put off for two minutes in case this process dies."""
-    rows = await connection.execute(_CLAIM_DUE, {"now": now, "limit": limit})
+    """Cards to ask about or to detach, put off by `CLAIMED_FOR` in case this process dies."""
+    rows = await connection.execute(_CLAIM_DUE, {"now": now, "until": now + CLAIMED_FOR, "limit": limit})
     return [DueCard(row.tenant_id, row.stripe_customer, _card(row)) for row in rows]
 
 
@@ -177,7 +179,7 @@ _CLAIM_DUE = text("""
         SELECT tenant_id, payment_method FROM card WHERE look_at <= :now ORDER BY look_at LIMIT :limit
         FOR UPDATE SKIP LOCKED
     ), claimed AS (
-        UPDATE card SET look_at = CAST(:now AS timestamptz) + interval '2 minutes'
+        UPDATE card SET look_at = :until
         FROM due WHERE card.tenant_id = due.tenant_id AND card.payment_method = due.payment_method
         RETURNING card.*
     )
