@@ -43,6 +43,16 @@ async def test_they_come_back_as_they_were(
     assert row.back == values
 
 
+async def test_microseconds_come_back_as_the_times_they_were(books: Books) -> None:
+    times = [datetime(2026, 9, 1, 12, 0, 0, 123456, UTC), None, datetime(1999, 12, 31, 23, 59, 59, 999999, UTC)]
+    [row] = await books.rows(
+        "SELECT array_agg('epoch'::timestamptz + each * interval '1 microsecond') AS back "
+        "FROM unnest(CAST(CAST(:values AS text) AS bigint[])) AS each",
+        values=array_text.of_microseconds(times),
+    )
+    assert row.back == times
+
+
 def parsed(text: str) -> list[str]:
     """What PostgreSQL's rules for quoted elements say of it (8.15.6, Array Input and Output Syntax)."""
     found: list[str] = []

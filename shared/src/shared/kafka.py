@@ -14,6 +14,9 @@ RECORD_BYTES_MAX = 1024 * 1024 + 64 * 1024
 REQUEST_TIMEOUT_MS = 10_000
 
 
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
 class Record(NamedTuple):
     """A Kafka record as handlers see it."""
 
@@ -22,18 +25,19 @@ class Record(NamedTuple):
     offset: int
     key: str | None
     value: bytes | None
-    headers: Mapping[str, str] = MappingProxyType({})
+    headers: Mapping[str, str] = NO_HEADERS
 
     @staticmethod
     def of(raw: "ConsumerRecord[bytes | None, bytes | None]") -> "Record":
         """From aiokafka's record; text that is not UTF-8 is replaced, since keys and headers only route and inform."""
+        headers = raw.headers
         return Record(
             raw.topic,
             raw.partition,
             raw.offset,
             None if raw.key is None else raw.key.decode(errors="replace"),
             raw.value,
-            {name: (value or b"").decode(errors="replace") for name, value in raw.headers},
+            {name: (value or b"").decode(errors="replace") for name, value in headers} if headers else NO_HEADERS,
         )
 
 

@@ -43,7 +43,7 @@ PENDING_MAX = 10_000
 PENDING_KEYS_MAX = 50_000
 #: After a round of many keys comes a rest, so that what changes again meanwhile is sent once; a few go at once.
 MANY_KEYS = 100
-REST_AFTER_MANY_S = 0.5
+REST_AFTER_MANY_S = 1.0
 SEND_TIMEOUT_S = 15.0
 SWEEP_ROWS_MAX = 500
 #: Counting further tells an operator nothing new.

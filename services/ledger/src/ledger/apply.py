@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from ledger.core.accounts import KINDS_OF_USE, Door
-from ledger.core.commands import Command, Credit, DisputeSeen, Outcome, RefundSeen, Unapplied
+from ledger.core.commands import Command, Credit, DisputeSeen, Outcome, RefundSeen, Unapplied, Usage
 from ledger.core.plan import plan
 from ledger.core.state import Changes, State, Transfer
 from ledger.core.touched import touched_by
@@ -24,9 +24,10 @@ async def apply(transaction: Transaction, commands: Sequence[Command], now: date
 
 
 async def _lock_and_read(batch: Batch, commands: Sequence[Command], now: datetime) -> State:
-    ids = sorted({each.payment_intent for each in commands if isinstance(each, _OF_PAYMENT_INTENT)})
+    few = [each for each in commands if type(each) is not Usage]
+    ids = sorted({each.payment_intent for each in few if isinstance(each, _OF_PAYMENT_INTENT)})
     intents = await batch.lock_payment_intents(ids, now) if ids else {}
-    credited = sorted({each.tenant for each in commands if isinstance(each, Credit)})
+    credited = sorted({each.tenant for each in few if isinstance(each, Credit)})
     opened = await batch.open_balances(credited, now) if credited else set[str]()
     touched = touched_by(commands)
     tenants = sorted(touched.tenants | {each.credit.tenant for each in intents.values() if each.credit})

@@ -8,6 +8,7 @@ from prometheus_client import Counter
 from ledger.apply import apply
 from ledger.archive import REFERENCES_KEPT
 from ledger.core.commands import BeyondLimit, Command, Conflict, Outcome, Posted, UnknownTenant, Usage
+from ledger.core.tuples import tuple_of
 from ledger.stripe_commands import HANDLED_TYPES, command_of
 from shared.clock import utc_now
 from shared.events import UndecodableEvent, UsageRecorded, decode
@@ -23,6 +24,7 @@ log = get_logger()
 USAGE_AGE_MAX = REFERENCES_KEPT - timedelta(days=5)
 #: Usage is recorded after it happened; clocks differ by less.
 USAGE_AHEAD_MAX = timedelta(hours=1)
+
 
 _stripe_events = Counter("ledger_stripe_events_total", "Stripe events, by what became of them.", ["type", "outcome"])
 _usage = Counter("ledger_usage_records_total", "usage.recorded, by what became of them.", ["outcome"])
@@ -66,7 +68,7 @@ class Handlers:
         """Usage is a fact: recorded whatever the balance. Unknown tenants, contradictions and what is told by a wrong
         clock or more than a year late are dead-lettered."""
         now = utc_now()
-        oldest, newest = now - USAGE_AGE_MAX, now + USAGE_AHEAD_MAX
+        ahead_max = -USAGE_AHEAD_MAX
         commands: list[Usage] = []
         for record in records:
             try:
@@ -81,9 +83,9 @@ class Handlers:
                 raise Poison("usage with a NUL character, which no text column holds")
             if occurred_at.tzinfo is None:
                 raise Poison("usage whose time has no zone")
-            if not oldest <= occurred_at <= newest:
+            if not ahead_max <= now - occurred_at <= USAGE_AGE_MAX:
                 raise _untimely(occurred_at, now)
-            commands.append(Usage(tenant, reference, usage.credits, purpose, occurred_at))
+            commands.append(tuple_of(Usage, (tenant, reference, usage.credits, purpose, occurred_at)))
         if not commands:
             return
         outcomes = await apply(transaction, commands, now)

@@ -127,11 +127,11 @@ class Batch:
         return grants
 
     async def insert_transfers(self, transfers: Sequence[Transfer]) -> None:
-        usage = [each for each in transfers if each.kind is Kind.USAGE and each.door is Door.PRODUCT]
+        usage = [each for each in transfers if _is_plain_usage(each)]
         if usage:
-            await self._driver.execute(sql.INSERT_USAGE_TRANSFERS, *_usage_columns(usage))
+            await self._driver.execute(sql.INSERT_PLAIN_USAGE, *_plain_usage_columns(usage))
         if len(usage) < len(transfers):
-            others = [each for each in transfers if each.kind is not Kind.USAGE or each.door is not Door.PRODUCT]
+            others = [each for each in transfers if not _is_plain_usage(each)]
             await self._driver.execute(sql.INSERT_TRANSFERS, *_transfer_columns(others))
 
     async def update_balances(self, balances: Sequence[Balance]) -> None:
@@ -202,18 +202,28 @@ def _transfer_columns(transfers: Sequence[Transfer]) -> list[Sequence[Any]]:
     return columns
 
 
-def _usage_columns(transfers: Sequence[Transfer]) -> list[str]:
-    """The columns of `sql.INSERT_USAGE_TRANSFERS`, in its order."""
+def _is_plain_usage(transfer: Transfer) -> bool:
+    """Whether one grant covered it wholly: nearly all there is."""
+    return (
+        transfer.kind is Kind.USAGE
+        and transfer.door is Door.PRODUCT
+        and len(transfer.grant_credits) == 1
+        and transfer.grant_credits[0] == -transfer.credits
+    )
+
+
+def _plain_usage_columns(transfers: Sequence[Transfer]) -> list[str]:
+    """The columns of `sql.INSERT_PLAIN_USAGE`, in its order."""
     columns: list[Sequence[Any]] = list(zip(*transfers, strict=True))
     return [
         array_text.of_texts(columns[0]),
         array_text.of_texts(columns[2]),
         array_text.of_bytes(columns[3]),
         *(array_text.of_integers(column) for column in columns[7:13]),
-        *(array_text.of_plain_texts(map(_array_text, column)) for column in columns[13:15]),
-        array_text.of_times(columns[15]),
+        array_text.of_integers([number for (number,) in columns[13]]),
+        array_text.of_microseconds(columns[15]),
         array_text.of_texts(columns[16]),
-        array_text.of_times(columns[17]),
+        array_text.of_microseconds(columns[17]),
         array_text.of_booleans(columns[23]),
     ]
 

@@ -128,20 +128,20 @@ UPDATE_HOLDS = """
     WHERE hold.tenant_id = new.tenant_id AND hold.reference = new.reference
 """
 
-#: Usage, which is nearly all there is: what every such transfer has the same is not sent.
-INSERT_USAGE_TRANSFERS = """
+#: Usage that one grant covered, which is nearly all there is: what every such transfer has the same is not sent.
+INSERT_PLAIN_USAGE = """
     INSERT INTO transfer (tenant_id, door, reference, input_hash, kind, source, destination, credits, version,
                           balance_after, available_after, owed_after, receivable_after, grant_numbers, grant_credits,
                           created_at, purpose, occurred_at, beyond_limit)
     SELECT tenant_id, 'product', reference, input_hash, 'usage', 'available', 'used', credits, version,
-           balance_after, available_after, owed_after, receivable_after, grant_numbers::int[],
-           grant_credits::bigint[], created_at, purpose, occurred_at, beyond_limit
+           balance_after, available_after, owed_after, receivable_after, ARRAY[grant_number], ARRAY[-credits],
+           'epoch'::timestamptz + created_at * interval '1 microsecond', purpose,
+           'epoch'::timestamptz + occurred_at * interval '1 microsecond', beyond_limit
     FROM unnest($1::text::text[], $2::text::text[], $3::text::bytea[], $4::text::bigint[], $5::text::bigint[],
-                $6::text::bigint[], $7::text::bigint[], $8::text::bigint[], $9::text::bigint[], $10::text::text[],
-                $11::text::text[], $12::text::timestamptz[], $13::text::text[], $14::text::timestamptz[],
-                $15::text::boolean[])
+                $6::text::bigint[], $7::text::bigint[], $8::text::bigint[], $9::text::bigint[], $10::text::int[],
+                $11::text::bigint[], $12::text::text[], $13::text::bigint[], $14::text::boolean[])
         AS new (tenant_id, reference, input_hash, credits, version, balance_after, available_after, owed_after,
-                receivable_after, grant_numbers, grant_credits, created_at, purpose, occurred_at, beyond_limit)
+                receivable_after, grant_number, created_at, purpose, occurred_at, beyond_limit)
 """
 
 #: Where in `Transfer` the arrays are: they travel as text, since unnest would flatten an array of arrays.

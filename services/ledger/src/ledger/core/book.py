@@ -7,6 +7,9 @@ from ledger.core.accounts import COUNTER_ACCOUNT, CREDITS_MAX, PRIORITY_OF_PAID_
 from ledger.core.commands import Adjustment, Capture, Credit, Hold, HoldStatus, Promotion, input_hash
 from ledger.core.grants import Lots, Moves
 from ledger.core.state import Balance, CreditOfIntent, DayUsage, Grant, GrantChange, HoldState, Transfer
+from ledger.core.tuples import tuple_of
+
+_PRODUCT, _USAGE, _AVAILABLE, _USED = Door.PRODUCT, Kind.USAGE, Account.AVAILABLE, COUNTER_ACCOUNT[Kind.USAGE]
 
 #: How many purposes of a day are told apart; further ones are counted together.
 PURPOSES_MAX = 100
@@ -26,6 +29,7 @@ class Book:
         self.receivable = balance.receivable
         self.overdraft_limit = balance.overdraft_limit
         self.now = max(now, balance.changed_at)
+        self._today = self.now.date()
         self.transfers: list[Transfer] = []
         self.new_grants: dict[int, Grant] = {}
         self.holds = {hold.reference: hold for hold in holds}
@@ -61,13 +65,21 @@ class Book:
     def spend(
         self, reference: str, credits: int, hashed: bytes, purpose: str, occurred_at: datetime | None
     ) -> Transfer:
-        """Burns lots; what they do not cover is owed."""
-        moves, missing = self._lots.burn(credits)
+        """Burns lots; what they do not cover is owed. `_post` for usage, without what only others need: a busy ledger
+        does little else."""
+        (numbers, amounts), missing = self._lots.burn(credits)
         self._count_usage(purpose, credits)
-        return self._post(
-            Door.PRODUCT, reference, Kind.USAGE, -credits,
-            moves=moves, owed_change=missing, purpose=purpose, occurred_at=occurred_at, hashed=hashed,
-        )  # fmt: skip
+        self.version = version = self.version + 1
+        self.balance = balance = self.balance - credits
+        self.owed += missing
+        available = balance - self.held
+        transfer = tuple_of(Transfer, (
+            self.tenant, _PRODUCT, reference, hashed, _USAGE, _AVAILABLE, _USED, credits, version, balance, available,
+            self.owed, self.receivable, numbers, amounts, self.now, purpose, occurred_at, None, None, None, None, None,
+            available < -self.overdraft_limit,
+        ))  # fmt: skip
+        self.transfers.append(transfer)
+        return transfer
 
     def hold(self, command: Hold, hashed: bytes) -> HoldState:
         """Moves credits that are available from their lots into a hold."""
@@ -274,9 +286,8 @@ class Book:
         return paid, receivable_paid
 
     def _count_usage(self, purpose: str, credits: int) -> None:
-        today = self.now.date()
-        if self._usage_day != today:
-            self._usage_day, self._usage_by_purpose, self._usage_of_others = today, {}, 0
+        if self._usage_day != self._today:
+            self._usage_day, self._usage_by_purpose, self._usage_of_others = self._today, {}, 0
         if purpose in self._usage_by_purpose:
             self._usage_by_purpose[purpose] += credits
         elif len(self._usage_by_purpose) < PURPOSES_MAX:

@@ -44,6 +44,10 @@ class Lots:
 
     def burn(self, credits: int) -> tuple[Moves, int]:
         """Takes up to `credits` in burning order; returns what was taken where (negative), and what is missing."""
+        if self._open and (first := self._open[0]).remaining > credits:  # nearly always
+            first.remaining -= credits
+            self._touched.add(first.number)
+            return ((first.number,), (-credits,)), 0
         numbers: list[int] = []
         amounts: list[int] = []
         while credits and self._open:

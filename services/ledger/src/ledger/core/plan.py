@@ -54,12 +54,15 @@ from ledger.core.state import (
     State,
     Transfer,
 )
+from ledger.core.tuples import tuple_of
+
+_PRODUCT, _USAGE = Door.PRODUCT, Kind.USAGE
 
 
 def plan(state: State, commands: Sequence[Command], now: datetime) -> Changes:
     """What the commands change, and one outcome for each. `state` must hold everything they touch (see `State`)."""
     planner = _Planner(state, now)
-    outcomes = [planner.apply(command) for command in commands]
+    outcomes = [planner.use(each) if type(each) is Usage else planner.apply(each) for each in commands]
     return planner.changes(outcomes)
 
 
@@ -76,7 +79,7 @@ class _Planner:
     def apply(self, command: Command) -> Outcome:
         match command:
             case Usage():
-                return self._use(command)
+                return self.use(command)
             case Debit():
                 return self._debit(command)
             case AllOrNothing(debits):
@@ -126,19 +129,22 @@ class _Planner:
             list(self._intents.values()), self._receipts, self._resolved_receipts, new_holds, ended_holds,
         )  # fmt: skip
 
-    def _use(self, command: Usage) -> Outcome:
-        book = self._book(command.tenant)
+    def use(self, command: Usage) -> Outcome:
+        tenant, reference, credits, purpose, occurred_at = command
+        book = self._books.get(tenant) or self._book(tenant)
         if book is None:
             return UnknownTenant()
-        hashed = input_hash(Kind.USAGE, -command.credits)
-        known = self._references.get((command.tenant, Door.PRODUCT, command.reference))
+        hashed = input_hash(_USAGE, -credits)
+        key = (tenant, _PRODUCT, reference)
+        known = self._references.get(key)
         if known is not None:
-            return _repeated(known) if known.input_hash == hashed else Conflict(command.reference)
-        if not book.can_hold(-command.credits):
+            return _repeated(known) if known.input_hash == hashed else Conflict(reference)
+        if not book.can_hold(-credits):
             return BeyondLimit()
-        return self._posted(
-            book.spend(command.reference, command.credits, hashed, command.purpose, command.occurred_at)
-        )
+        transfer = self._references[key] = book.spend(reference, credits, hashed, purpose, occurred_at)
+        return tuple_of(Posted, (
+            transfer.version, credits, transfer.available_after, transfer.created_at, False, transfer.beyond_limit,
+        ))  # fmt: skip
 
     def _debit(self, command: Debit) -> Outcome:
         refusal = self._refusal(command, 0)

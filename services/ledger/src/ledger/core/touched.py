@@ -22,6 +22,9 @@ from ledger.core.commands import (
     Usage,
 )
 from ledger.core.state import ReferenceKey
+from ledger.core.tuples import tuple_of
+
+_PRODUCT = Door.PRODUCT
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +39,12 @@ class Touched:
 def touched_by(commands: Sequence[Command]) -> Touched:
     """Everything that the commands name, some of it more than once."""
     touched = Touched()
+    tenants, references = touched.tenants, touched.references
     for command in commands:
         if type(command) is Usage:  # nearly all there is
-            touched.tenants.add(command.tenant)
-            touched.references.append(ReferenceKey(command.tenant, Door.PRODUCT, command.reference))
+            tenant, reference, *_ = command
+            tenants.add(tenant)
+            references.append(tuple_of(ReferenceKey, (tenant, _PRODUCT, reference)))
         else:
             _add(touched, command)
     return touched
