@@ -41,9 +41,9 @@ log = get_logger()
 
 PENDING_MAX = 10_000
 PENDING_KEYS_MAX = 50_000
-#: After a round of many keys comes a rest, so that what changes again meanwhile is sent once; a few go at once.
-MANY_KEYS = 100
-REST_AFTER_MANY_S = 1.0
+#: After a round comes a rest, so that what changes again meanwhile is sent once: few keys go at once, many take turns.
+REST_PER_KEY_S = 0.002
+REST_MAX_S = 1.0
 SEND_TIMEOUT_S = 15.0
 SWEEP_ROWS_MAX = 500
 #: Counting further tells an operator nothing new.
@@ -134,8 +134,7 @@ class OutboxPublisher:
                     raise
                 log.warning("publishing_left_to_the_sweep", error=type(error).__name__, rows=len(events) + len(keys))
             self._rest_if_done()
-            if len(keys) >= MANY_KEYS:
-                await asyncio.sleep(REST_AFTER_MANY_S)
+            await asyncio.sleep(min(REST_MAX_S, REST_PER_KEY_S * len(keys)))
 
     def _rest_if_done(self) -> None:
         if not self._events and not self._keys and not self._settling:
