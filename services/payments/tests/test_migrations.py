@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from pydantic_settings import BaseSettings
 from sqlalchemy import Connection
@@ -36,6 +38,24 @@ def empty_database(postgres_server: PostgresServer) -> Iterator[str]:
     postgres_server.execute(f"DROP DATABASE {EMPTY} WITH (FORCE)")
 
 
+async def migrate_to(revision: str, database_url_owner: str) -> None:
+    """Brings a database to an older version than ours."""
+
+    def upgrade(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", "payments:migrations")
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+    engine = make_engine(database_url_owner, application_name="payments-test-older", pool_size=1)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(upgrade)
+    finally:
+        await engine.dispose()
+
+
 async def test_tables_are_as_the_code_describes_them(database: ServiceDatabase) -> None:
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -52,6 +72,27 @@ async def test_tables_are_as_the_code_describes_them(database: ServiceDatabase) 
 async def test_several_migrators_at_once_and_again_later(empty_database: str) -> None:
     await asyncio.gather(*(migrate("payments", empty_database, timeout_s=30) for _ in range(3)))
     await migrate("payments", empty_database, timeout_s=30)
+
+
+async def test_a_purchase_of_the_version_before_was_not_insisted_on(
+    empty_database: str, postgres_server: PostgresServer
+) -> None:
+    def buy_as_the_version_before(purchase: str) -> None:
+        postgres_server.execute(
+            f"""
+            INSERT INTO purchase (tenant_id, purchase_id, state, credits, amount_minor, currency, create_parameters,
+                                  created_by, created_at)
+            VALUES ('acme', '{purchase}', 'open', 1, 1, 'usd', '{{}}', 'u', now())
+            """,
+            EMPTY,
+        )
+
+    await migrate_to("0002", empty_database)
+    buy_as_the_version_before("pur_1")
+    await migrate("payments", empty_database, timeout_s=30)
+    buy_as_the_version_before("pur_2")
+    found = postgres_server.execute("SELECT purchase_id, insisted FROM purchase ORDER BY 1", EMPTY)
+    assert found.splitlines() == ["pur_1|f", "pur_2|f"]
 
 
 async def test_without_postgresql_it_waits_and_then_says_why() -> None:

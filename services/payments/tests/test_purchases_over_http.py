@@ -155,6 +155,58 @@ async def test_a_saved_card_pays_and_the_same_key_charges_once(
     assert [charge["amount_minor"] for charge in stripe_account.get("/books")["charges"]] == [1000]
 
 
+async def test_a_saved_card_pays_nothing_while_another_is_being_charged(
+    call: Call, buy: Call, save_card: Call, tell: Call, stripe_account: RunningSimulator
+) -> None:
+    cards = [await save_card("acme"), await save_card("acme")]
+    body = {"purchaseId": (await buy("acme", packageId="starter"))["purchaseId"]}
+    example = EXAMPLES[AttemptChanged].model_copy(update={"tenant": "acme"})
+    for version, state in enumerate(("reserved", "charging", "unknown")):
+        await tell(example.model_copy(update={"state": state, "version": version + 1}))
+        waiting = await call("acme", "POST", CONFIRM, {**body, "paymentMethodId": cards[0]}, key="c")
+        assert problem(waiting) == (409, "recharge_under_way")
+    assert stripe_account.get("/books")["charges"] == []
+    await tell(example.model_copy(update={"state": "credited", "version": 4}))
+    paid = await call("acme", "POST", CONFIRM, {**body, "paymentMethodId": cards[1]}, key="c")
+    assert (paid.status_code, paid.json()["status"]) == (200, "succeeded"), paid.text
+    assert len(stripe_account.get("/books")["charges"]) == 1
+
+
+@pytest.mark.parametrize("insists_on", ["creating", "confirming"])
+async def test_a_saved_card_pays_what_its_buyer_insists_on_while_another_is_being_charged(
+    call: Call, buy: Call, save_card: Call, tell: Call, stripe_account: RunningSimulator, insists_on: str
+) -> None:
+    card = await save_card("acme")
+    under_way = EXAMPLES[AttemptChanged].model_copy(update={"tenant": "acme", "state": "charging"})
+    if insists_on == "creating":
+        await tell(under_way)
+        bought = await buy("acme", packageId="starter", insist=True)
+        body = {"purchaseId": bought["purchaseId"], "paymentMethodId": card}
+    else:
+        bought = await buy("acme", packageId="starter")
+        await tell(under_way)
+        body = {"purchaseId": bought["purchaseId"], "paymentMethodId": card}
+        assert problem(await call("acme", "POST", CONFIRM, body, key="c")) == (409, "recharge_under_way")
+        body["insist"] = True
+    paid = await call("acme", "POST", CONFIRM, body, key="c")
+    assert (paid.status_code, paid.json()["status"]) == (200, "succeeded"), paid.text
+    assert len(stripe_account.get("/books")["charges"]) == 1
+
+
+async def test_what_has_been_paid_is_answered_also_while_another_card_is_being_charged(
+    call: Call, buy: Call, save_card: Call, tell: Call, stripe_account: RunningSimulator
+) -> None:
+    card = await save_card("acme")
+    bought = await buy("acme", packageId="starter")
+    body = {"purchaseId": bought["purchaseId"], "paymentMethodId": card}
+    paid = await call("acme", "POST", CONFIRM, body, key="c")
+    await tell(EXAMPLES[AttemptChanged].model_copy(update={"tenant": "acme", "state": "charging"}))
+    for key in ("c", "c2"):
+        again = await call("acme", "POST", CONFIRM, body, key=key)
+        assert (again.status_code, again.json()) == (200, paid.json())
+    assert len(stripe_account.get("/books")["charges"]) == 1
+
+
 @pytest.mark.parametrize("kind", ["error_before", "error_after", "drop_answer"])
 async def test_a_confirmation_whose_answer_was_lost_charges_once(
     call: Call, buy: Call, save_card: Call, stripe_account: RunningSimulator, kind: str

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from payments import refusals
-from payments.core.purchases import PurchaseState, Source
+from payments.core.purchases import UNFINISHED, PurchaseState, Source
 from payments.purchase_progress import load_purchase, note_observation
-from payments.repository import cards, idempotency
+from payments.repository import cards, idempotency, read_models
 from payments.repository.idempotency import KnownRequest, RequestKey
 from payments.repository.purchases import Purchase
 from payments.requests import Buyer, check_same_input, hash_of
@@ -35,9 +35,12 @@ class Confirming:
         self._clock = clock
 
     async def confirm(self, buyer: Buyer, key: str, body: ConfirmPaymentIntent) -> PaymentIntentConfirmed:
-        """Charges a saved card of the tenant while its owner is there. A decline is a Problem 402."""
+        """Charges a saved card of the tenant while its owner is there. A decline is a Problem 402.
+
+        While a recharge is under way it is a Problem 409, unless the buyer insists now or did so when buying.
+        """
         request = RequestKey(buyer.tenant, CONFIRM_ROUTE, key)
-        input_hash = hash_of(body.model_dump())
+        input_hash = hash_of(body.model_dump(exclude={"insist"}))
         async with tenant_transaction(self._engine, buyer.tenant) as connection:
             purchase = await load_purchase(connection, buyer.tenant, body.purchase_id)
             card_key = (buyer.tenant, body.payment_method_id)
@@ -48,8 +51,10 @@ class Confirming:
                 connection, request, input_hash=input_hash, resource_id=purchase.purchase_id, now=self._clock()
             )
             known = await idempotency.find(connection, request)
-        assert known is not None, "it was just claimed"
-        check_same_input(known, input_hash)
+            assert known is not None, "it was just claimed"
+            check_same_input(known, input_hash)
+            if known.response is None and not (body.insist or purchase.insisted):
+                await _check_recharge(connection, purchase)  # before the commit: a refusal leaves the key free
         if known.response is not None:
             return PaymentIntentConfirmed.model_validate(known.response)
         if purchase.progress.state is PurchaseState.CANCELED:
@@ -105,6 +110,11 @@ class Confirming:
         response: dict[str, Any] | None = None,
     ) -> None:
         await note_observation(self._engine, self._outbox, purchase, view, source, self._clock(), request, response)
+
+
+async def _check_recharge(connection: AsyncConnection, purchase: Purchase) -> None:
+    if purchase.progress.state in UNFINISHED and await read_models.has_attempt_under_way(connection, purchase.tenant):
+        raise refusals.recharge_under_way()
 
 
 def _confirmed(

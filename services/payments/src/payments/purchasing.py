@@ -65,7 +65,7 @@ class Purchasing:
         if known is None:
             assert quote is not None, "a new request was priced"
             customer = await self._customer(buyer.tenant)
-            purchase = self._new_purchase(buyer, customer, quote, save_card=body.save_card)
+            purchase = self._new_purchase(buyer, customer, quote, body)
             known = await self._begin(request, input_hash, purchase)
         check_same_input(known, input_hash)
         if known.response is not None:
@@ -91,7 +91,7 @@ class Purchasing:
         except StripeProblem as error:
             raise refusals.stripe_failed(error) from error
 
-    def _new_purchase(self, buyer: Buyer, customer: str, quote: Quote, *, save_card: bool) -> Purchase:
+    def _new_purchase(self, buyer: Buyer, customer: str, quote: Quote, body: CreatePaymentIntent) -> Purchase:
         now = self._clock()
         purchase_id = new_id("pur")
         order = CreditOrder(
@@ -109,7 +109,7 @@ class Purchasing:
             "metadata": sign(order, self._signing_key),
             "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
         }
-        if save_card:
+        if body.save_card:
             parameters["setup_future_usage"] = "off_session"
         return Purchase(
             tenant=buyer.tenant,
@@ -122,6 +122,7 @@ class Purchasing:
             creation_try=1,
             created_by=buyer.subject,
             created_at=now,
+            insisted=body.insist,
             progress=Progress(PurchaseState.CREATED, None, None, None, None, look_at=now + CREATION_GRACE),
         )
 

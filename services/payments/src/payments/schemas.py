@@ -55,7 +55,7 @@ class CreatePaymentIntent(RequestBody):
     amount_minor: AmountMinor | None = None
     currency: Currency | None = None
     save_card: bool = Field(False, description="Keep the card for later charges, also automatic ones.")
-    insist: bool = Field(False, description="Buy although a recharge is under way.")
+    insist: bool = Field(False, description="Buy, and later confirm, although a recharge is under way.")
 
     @model_validator(mode="after")
     def _names_one_thing(self) -> Self:
@@ -78,6 +78,9 @@ class PaymentIntentCreated(Body):
 class ConfirmPaymentIntent(RequestBody):
     purchase_id: Name
     payment_method_id: StripeId
+    insist: bool = Field(
+        False, description="Pay although a recharge is under way. Not needed where its creation insisted."
+    )
 
 
 class PaymentIntentConfirmed(Body):

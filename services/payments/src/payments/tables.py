@@ -71,6 +71,7 @@ package = Table(
 )
 
 #: `create_parameters` are what the PaymentIntent is created from, `creation_try` numbers Stripe's keys for that.
+#: `insisted`: its buyer wants it also while a recharge is under way.
 purchase = Table(
     "purchase",
     metadata,
@@ -90,6 +91,7 @@ purchase = Table(
     Column("look_at", Timestamp),
     Column("created_by", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False),
+    Column("insisted", Boolean, nullable=False, server_default="false"),
 )
 Index("purchase_look_at", purchase.c.look_at, postgresql_where=purchase.c.look_at.is_not(None))
 Index(

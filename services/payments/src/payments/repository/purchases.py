@@ -17,7 +17,10 @@ PurchaseKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
-    """A purchase. `create_parameters` are what its PaymentIntent is created from, whenever that succeeds."""
+    """A purchase. `create_parameters` are what its PaymentIntent is created from, whenever that succeeds.
+
+    `insisted`: its buyer wants it also while a recharge is under way.
+    """
 
     tenant: str
     purchase_id: str
@@ -29,6 +32,7 @@ class Purchase:
     creation_try: int
     created_by: str
     created_at: datetime
+    insisted: bool
     progress: Progress
 
     @property
@@ -58,6 +62,7 @@ async def insert(connection: AsyncConnection, purchase: Purchase) -> None:
             "look_at": purchase.progress.look_at,
             "created_by": purchase.created_by,
             "created_at": purchase.created_at,
+            "insisted": purchase.insisted,
         },
     )
 
@@ -118,6 +123,7 @@ def _purchase(row: Any) -> Purchase:
         creation_try=row.creation_try,
         created_by=row.created_by,
         created_at=row.created_at,
+        insisted=row.insisted,
         progress=Progress(
             state=PurchaseState(row.state),
             payment_intent=row.payment_intent,
@@ -131,9 +137,9 @@ def _purchase(row: Any) -> Purchase:
 
 _INSERT = text("""
     INSERT INTO purchase (tenant_id, purchase_id, state, package_id, credits, amount_minor, currency,
-                          create_parameters, look_at, created_by, created_at)
+                          create_parameters, look_at, created_by, created_at, insisted)
     VALUES (:tenant, :purchase, :state, :package, :credits, :amount_minor, :currency,
-            CAST(:parameters AS jsonb), :look_at, :created_by, :created_at)
+            CAST(:parameters AS jsonb), :look_at, :created_by, :created_at, :insisted)
 """)
 
 _COUNT_UNFINISHED = text("""
