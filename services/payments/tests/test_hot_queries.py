@@ -49,7 +49,7 @@ QUERIES: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "whose cards": (cards._TENANTS, {"payment_methods": ["pm_1", "pm_2"]}),
     "cards": (cards._LOAD, PAIR),
     "attached cards": (cards._ATTACHED, {"tenants": SOME}),
-    "due cards": (cards._CLAIM_DUE, DUE),
+    "due cards": (cards._CLAIM_DUE, {**DUE, "until": utc_now()}),
     "old locks": (cards._FORGET_LOCKS, {"before": utc_now().replace(year=2020)}),
     "purchases": (purchases._LOAD, PAIR),
     "due purchases": (purchases._CLAIM_DUE, DUE),
