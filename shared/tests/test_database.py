@@ -54,6 +54,25 @@ async def test_a_statement_that_takes_too_long_is_told_from_one_that_waits_for_o
     assert is_time_out(caught.value) is is_too_slow
 
 
+async def test_a_statement_that_was_prepared_before_a_migration_may_succeed_later(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE migrated (a int)"))
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT * FROM migrated"))
+            await connection.commit()
+            async with engine.begin() as migration:
+                await migration.execute(text("ALTER TABLE migrated ADD COLUMN b int"))
+            with pytest.raises(DBAPIError) as caught:
+                await connection.execute(text("SELECT * FROM migrated"))
+            assert is_transient(caught.value)
+            await connection.rollback()
+            await connection.execute(text("SELECT * FROM migrated"))
+    finally:
+        async with engine.begin() as connection:
+            await connection.execute(text("DROP TABLE migrated"))
+
+
 def test_what_takes_longer_than_a_handler_may_is_a_time_out_and_a_lost_connection_is_none() -> None:
     assert is_time_out(TimeoutError())
     assert not is_time_out(ConnectionResetError())

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from asyncpg.exceptions import InternalClientError
+from asyncpg.exceptions import InternalClientError, InvalidCachedStatementError
 from pydantic_core import from_json, to_json
 from sqlalchemy import event, text
 from sqlalchemy.engine import ExceptionContext
@@ -98,8 +98,8 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         if error.connection_invalidated:
             return True
-        if isinstance(getattr(error.orig, "__cause__", None), InternalClientError):
-            return True  # asyncpg's own state, after the connection broke in the middle of an operation
+        if isinstance(getattr(error.orig, "__cause__", None), (InternalClientError, InvalidCachedStatementError)):
+            return True  # asyncpg's own state: the connection broke in the middle, or a migration changed a table
         state: str = getattr(error.orig, "sqlstate", None) or ""
         # 08 connection, 40 rollback (deadlock, serialization), 53 resources, 55P03 lock time-out, 57 operator
         # intervention (statement time-out, shutdown), 25P03 idle in transaction.
