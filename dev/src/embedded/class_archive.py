@@ -34,10 +34,15 @@ class ClassArchive:
         directory = cache_dir() / f"kafka-classes-{key}"
         return cls(directory / "base.jsa", directory / "broker.jsa")
 
+    @property
+    def options_to_read(self) -> list[str]:
+        """What Java is started with to use the archives, if they exist."""
+        return [f"-XX:SharedArchiveFile={self.base}:{self.broker}"] if self.broker.exists() else []
+
     def options(self, trained_into: Path) -> list[str]:
-        """What Java is started with. Without the broker's archive it writes one to `trained_into` when it stops."""
+        """What a broker is started with. Without its archive it writes one to `trained_into` when it stops."""
         if self.broker.exists():
-            return [f"-XX:SharedArchiveFile={self.base}:{self.broker}"]
+            return self.options_to_read
         if not self.base.exists():
             self._dump_base()
         return [f"-XX:SharedArchiveFile={self.base}", f"-XX:ArchiveClassesAtExit={trained_into}"]

@@ -66,10 +66,11 @@ class Kafka:
         class_path = os.pathsep.join(str(jar) for jar in kafka_class_path())
         self._directory.mkdir(parents=True, exist_ok=True)
         properties = self._write_properties()
+        self._archive = ClassArchive.of(class_path)
         if not (self._directory / "log" / "meta.properties").exists():
             arguments = ("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties))
-            run_to_end(self._java("Kafka's format", [], class_path, *arguments), self._log_file, FORMAT_TIMEOUT_S)
-        self._archive = ClassArchive.of(class_path)
+            command = self._java("Kafka's format", self._archive.options_to_read, class_path, *arguments)
+            run_to_end(command, self._log_file, FORMAT_TIMEOUT_S)
         options = self._archive.options(self._trained_into)
         with self._port.released(), self._controller_port.released():
             command = self._java("Kafka", options, class_path, "kafka.Kafka", str(properties))
