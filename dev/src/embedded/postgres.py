@@ -35,11 +35,24 @@ SETTINGS = {
 class Postgres:
     """One server on one data directory and one port, which both stay the same over `kill` and `start`."""
 
-    def __init__(self, directory: Path, log_file: Path, *, port: int | None = None, throw_away: bool = True) -> None:
-        """`directory` holds the data; `throw_away` removes it when this process dies without having stopped us."""
+    def __init__(
+        self,
+        directory: Path,
+        log_file: Path,
+        *,
+        port: int | None = None,
+        throw_away: bool = True,
+        survives_the_machine: bool = True,
+    ) -> None:
+        """`directory` holds the data; `throw_away` removes it when this process dies without having stopped us.
+
+        Without `survives_the_machine` nothing is flushed to the disk: what was committed outlives the server, however
+        that is ended, but not a crash of the machine.
+        """
         self._directory = directory
         self._log_file = log_file
         self._throw_away = throw_away
+        self._settings = SETTINGS if survives_the_machine else SETTINGS | {"fsync": "off"}
         self._port: ReservedPort = reserve(port)
         self._process: ChildProcess | None = None
         # PostgreSQL refuses to run as root. `nobody` is on every system, so none has to be made.
@@ -64,7 +77,7 @@ class Postgres:
         """Makes the data directory if there is none, starts, and returns once it answers. `NotReady` if it does not."""
         if not (self._directory / "PG_VERSION").exists():
             self._initialise()
-        arguments = [f"-c{name}={value}" for name, value in SETTINGS.items()]
+        arguments = [f"-c{name}={value}" for name, value in self._settings.items()]
         command = self._command(
             "PostgreSQL", "postgres", "-D", str(self._directory), "-p", str(self._port.number), *arguments
         )

@@ -109,7 +109,9 @@ def running_backend(log_dir: Path) -> Generator[Backend]:
             kafka = stack.enter_context(kafka_container())
         else:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prepaid-test-")))
-            own_postgres = stack.enter_context(closing(Postgres(directory / "postgres", log_dir / "postgres.log")))
+            # Each database that is made or dropped would wait for the disk, twice.
+            own_postgres = Postgres(directory / "postgres", log_dir / "postgres.log", survives_the_machine=False)
+            stack.enter_context(closing(own_postgres))
             own_kafka = stack.enter_context(closing(Kafka(directory / "kafka", log_dir / "kafka.log")))
             with ThreadPoolExecutor(1) as pool:
                 starting_postgres = pool.submit(own_postgres.start)
