@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from rich.console import Console
 
 CONDITION_TIMEOUT_S = 30.0
-POLL_INTERVAL_S = 0.01
+#: How soon it is looked again: at first at once, later when a tenth of what has been waited has passed, so that looking
+#: takes nothing away from those who are waited for.
+POLL_INTERVAL_MIN_S, POLL_INTERVAL_MAX_S = 0.01, 0.5
 
 
 class StepFailed(Exception):
@@ -53,8 +55,9 @@ class Narrator:
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float = CONDITION_TIMEOUT_S) -> None:
     """Returns once `condition` holds, or raises `StepFailed` saying what did not come true."""
-    deadline = asyncio.get_running_loop().time() + timeout_s
+    begun = asyncio.get_running_loop().time()
     while not await condition():
-        if asyncio.get_running_loop().time() > deadline:
+        waited_s = asyncio.get_running_loop().time() - begun
+        if waited_s > timeout_s:
             raise StepFailed(f"{what}: did not come true within {timeout_s:.0f} s")
-        await asyncio.sleep(POLL_INTERVAL_S)
+        await asyncio.sleep(min(max(POLL_INTERVAL_MIN_S, waited_s / 10), POLL_INTERVAL_MAX_S))
