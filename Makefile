@@ -44,7 +44,7 @@ up: .venv/.installed ## keep everything serving until Ctrl-C, and print what to 
 .PHONY: test
 test: lint types contracts ## everything: format, lint, types, contracts, and all tests on real PostgreSQL and Kafka
 	@echo "── tests, in $(TEST_PROCESSES) processes"
-	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-containers
 test-containers: .venv/.installed ## the service tests on containers: postgres:17 and apache/kafka:4.4.0

@@ -1,9 +1,14 @@
-"""Fixtures for every test of the tree: one PostgreSQL and one Kafka a session, started by the first test that asks."""
+"""Fixtures for every test of the tree: one PostgreSQL and one Kafka a session, started by the first test that asks.
+
+And in which order the tests run: the long ones first, so that several processes (`pytest -n`) end together.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 import shared  # noqa: F401  # else pytest takes the directory of shared/tests for the package
 from embedded.http_process import HttpProcess
@@ -11,6 +16,56 @@ from embedded.paths import claim_log_dir
 from embedded.servers import KafkaServer, PostgresServer
 from embedded.simulator import make_simulator, send_webhooks_to
 from embedded.testing import Backend, Databases, ServiceDatabase, running_backend
+
+#: Those who share the fixture `stack`, which takes a while to start: in one process, before everything else.
+ON_ONE_STACK = (
+    "tests/crashes/test_charging.py",
+    "tests/crashes/test_fault_points.py",
+    "tests/crashes/test_random_kills.py",
+    "tests/flow/test_storm.py",
+)
+#: The others that take more than ten seconds, longest first.
+LONG = (
+    "services/ledger/tests/test_openapi.py",
+    "services/ledger/tests/test_state_machine.py",
+    "tests/crashes/test_ledger_soak.py",
+    "services/payments/tests/test_processes.py",
+    "services/webhook-gateway/tests/test_outages.py",
+    "services/recharge/tests/test_worker.py",
+    "shared/tests/test_consumer.py",
+    "services/ledger/tests/test_processes.py",
+    "dev/tests/embedded/test_stack.py",
+    "services/webhook-gateway/tests/test_backfill.py",
+    "dev/tests/embedded/test_up_serves.py",
+    "services/ledger/tests/test_reversals_on_postgresql.py",
+    "services/ledger/tests/test_hot_queries.py",
+    "services/ledger/tests/test_plan_properties.py",
+    "dev/tests/embedded/test_crash_and_restart.py",
+    "dev/tests/embedded/test_nothing_left_behind.py",
+    "services/ledger/tests/test_api.py",
+    "services/payments/tests/test_sweeper.py",
+    "services/recharge/tests/test_attempt_machine.py",
+    "services/recharge/tests/test_charging.py",
+    "tests/crashes/test_credit_and_refund.py",
+)
+TURNS = {file: turn for turn, file in enumerate((*ON_ONE_STACK, *LONG))}
+
+
+class Scheduling(LoadFileScheduling):
+    """Files in their order, whole, to whichever process is free; those on one stack as if they were one file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return ON_ONE_STACK[0] if file in ON_ONE_STACK else file
+
+
+@pytest.hookimpl(optionalhook=True)  # unknown without xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: TURNS.get(item.nodeid.partition("::")[0], len(TURNS)))
 
 
 @pytest.fixture(scope="session")
