@@ -3,6 +3,7 @@
 import sys
 from functools import partial
 
+import shared.loading  # noqa: F401  # before the rest
 from shared.process import run_command, run_process
 from shared.settings import load_settings
 

@@ -4,8 +4,8 @@ import argparse
 import asyncio
 import sys
 
+import shared.loading  # noqa: F401  # before the rest
 from recharge.settings import AppSettings, WorkerSettings
-from shared.migrations import run_migrate
 from shared.process import run_command, run_process
 from shared.settings import load_settings
 
@@ -32,6 +32,8 @@ def main(arguments: list[str]) -> int:
             worker = load_settings(WorkerSettings)
             return run_process("recharge", worker.log_level, lambda stopping: run_recharge_worker(stopping, worker))
         case "migrate":
+            from shared.migrations import run_migrate  # Alembic: a tenth of a start, which nobody else needs
+
             return run_migrate("recharge")
         case _:
             from recharge.unfreeze import unfreeze_tenant

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import sys
 
+import shared.loading  # noqa: F401  # before the rest
 from shared.logs import configure_logging
 from shared.process import run_command, run_process
 from shared.settings import load_settings
