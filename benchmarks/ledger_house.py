@@ -170,7 +170,7 @@ def ledger_house(options: RunOptions) -> Generator[LedgerHouse]:
     """Starts everything but the ledger's processes."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prepaid-bench-")))
-        backend = stack.enter_context(running_backend(options.log_dir))
+        backend = stack.enter_context(running_backend(options.log_dir, survives_the_machine=True))
         in_thread(lambda: create_topics(backend.kafka.bootstrap_servers))
         database = Databases(backend.postgres).create("ledger")
         yield LedgerHouse(backend.postgres, backend.kafka, database, options, directory)

@@ -98,8 +98,11 @@ class Backend:
 
 
 @contextmanager
-def running_backend(log_dir: Path) -> Generator[Backend]:
-    """Starts PostgreSQL (with the services' roles) and Kafka side by side; stops them at the end."""
+def running_backend(log_dir: Path, *, survives_the_machine: bool = False) -> Generator[Backend]:
+    """Starts PostgreSQL (with the services' roles) and Kafka side by side; stops them at the end.
+
+    What is measured rather than tested asks for a PostgreSQL that waits for the disk, as in production.
+    """
     with ExitStack() as stack:
         if os.environ.get("PREPAID_TEST_BACKEND", "embedded") == "testcontainers":
             from embedded.containers import kafka_container, postgres_container
@@ -109,8 +112,10 @@ def running_backend(log_dir: Path) -> Generator[Backend]:
             kafka = stack.enter_context(kafka_container())
         else:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prepaid-test-")))
-            # Each database that is made or dropped would wait for the disk, twice.
-            own_postgres = Postgres(directory / "postgres", log_dir / "postgres.log", survives_the_machine=False)
+            # Each database that tests make or drop would wait for the disk, twice.
+            own_postgres = Postgres(
+                directory / "postgres", log_dir / "postgres.log", survives_the_machine=survives_the_machine
+            )
             stack.enter_context(closing(own_postgres))
             own_kafka = stack.enter_context(closing(Kafka(directory / "kafka", log_dir / "kafka.log")))
             with ThreadPoolExecutor(1) as pool:
