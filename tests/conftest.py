@@ -33,14 +33,14 @@ class Flow:
         return await judge_when_settled(self.http, self.addresses.stripe, self.stack.postgres_server, timeout_s)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
     """PostgreSQL, Kafka, the simulator, every door, and a second replica of each worker only where a test adds it."""
     with Stack(StackConfig(label="test-flow")) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def flow(stack: Stack) -> AsyncIterator[Flow]:
     addresses = addresses_of(stack)
     async with httpx.AsyncClient(timeout=30.0) as http:

@@ -118,6 +118,7 @@ def running_backend(log_dir: Path, *, survives_the_machine: bool = False) -> Gen
             )
             stack.enter_context(closing(own_postgres))
             own_kafka = stack.enter_context(closing(Kafka(directory / "kafka", log_dir / "kafka.log")))
+            stack.callback(own_kafka.kill)  # an orderly end takes seconds, for data that nobody reads again
             with ThreadPoolExecutor(1) as pool:
                 starting_postgres = pool.submit(own_postgres.start)
                 kafka = own_kafka.start()
