@@ -240,6 +240,23 @@ async def test_a_receipt_that_cannot_be_applied_holds_the_attempt(house: House) 
     assert len(house.charges(tenant)) == 1
 
 
+@pytest.mark.parametrize("is_refunded", [False, True])
+async def test_an_operator_who_credits_the_receipt_ends_the_attempt(house: House, is_refunded: bool) -> None:
+    """Also where the money has gone back: the refund that waited for the credit comes with it."""
+    tenant = await house.tenant("pm_card_visa")
+    await house.work()
+    await house.credit(tenant, kind="unapplied_receipt")
+    credit = house.entry(tenant)
+    refund = credit.model_copy(update={"kind": "refund", "reference": "re_1", "credits": -credit.credits})
+    await house.receive(on_entries, credit, *[refund] * is_refunded)
+    attempt = await house.attempt(tenant)
+    assert (attempt["state"], attempt["receipt_unapplied"], attempt["reason"]) == ("credited", False, None)
+    await house.balance(tenant, 100)
+    await house.balance(tenant, 5)
+    await house.work()
+    assert len(house.charges(tenant)) == 2
+
+
 async def test_what_could_not_be_read_freezes_charging_for_its_key(house: House) -> None:
     tenant, payer = await house.tenant("pm_card_visa", available=100), await house.tenant("pm_card_visa")
     await house.work()

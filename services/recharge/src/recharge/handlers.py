@@ -34,8 +34,8 @@ from shared.poison import Poison
 
 log = get_logger()
 
-#: Entries by which the credits of a charge arrive: by themselves, or by an operator who resolved the receipt.
-CREDITING_KINDS = frozenset(["recharge", "adjustment"])
+#: The entry by which the credits of a charge arrive: by itself, or by an operator who credited its receipt.
+RECHARGE = "recharge"
 UNAPPLIED_RECEIPT = "unapplied_receipt"
 
 EventT = TypeVar("EventT", bound=DomainEvent)
@@ -71,11 +71,7 @@ async def on_entries(transaction: Transaction, records: Sequence[Record]) -> Non
     connection = transaction.connection
     await save_entries(connection, entries)
     of_attempts = {entry.attempt: entry for entry in entries if entry.attempt and entry.kind == UNAPPLIED_RECEIPT}
-    of_attempts |= {
-        entry.attempt: entry
-        for entry in entries
-        if entry.attempt and entry.kind in CREDITING_KINDS and entry.credits > 0
-    }
+    of_attempts |= {entry.attempt: entry for entry in entries if entry.attempt and entry.kind == RECHARGE}
     if of_attempts:
         attempts = await load_attempts(connection, of_attempts)
         for unknown in of_attempts.keys() - attempts.keys():
@@ -83,9 +79,7 @@ async def on_entries(transaction: Transaction, records: Sequence[Record]) -> Non
         moves = [
             (
                 attempt,
-                credited(attempt, now)
-                if of_attempts[name].kind in CREDITING_KINDS
-                else receipt_unapplied(attempt, now),
+                credited(attempt, now) if of_attempts[name].kind == RECHARGE else receipt_unapplied(attempt, now),
             )
             for name, attempt in attempts.items()
             if attempt.tenant_id == of_attempts[name].tenant
