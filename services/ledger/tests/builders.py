@@ -94,8 +94,10 @@ def adjustment(reference: str = "fix-1", credits: int = -5, *, tenant: str = "ac
     return Adjustment(tenant, reference, credits, "a mistake")
 
 
-def unapplied(payment_intent: str = "pi_1", *, tenant: str = "acme", attempt: str | None = None) -> Unapplied:
-    return Unapplied(tenant, payment_intent, 1000, "usd", "signature_invalid", attempt=attempt)
+def unapplied(
+    payment_intent: str = "pi_1", *, tenant: str = "acme", amount_minor: int = 1000, attempt: str | None = None
+) -> Unapplied:
+    return Unapplied(tenant, payment_intent, amount_minor, "usd", "signature_invalid", attempt=attempt)
 
 
 def order(**changes: Any) -> CreditOrder:

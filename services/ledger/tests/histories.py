@@ -29,11 +29,16 @@ INTENTS = tuple(f"pi_{n}" for n in range(6))
 
 
 # What Stripe says of one object does not change, so amounts follow from names.
-def credit_of(intent: str) -> Command:
+def credit_of(intent: str, by_operator: int | None = None) -> Command:
+    """`by_operator`: the credits that an operator gives for its receipt, which may be others."""
     n = INTENTS.index(intent)
     expires_in_days = (None, 2, 30)[n // 2]
     return purchase(
-        intent, 10 * n + 7, tenant=TENANTS[n % len(TENANTS)], amount_minor=999, expires_in_days=expires_in_days
+        intent,
+        by_operator or 10 * n + 7,
+        tenant=TENANTS[n % len(TENANTS)],
+        amount_minor=999,
+        expires_in_days=expires_in_days,
     )
 
 
@@ -97,6 +102,7 @@ _kinds: list[st.SearchStrategy[Command]] = [
     st.builds(adjustment, references, small | st.integers(-15, -1), tenant=tenants),
     st.builds(Expire, tenants),
     st.builds(unapplied, intents, tenant=tenants),
+    st.builds(credit_of, intents, small),
 ]  # fmt: skip
 #: Any command that may come at `NOW`; `moved_to` makes it one of another time. (`one_of` would take each kind once.)
 commands = st.sampled_from(_kinds).flatmap(lambda kind: kind)

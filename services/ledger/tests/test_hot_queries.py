@@ -16,6 +16,7 @@ from ledger.reading import (
     balance_at_query,
     entries_query,
     grants_query,
+    receipt_query,
     unapplied_receipts_query,
 )
 from ledger.tables import balance, transfer
@@ -109,6 +110,7 @@ HOT_QUERIES = {
     "all grants": compiled(grants_query("t7", before=5, limit=50, with_spent=True)),
     "open receipts": compiled(unapplied_receipts_query(after=None, limit=50)),
     "next open receipts": compiled(unapplied_receipts_query(after=Cursor(NOW, "pi_5"), limit=50)),
+    "a receipt": compiled(receipt_query("pi_7")),
     "grants and holds that are due": compiled(due_tenants_query(NOW)),
     "PaymentIntents to look up": compiled(due_look_ups_query(NOW)),
 }  # fmt: skip

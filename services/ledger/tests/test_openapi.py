@@ -41,11 +41,13 @@ hooks = "{hooks}"
 [dictionaries]
 references = {{ values = ["open", "captured", "released", "job-1", "chat/42"] }}
 tenants = {{ values = ["acme", "other", "nobody"] }}
+payment_intents = {{ values = ["pi_4", "pi_5"] }}
 
 [parameters]
 reference = {{ dictionary = "references", probability = 0.6 }}
 tenant_id = {{ dictionary = "tenants", probability = 0.6 }}
 tenantId = {{ dictionary = "tenants", probability = 0.6 }}
+payment_intent = {{ dictionary = "payment_intents", probability = 0.9 }}
 
 [generation]
 deterministic = true
@@ -127,4 +129,5 @@ async def test_every_route_does_what_its_description_says(
     assert done.returncode == 0, done.stdout + done.stderr
     moved = {row.kind: row.moved for row in await books.rows(MOVED)}
     assert min(moved.get(kind, 0) for kind in ("usage", "hold", "release")) >= 3, "it did not come far"
+    assert caller == "product" or moved.get("recharge"), "no receipt was credited"
     await books.assert_right()

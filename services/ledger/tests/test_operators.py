@@ -147,7 +147,7 @@ async def test_only_operators_operate(api: httpx.AsyncClient, headers: MakeHeade
     )
     for method, path in (
         ("PUT", "tenants/acme"), ("GET", "tenants/acme"), ("POST", "promotions"), ("POST", "adjustments"),
-        ("GET", "unapplied-receipts"),
+        ("GET", "unapplied-receipts"), ("POST", "unapplied-receipts/pi_1/credit"),
     ):  # fmt: skip
         response = await api.request(method, f"/api/ledger/{path}", headers=everything_else, json={})
         assert (response.status_code, response.json()["code"]) == (403, "scope_missing")

@@ -11,7 +11,16 @@ from sqlalchemy import Row, Select, Table, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.core.accounts import Door, Kind
-from ledger.tables import balance, credit_grant, entry, hold, transfer, transfer_archive, unapplied_receipt
+from ledger.tables import (
+    balance,
+    credit_grant,
+    entry,
+    hold,
+    payment_intent,
+    transfer,
+    transfer_archive,
+    unapplied_receipt,
+)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -162,3 +171,20 @@ def unapplied_receipts_query(*, after: Cursor | None, limit: int) -> Select[Any]
         key = tuple_(unapplied_receipt.c.received_at, unapplied_receipt.c.payment_intent)
         query = query.where(key > (after.at, after.last))
     return query
+
+
+async def read_receipt(connection: AsyncConnection, name: str) -> Row[Any] | None:
+    """The receipt of this PaymentIntent, resolved or not; None where it has none, or one without money."""
+    return (await connection.execute(receipt_query(name))).one_or_none()
+
+
+def receipt_query(name: str) -> Select[Any]:
+    """See `read_receipt`. Receipts are kept by the tenant that they claim, and the PaymentIntent knows which."""
+    of_intent = (unapplied_receipt.c.tenant_id == payment_intent.c.receipt_tenant) & (
+        unapplied_receipt.c.payment_intent == payment_intent.c.payment_intent
+    )
+    return (
+        select(unapplied_receipt)
+        .join(payment_intent, of_intent)
+        .where(payment_intent.c.payment_intent == name, unapplied_receipt.c.amount_minor > 0)
+    )

@@ -6,6 +6,7 @@ from ledger.core.commands import (
     HoldEnded,
     HoldStatus,
     Insufficient,
+    Noted,
     Outcome,
     UnknownHold,
     UnknownTenant,
@@ -39,6 +40,8 @@ def refusal(outcome: Outcome) -> Problem:
             return Problem(422, "balance_out_of_range", "The balance would leave the range of 2^53 - 1 credits.")
         case Withheld():
             return Problem(409, "withheld", "Nothing is wrong with it; others of the batch could not be posted.")
+        case Noted():  # it was credited so long ago that its transfer is in the archive
+            return unknown_receipt()
         case _:
             raise AssertionError(f"a request never ends as {outcome}")
 
@@ -49,6 +52,10 @@ def unknown_tenant() -> Problem:
 
 def unknown_hold() -> Problem:
     return Problem(404, "unknown_hold", "The tenant has no hold of this reference.")
+
+
+def unknown_receipt() -> Problem:
+    return Problem(404, "unknown_receipt", "There is no receipt of this PaymentIntent that could be credited.")
 
 
 def invalid_cursor() -> Problem:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from pydantic.alias_generators import to_camel
 
 from ledger.core.accounts import CREDITS_MAX, PRIORITY_OF_PROMOTIONS
+from ledger.stripe_commands import EXPIRES_IN_DAYS_MAX
 
 #: No control characters: PostgreSQL's text holds no NUL, and logs should not be written by callers.
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -174,3 +175,9 @@ class UnappliedReceiptBody(Body):
 class UnappliedReceiptsBody(Body):
     unapplied_receipts: list[UnappliedReceiptBody]
     next_cursor: str | None
+
+
+class ReceiptCreditRequest(Body):
+    tenant_id: TenantId = Field(description="Whose money it is; has to be known to the ledger.")
+    credits: Credits = Field(description="What the whole amount buys, whatever has been refunded of it.")
+    expires_in_days: Annotated[int, Field(strict=True, gt=0, le=EXPIRES_IN_DAYS_MAX)] | None = None

@@ -6,11 +6,13 @@ from fastapi import APIRouter, Path, Request
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.api.answers import refusal, unknown_tenant
+from ledger.api.answers import refusal, unknown_receipt, unknown_tenant
 from ledger.api.bodies import (
     AdjustmentRequest,
+    Identifier,
     OperationBody,
     PromotionRequest,
+    ReceiptCreditRequest,
     TenantBody,
     TenantId,
     TenantRequest,
@@ -20,8 +22,9 @@ from ledger.api.bodies import (
 from ledger.api.callers import Operator
 from ledger.api.committing import commit
 from ledger.api.pages import CursorText, Limit, cursor_of
-from ledger.core.commands import Adjustment, Posted, Promotion
-from ledger.reading import Cursor, read_balance, read_unapplied_receipts
+from ledger.core.accounts import Kind
+from ledger.core.commands import Adjustment, Credit, Posted, Promotion
+from ledger.reading import Cursor, read_balance, read_receipt, read_unapplied_receipts
 from ledger.tenants import set_tenant
 from shared.clock import utc_now
 from shared.problems import problem_responses
@@ -29,6 +32,7 @@ from shared.problems import problem_responses
 router = APIRouter()
 
 Tenant = Annotated[TenantId, Path()]
+PaymentIntentName = Annotated[Identifier, Path(description="Stripe's id of it: `pi_…`.")]
 
 
 @router.put("/tenants/{tenant_id}", responses=problem_responses(401, 403, 413, 422, 500, 503))
@@ -88,12 +92,41 @@ async def get_unapplied_receipts(
     )  # fmt: skip
 
 
-async def _operate(request: Request, command: Promotion | Adjustment) -> OperationBody:
+@router.post(
+    "/unapplied-receipts/{payment_intent}/credit", responses=problem_responses(401, 403, 404, 409, 413, 422, 500, 503)
+)
+async def post_receipt_credit(
+    request: Request, _principal: Operator, payment_intent: PaymentIntentName, body: ReceiptCreditRequest
+) -> OperationBody:
+    """Credits a receipt, as its PaymentIntent would have been had it been believed: refunds and disputes take back
+    their part, those that came before too. Once: the same again answers the first result.
+
+    What is read here never changes: neither what a receipt says, nor that a tenant is known. Who comes first is decided
+    under the PaymentIntent's lock.
+    """
+    engine: AsyncEngine = request.app.state.worker_engine
+    async with engine.begin() as connection:
+        receipt = await read_receipt(connection, payment_intent)
+        tenant = await read_balance(connection, body.tenant_id)
+    if receipt is None:
+        raise unknown_receipt()
+    if tenant is None:  # a credit would open its books: not because of a typing error
+        raise unknown_tenant()
+    command = Credit(
+        body.tenant_id, payment_intent, Kind.RECHARGE if receipt.attempt else Kind.PURCHASE, body.credits,
+        receipt.amount_minor, receipt.currency, body.expires_in_days, receipt.purchase, receipt.attempt,
+    )  # fmt: skip
+    return await _operate(request, command)
+
+
+async def _operate(request: Request, command: Promotion | Adjustment | Credit) -> OperationBody:
     [outcome] = await commit(request, [command])
     if not isinstance(outcome, Posted):
         raise refusal(outcome)
     return OperationBody(
-        tenant_id=command.tenant, reference=command.reference, credits=command.credits,
+        tenant_id=command.tenant,
+        reference=command.payment_intent if isinstance(command, Credit) else command.reference,
+        credits=command.credits,
         available=outcome.available_after, balance_version=outcome.version, posted_at=outcome.posted_at,
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from ledger.core.accounts import Kind
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """A PaymentIntent of ours succeeded, and what it sells is proven by its signature."""
+    """A PaymentIntent of ours succeeded. What it sells is proven by its signature, or decided by an operator."""
 
     tenant: str
     payment_intent: str
