@@ -79,6 +79,8 @@ async def test_an_announced_tenant_can_be_given_and_used_credits(
     assert (corrected.json()["credits"], corrected.json()["available"]) == (-7, 13)
     await books.apply(usage("job-9", 3, tenant="new"))
     assert (await put_tenant(api, headers, "new", 9)).json()["available"] == 10
+    again = await api.put("/api/ledger/tenants/new", headers=operator, json={})
+    assert again.json()["overdraftLimit"] == 9, "announcing once more leaves the limits"
     await books.assert_right()
 
 

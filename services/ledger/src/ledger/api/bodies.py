@@ -112,8 +112,10 @@ class GrantsBody(Body):
 
 
 class TenantRequest(Body):
-    overdraft_limit: Annotated[int, Field(strict=True, ge=0, le=CREDITS_MAX)] = Field(
-        0, description="How far below zero requests with `overdraft: allow` may go. 0: never."
+    overdraft_limit: Annotated[int, Field(strict=True, ge=0, le=CREDITS_MAX)] | None = Field(
+        None,
+        description="How far below zero requests with `overdraft: allow` may go. 0: never, as for a new tenant. "
+        "Left out: stays as it is.",
     )
 
 
