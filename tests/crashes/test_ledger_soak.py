@@ -5,6 +5,7 @@ import asyncio
 import os
 import random
 import secrets
+import signal
 import sys
 import time
 from collections import Counter
@@ -44,7 +45,7 @@ KILLS_OF_EACH_MIN = 10 if IS_FULL else 1
 WORKERS = 2
 TENANTS = [f"soak-{n}" for n in range(12)]
 CALLERS = 8
-FACTS_BEFORE_KILL = 40
+FACTS_BEFORE_STOP, FACTS_BEFORE_KILL = 20, 20
 ANSWERS_BETWEEN_KILLS = (100, 1_000) if IS_FULL else (50, 200)
 OVERDRAFT_LIMIT = 200
 CATCH_UP_TIMEOUT_S = 90.0
@@ -160,11 +161,19 @@ async def kill_them(ledger: Ledger, callers: Callers, teller: Teller) -> None:
                 return await ledger.last_fact_at() > last
 
             await until(has_grown, CATCH_UP_TIMEOUT_S)
-            await asyncio.gather(*(teller.tell_usage() for _ in range(FACTS_BEFORE_KILL)))
+            await _stopped_in_the_middle(victim, teller)
             callers.kills.append(Kill(victim.name, time.time()))
             victim.kill()
             await asyncio.to_thread(victim.launch)
         killed[victim.name] += 1
+
+
+async def _stopped_in_the_middle(worker: HttpProcess, teller: Teller) -> None:
+    """Stops the worker while facts come to it, and tells some more that it cannot finish before it is killed."""
+    telling = [asyncio.create_task(teller.tell_usage()) for _ in range(FACTS_BEFORE_STOP)]
+    await asyncio.wait(telling, return_when=asyncio.FIRST_COMPLETED)
+    worker.process.send_signal(signal.SIGSTOP)
+    await asyncio.gather(*telling, *(teller.tell_usage() for _ in range(FACTS_BEFORE_KILL)))
 
 
 @pytest.mark.soak
