@@ -11,10 +11,12 @@ from embedded.postgres import Postgres
 from embedded.servers import in_thread
 
 
-def test_postgres_comes_back_with_what_was_committed(tmp_path: Path) -> None:
+def test_postgres_keeps_its_durability_on_and_comes_back_with_what_was_committed(tmp_path: Path) -> None:
     postgres = Postgres(tmp_path / "postgres", tmp_path / "postgres.log")
     before = postgres.start()
     postgres.server.execute("CREATE TABLE kept (n int); INSERT INTO kept SELECT generate_series(1, 1000)")
+    durability = ("fsync", "synchronous_commit", "full_page_writes")
+    assert [postgres.server.execute(f"SHOW {name}") for name in durability] == ["on", "on", "on"]
     pid = postgres.process.pid
 
     async def write_and_be_killed() -> None:

@@ -1,12 +1,7 @@
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from embedded.servers import KafkaServer, PostgresServer
-
-
-def test_postgres_keeps_its_durability_on(postgres_server: PostgresServer) -> None:
-    names = ("fsync", "synchronous_commit", "full_page_writes")
-    assert [postgres_server.execute(f"SHOW {name}") for name in names] == ["on", "on", "on"]
+from embedded.servers import KafkaServer
 
 
 async def test_kafka_acknowledges_a_record(kafka_server: KafkaServer) -> None:
