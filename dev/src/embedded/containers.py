@@ -18,10 +18,10 @@ _START_SCRIPT = "/start-when-told.sh"
 
 @contextmanager
 def postgres_container() -> Generator[PostgresServer]:
-    """PostgreSQL as compose runs it."""
+    """PostgreSQL as compose runs it, but that it does not wait for the disk."""
     container = PostgresContainer(
         POSTGRES_IMAGE, username=SUPERUSER, password=DEVELOPMENT_PASSWORD, dbname=SUPERUSER
-    ).with_command(f"postgres -c max_connections={MAX_CONNECTIONS}")
+    ).with_command(f"postgres -c max_connections={MAX_CONNECTIONS} -c fsync=off")
     with container:
         host, port = container.get_container_host_ip(), int(container.get_exposed_port(5432))
         yield PostgresServer(host, port, DEVELOPMENT_PASSWORD)

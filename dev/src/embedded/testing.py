@@ -56,7 +56,10 @@ class Databases:
         if service not in self._templates:
             self._templates[service] = self._migrate_template(service)
         name = f"{service}_{secrets.token_hex(6)}"
-        self.server.execute(f"CREATE DATABASE {name} TEMPLATE {self._templates[service]} OWNER {service}_owner")
+        # To copy files takes half as long as to log each of their pages, where nobody waits for the disk.
+        self.server.execute(
+            f"CREATE DATABASE {name} TEMPLATE {self._templates[service]} STRATEGY FILE_COPY OWNER {service}_owner"
+        )
         return self._described(service, name)
 
     def drop(self, database: ServiceDatabase) -> None:
