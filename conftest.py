@@ -16,6 +16,7 @@ from embedded.paths import claim_log_dir
 from embedded.servers import KafkaServer, PostgresServer
 from embedded.simulator import make_simulator, send_webhooks_to
 from embedded.testing import Backend, Databases, ServiceDatabase, running_backend
+from shared.garbage import spare_the_collector
 
 #: Those who share the fixture `stack`, which takes a while to start: in one process, before everything else.
 ON_ONE_STACK = (
@@ -66,6 +67,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling |
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: TURNS.get(item.nodeid.partition("::")[0], len(TURNS)))
+
+
+def pytest_collection_finish() -> None:
+    """As the services do once they are loaded: a tenth of what Hypothesis takes was the collector's."""
+    spare_the_collector()
 
 
 @pytest.fixture(scope="session")
