@@ -108,6 +108,7 @@ async def api_url(books: Books, kafka_server: KafkaServer, log_dir: Path, tmp_pa
     process.close()
 
 
+@pytest.mark.timeout(2 * TIMEOUT_S)  # the first of a run also starts PostgreSQL and Kafka
 @pytest.mark.parametrize("caller", ["tenant", "product"])
 async def test_every_route_does_what_its_description_says(
     api_url: str, books: Books, headers: MakeHeaders, tmp_path: Path, caller: str
