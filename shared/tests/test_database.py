@@ -66,6 +66,8 @@ async def test_a_statement_that_was_prepared_before_a_migration_may_succeed_late
             with pytest.raises(DBAPIError) as caught:
                 await connection.execute(text("SELECT * FROM migrated"))
             assert is_transient(caught.value)
+            of_the_driver = caught.value.orig.__cause__
+            assert is_transient(DBAPIError("a statement sent to the driver itself", None, of_the_driver))
             await connection.rollback()
             await connection.execute(text("SELECT * FROM migrated"))
     finally:

@@ -78,6 +78,14 @@ async def test_the_attempt_that_the_receipt_names_is_told(desk: Desk) -> None:
     assert (credit.kind, credit.credits, credit.payment_intent) == ("recharge", 100, "pi_2")
 
 
+async def test_another_tenant_than_the_claimed_one_does_not_get_to_see_its_attempt(desk: Desk) -> None:
+    await desk.books.apply(unapplied("pi_2", attempt="att_of_acme"))
+    assert (await desk.credit("pi_2", tenantId="other")).status_code == 200
+    [entry] = await desk.books.rows("SELECT tenant_id, kind, attempt FROM transfer WHERE reference = 'pi_2'")
+    assert tuple(entry) == ("other", "recharge", None)
+    await desk.books.assert_right()
+
+
 async def test_the_same_again_answers_the_first_result_and_another_input_is_a_conflict(desk: Desk) -> None:
     first = await desk.credit()
     await desk.books.apply(usage("job-1", 7))

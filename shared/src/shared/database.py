@@ -98,7 +98,11 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         if error.connection_invalidated:
             return True
-        if isinstance(getattr(error.orig, "__cause__", None), (InternalClientError, InvalidCachedStatementError)):
+        of_the_driver = (
+            error.orig,
+            getattr(error.orig, "__cause__", None),
+        )  # raised by ours, or by SQLAlchemy's adapter
+        if any(isinstance(each, (InternalClientError, InvalidCachedStatementError)) for each in of_the_driver):
             return True  # asyncpg's own state: the connection broke in the middle, or a migration changed a table
         state: str = getattr(error.orig, "sqlstate", None) or ""
         # 08 connection, 40 rollback (deadlock, serialization), 53 resources, 55P03 lock time-out, 57 operator

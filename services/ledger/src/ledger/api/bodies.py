@@ -182,4 +182,6 @@ class UnappliedReceiptsBody(Body):
 class ReceiptCreditRequest(Body):
     tenant_id: TenantId = Field(description="Whose money it is; has to be known to the ledger.")
     credits: Credits = Field(description="What the whole amount buys, whatever has been refunded of it.")
-    expires_in_days: Annotated[int, Field(strict=True, gt=0, le=EXPIRES_IN_DAYS_MAX)] | None = None
+    expires_in_days: Annotated[int, Field(strict=True, gt=0, le=EXPIRES_IN_DAYS_MAX)] | None = Field(
+        None, description="Null: never. The first request decides; a repetition is not compared by it."
+    )

@@ -112,9 +112,11 @@ async def post_receipt_credit(
         raise unknown_receipt()
     if tenant is None:  # a credit would open its books: not because of a typing error
         raise unknown_tenant()
+    is_claimed = receipt.tenant_id in {"", body.tenant_id}  # what it names is no other tenant's to see
     command = Credit(
         body.tenant_id, payment_intent, Kind.RECHARGE if receipt.attempt else Kind.PURCHASE, body.credits,
-        receipt.amount_minor, receipt.currency, body.expires_in_days, receipt.purchase, receipt.attempt,
+        receipt.amount_minor, receipt.currency, body.expires_in_days,
+        receipt.purchase if is_claimed else None, receipt.attempt if is_claimed else None,
     )  # fmt: skip
     return await _operate(request, command)
 

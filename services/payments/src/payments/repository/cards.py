@@ -13,7 +13,7 @@ from payments.core.cards import CardDetails, CardState, SavedCard
 #: Events come for 30 days: Stripe's own retention, and the topic's.
 LOCKS_KEPT_FOR = timedelta(days=35)
 #: Longer than asking Stripe and writing down its answer may take; by then whoever claimed the card has died or failed.
-CLAIMED_FOR = timedelta(seconds=40)
+CLAIMED_FOR = timedelta(seconds=60)
 #: Tenant and payment method.
 CardKey = tuple[str, str]
 
