@@ -446,6 +446,28 @@ async def test_between_revoked_and_given_out_anew_no_batch_is_begun(service: Ser
     assert await service.handled() == ["a0", "a1"]
 
 
+async def test_it_waits_for_kafka_where_that_goes_away_while_the_worker_starts(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[None] = []
+    start = AIOKafkaConsumer.start
+
+    async def start_with_kafka_away(consumer: AIOKafkaConsumer) -> None:
+        starts.append(None)
+        client, hosts = consumer._client, consumer._client._bootstrap_servers  # type: ignore[attr-defined]
+        client._bootstrap_servers = "127.0.0.1:1" if len(starts) == 1 else hosts  # type: ignore[attr-defined]
+        try:
+            await start(consumer)
+        finally:
+            client._bootstrap_servers = hosts  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(AIOKafkaConsumer, "start", start_with_kafka_away)
+    await service.send("a0")
+    async with service.running(service.loop("first")):
+        await until(lambda: service.has_handled(1))
+    assert len(starts) == 2
+
+
 async def test_it_says_so_when_kafka_is_away(service: Service, tmp_path: Path) -> None:
     own = Kafka(tmp_path / "kafka", tmp_path / "kafka.log")
     try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -34,6 +34,8 @@ from shared.trace import current_traceparent
 
 log = get_logger()
 
+START_TIMEOUT_S = 60.0
+START_AGAIN_AFTER_S = 1.0
 HANDLER_TIMEOUT_S = 20.0
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 15.0
@@ -106,7 +108,9 @@ class ConsumerLoop(ConsumerRebalanceListener):
     async def run(self, stopping: asyncio.Event) -> None:
         """Consumes until `stopping` is set; what is in flight then is finished first, and the group is left."""
         self._consumer.subscribe(list(self._subscriptions), listener=self)
-        await self._consumer.start()
+        await self._start(stopping)
+        if stopping.is_set():
+            return
         self._is_running = True
         stop = asyncio.create_task(stopping.wait())
         try:
@@ -122,6 +126,20 @@ class ConsumerLoop(ConsumerRebalanceListener):
             stop.cancel()
             self._is_running = False
             await self._consumer.stop()
+
+    async def _start(self, stopping: asyncio.Event) -> None:
+        """Kafka may have gone since the process has seen it answer. Waits for it as whoever starts does."""
+        deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
+        while not stopping.is_set():
+            try:
+                await self._consumer.start()
+                return
+            except KafkaConnectionError as error:  # nothing has been begun: start may be called again
+                remaining_s = deadline - asyncio.get_running_loop().time()
+                if remaining_s <= 0:
+                    raise
+                log.warning("waiting_for_kafka", remaining_s=round(remaining_s), error=str(error))
+                await asyncio.sleep(START_AGAIN_AFTER_S)
 
     async def _fetch_batches(self) -> dict[TopicPartition, list[ConsumerRecord[bytes | None, bytes | None]]]:
         """Waits for records of any partition. Where they fill a batch, takes with them what has come of the others: a
