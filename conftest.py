@@ -60,7 +60,7 @@ class Scheduling(LoadFileScheduling):
         return ON_ONE_STACK[0] if file in ON_ONE_STACK else file
 
 
-@pytest.hookimpl(optionalhook=True)  # unknown without xdist
+@pytest.hookimpl(optionalhook=True)  # unknown under `-p no:xdist`
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 

@@ -13,13 +13,8 @@ import asyncpg
 import httpx
 
 from benchmarks.measurement import RunOptions
-from embedded.environment import (
-    DEVELOPMENT_JWT_SECRET,
-    DEVELOPMENT_SIGNING_KEY,
-    SIMULATOR_SECRET_KEY,
-    inherited,
-)
 from embedded.http_process import HttpProcess
+from embedded.ledger_environment import ledger_environment
 from embedded.servers import KafkaServer, PostgresServer, in_thread
 from embedded.testing import Databases, ServiceDatabase, running_backend
 from shared.kafka import make_producer
@@ -29,8 +24,6 @@ from shared.topics import TopicName
 DRAIN_TIMEOUT_S = 300.0
 #: Each look costs the worker 1 ms.
 POLL_S = 0.2
-#: Nothing that is measured asks Stripe.
-NOBODY = "http://127.0.0.1:9"
 SEED_TIMEOUT_S = 900.0
 #: Of a run's records, those between these shares are timed: neither the start nor the last, smaller batches.
 TIMED_FROM, TIMED_TO = 0.1, 0.95
@@ -53,18 +46,7 @@ class LedgerHouse:
             ["ledger", door],
             log_file=self.options.log_dir / f"ledger-{door}.log",
             cwd=self.directory,
-            env={
-                **inherited(),
-                **self.database.environment(),
-                "HTTP_PORT": "{port}",
-                "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
-                "TOPIC_PREFIX": prefix,
-                "AUTH_JWT_SECRET": DEVELOPMENT_JWT_SECRET,
-                "METADATA_SIGNING_KEYS": DEVELOPMENT_SIGNING_KEY,
-                "STRIPE_SECRET_KEY": SIMULATOR_SECRET_KEY,
-                "STRIPE_API_BASE": NOBODY,
-                "LOG_LEVEL": "warning",
-            },
+            env=ledger_environment(self.database, self.kafka.bootstrap_servers, prefix),
         )
 
     async def another(self, prefix: str) -> "LedgerHouse":

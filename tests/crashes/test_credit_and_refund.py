@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from embedded.consumer_groups import ConsumerGroups, consumer_groups
-from embedded.environment import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_SIGNING_KEY, SIMULATOR_SECRET_KEY, inherited
+from embedded.environment import DEVELOPMENT_SIGNING_KEY
 from embedded.http_process import HttpProcess
+from embedded.ledger_environment import ledger_environment
 from embedded.servers import PostgresServer
 from embedded.side_by_side import side_by_side
 from embedded.testing import ServiceDatabase
@@ -105,15 +106,7 @@ async def workers(
     database = database_of("ledger")
     hits, released = tmp_path / "hits", tmp_path / "released"
     environment = {
-        **inherited(),
-        **database.environment(),
-        "HTTP_PORT": "{port}",
-        "KAFKA_BOOTSTRAP_SERVERS": kafka_server.bootstrap_servers,
-        "TOPIC_PREFIX": prefix,
-        "AUTH_JWT_SECRET": DEVELOPMENT_JWT_SECRET,
-        "METADATA_SIGNING_KEYS": DEVELOPMENT_SIGNING_KEY,
-        "STRIPE_SECRET_KEY": SIMULATOR_SECRET_KEY,
-        "STRIPE_API_BASE": "http://127.0.0.1:9",  # not asked here
+        **ledger_environment(database, kafka_server.bootstrap_servers, prefix),
         "FAULT_POINTS": "ledger.handled=hold@1",
         "FAULT_POINTS_LOG": str(hits),
         "FAULT_POINTS_RELEASE": str(released),

@@ -19,13 +19,8 @@ import httpx
 import pytest
 
 from embedded.consumer_groups import consumer_groups
-from embedded.environment import (
-    DEVELOPMENT_JWT_SECRET,
-    DEVELOPMENT_SIGNING_KEY,
-    SIMULATOR_SECRET_KEY,
-    inherited,
-)
 from embedded.http_process import HttpProcess
+from embedded.ledger_environment import ledger_environment
 from embedded.servers import KafkaServer
 from embedded.side_by_side import side_by_side
 from embedded.testing import ServiceDatabase
@@ -109,18 +104,7 @@ async def ledger(database_of, kafka_server: KafkaServer, log_dir: Path, tmp_path
     prefix = f"soak-{secrets.token_hex(4)}."
     await create_topics(kafka_server.bootstrap_servers, prefix)
     database: ServiceDatabase = database_of("ledger")
-    environment = {
-        **inherited(),
-        **database.environment(),
-        "HTTP_PORT": "{port}",
-        "KAFKA_BOOTSTRAP_SERVERS": kafka_server.bootstrap_servers,
-        "TOPIC_PREFIX": prefix,
-        "AUTH_JWT_SECRET": DEVELOPMENT_JWT_SECRET,
-        "METADATA_SIGNING_KEYS": DEVELOPMENT_SIGNING_KEY,
-        "STRIPE_SECRET_KEY": SIMULATOR_SECRET_KEY,
-        "STRIPE_API_BASE": "http://127.0.0.1:9",  # not asked here
-        "LOG_LEVEL": "warning",
-    }
+    environment = ledger_environment(database, kafka_server.bootstrap_servers, prefix)
     api, *workers = (
         HttpProcess(name, ["ledger", door], log_file=log_dir / f"soak-{name}.log", cwd=tmp_path, env=environment)
         for name, door in (("api", "app"), *((f"worker-{n}", "worker") for n in range(WORKERS)))
