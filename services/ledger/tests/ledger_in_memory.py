@@ -37,13 +37,15 @@ class LedgerInMemory:
         grants = {tenant: list(lots.values()) for tenant, lots in self.grants.items()}
         holds = {tenant: list(of_tenant.values()) for tenant, of_tenant in self.holds.items()}
         changes = plan(State(self.balances, grants, self.references, self.intents, holds), commands, now)
-        for each in changes.transfers:
+        transfers = [*(each for run in changes.runs for each in run.transfers()), *changes.transfers]
+        transfers.sort(key=lambda each: (each.tenant, each.version))
+        for each in transfers:
             key = ReferenceKey(each.tenant, each.door, each.reference)
             assert key not in self.references, f"{key} twice"
             self.references[key] = PostedReference(
                 each.input_hash, each.version, each.credits, each.available_after, each.created_at
             )
-        self.transfers += changes.transfers
+        self.transfers += transfers
         self.balances |= {balance.tenant: balance for balance in changes.balances}
         self.intents |= {intent.id: intent for intent in changes.payment_intents}
         for grant in changes.new_grants:

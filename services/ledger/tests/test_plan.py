@@ -14,6 +14,7 @@ from ledger.core.commands import (
     Noted,
     Outcome,
     Posted,
+    Recorded,
     UnknownTenant,
     Waiting,
 )
@@ -93,7 +94,7 @@ def test_the_same_reference_with_other_credits_is_a_conflict_and_with_another_pu
     ledger = applied(purchase(), debit(credits=10))
     assert outcome_of(ledger, debit(credits=11)) == Conflict("job-1")
     assert isinstance(outcome_of(ledger, debit(credits=10, purpose="other")), Posted)
-    assert isinstance(outcome_of(ledger, usage(credits=10)), Posted)
+    assert outcome_of(ledger, usage(credits=10)) == Recorded(repeated=True)
     assert ledger.balance() == 90
 
 

@@ -1,14 +1,15 @@
 """One batch of commands, in one transaction: lock, read, plan, write, announce. All doors end here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from ledger.core.accounts import KINDS_OF_USE, Door
-from ledger.core.commands import Command, Credit, DisputeSeen, Outcome, RefundSeen, Unapplied, Usage
-from ledger.core.plan import plan
+from ledger.core.commands import Command, Credit, DisputeSeen, Outcome, RefundSeen, Unapplied
+from ledger.core.plan import plan, posts_all
 from ledger.core.state import Changes, State, Transfer
-from ledger.core.touched import touched_by
-from ledger.repository import Batch, begin_batch
+from ledger.core.touched import Use, are_uses, tenants_of_uses, touched_by
+from ledger.repository import Batch, ReferenceTaken, begin_batch
 from shared.events import EntryPosted
 from shared.outbox import Transaction
 from shared.topics import TopicName
@@ -17,38 +18,70 @@ from shared.topics import TopicName
 async def apply(transaction: Transaction, commands: Sequence[Command], now: datetime) -> Sequence[Outcome]:
     """Applies the commands and answers each. What they changed is published once the transaction commits."""
     async with begin_batch(transaction.connection) as batch:
-        changes = plan(await _lock_and_read(batch, commands, now), commands, now)
-        await _write(batch, changes, now)
+        changes = await _apply_hopefully(batch, commands, now) if are_uses(commands) else None
+        if changes is None:
+            changes = plan(await _lock_and_read(batch, commands, now), commands, now)
+            await _write(batch, changes, now)
     _announce(transaction, changes, now)
     return changes.outcomes
 
 
+async def _apply_hopefully(batch: Batch, commands: Sequence[Use], now: datetime) -> Changes | None:
+    """Looks references up only where a use was refused, which one that is known would not have been. Nearly all are
+    new, and a key tells where one is not: then nothing has been done, and None is returned."""
+    try:
+        async with batch.savepoint():
+            state = await _lock_and_read_tenants(batch, tenants_of_uses(commands), now)
+            changes = plan(state, commands, now)
+            if not posts_all(changes.outcomes):
+                references = await batch.read_references(touched_by(commands).references)
+                changes = plan(replace(state, references=references), commands, now)
+            await _write(batch, changes, now)
+            return changes
+    except ReferenceTaken:
+        return None
+
+
 async def _lock_and_read(batch: Batch, commands: Sequence[Command], now: datetime) -> State:
-    few = [each for each in commands if type(each) is not Usage]
-    ids = sorted({each.payment_intent for each in few if isinstance(each, _OF_PAYMENT_INTENT)})
+    ids = sorted({each.payment_intent for each in commands if isinstance(each, _OF_PAYMENT_INTENT)})
     intents = await batch.lock_payment_intents(ids, now) if ids else {}
-    credited = sorted({each.tenant for each in few if isinstance(each, Credit)})
+    credited = sorted({each.tenant for each in commands if isinstance(each, Credit)})
     opened = await batch.open_balances(credited, now) if credited else set[str]()
     touched = touched_by(commands)
-    tenants = sorted(touched.tenants | {each.credit.tenant for each in intents.values() if each.credit})
+    tenants = touched.tenants | {each.credit.tenant for each in intents.values() if each.credit}
     if not tenants:
         return State(payment_intents=intents)
-    balances = await batch.lock_balances(tenants)
-    for tenant in opened:  # unknown until its credit comes, as it would be in batches of one
-        del balances[tenant]
-    references = await batch.read_references(touched.references)
+    grants = {(each.credit.tenant, each.credit.grant_number) for each in intents.values() if each.credit}
+    state = await _lock_and_read_tenants(batch, tenants, now, touched.holds, grants)
+    known = {name: balance for name, balance in state.balances.items() if name not in opened}
+    references = await batch.read_references(touched.references)  # unknown until its credit comes, as one by one
+    return replace(state, balances=known, references=references, payment_intents=intents)
+
+
+async def _lock_and_read_tenants(
+    batch: Batch,
+    tenants: Iterable[str],
+    now: datetime,
+    named_holds: Iterable[tuple[str, str]] = (),
+    named_grants: Iterable[tuple[str, int]] = (),
+) -> State:
+    """Balances, and what of holds and grants matters now or is named."""
+    in_order = sorted(tenants)
+    balances = await batch.lock_balances(in_order)
     with_holds = [tenant for tenant, balance in balances.items() if balance.held]
-    named = sorted(touched.holds)
+    named = sorted(named_holds)
     holds = await batch.read_holds(with_holds, named, now) if with_holds or named else {}
-    numbers = {(each.credit.tenant, each.credit.grant_number) for each in intents.values() if each.credit}
-    numbers |= {(tenant, number) for tenant, each in holds.items() for hold in each for number in hold.grant_numbers}
-    grants = await batch.read_grants(tenants, sorted(numbers))
-    return State(balances, grants, references, intents, holds)
+    of_holds = {(tenant, number) for tenant, each in holds.items() for hold in each for number in hold.grant_numbers}
+    grants = await batch.read_grants(in_order, sorted(of_holds.union(named_grants)))
+    return State(balances, grants, holds=holds)
 
 
 async def _write(batch: Batch, changes: Changes, now: datetime) -> None:
+    if changes.runs:
+        await batch.insert_runs(changes.runs)
     if changes.transfers:
         await batch.insert_transfers(changes.transfers)
+    if changes.balances:
         await batch.update_balances(changes.balances)
     if changes.new_grants:
         await batch.insert_grants(changes.new_grants)

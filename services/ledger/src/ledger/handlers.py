@@ -7,7 +7,7 @@ from prometheus_client import Counter
 
 from ledger.apply import apply
 from ledger.archive import REFERENCES_KEPT
-from ledger.core.commands import BeyondLimit, Command, Conflict, Outcome, Posted, UnknownTenant, Usage
+from ledger.core.commands import BeyondLimit, Command, Conflict, Outcome, Recorded, UnknownTenant, Usage
 from ledger.core.tuples import tuple_of
 from ledger.stripe_commands import HANDLED_TYPES, command_of
 from shared.clock import utc_now
@@ -90,7 +90,7 @@ class Handlers:
             return
         outcomes = await apply(transaction, commands, now)
         for command, outcome in zip(commands, outcomes, strict=True):
-            if type(outcome) is not Posted:
+            if type(outcome) is not Recorded:
                 _refuse_unfit(outcome, of=command, as_=RecordRefused)
         _count_usage(outcomes)
 
@@ -122,10 +122,11 @@ def _refuse_unfit(outcome: Outcome, of: Command, as_: type[Poison]) -> None:
 
 
 def _count_usage(outcomes: Sequence[Outcome]) -> None:
-    posted = [outcome for outcome in outcomes if isinstance(outcome, Posted)]
-    beyond = sum(outcome.beyond_limit for outcome in posted)
-    repeated = sum(outcome.repeated for outcome in posted)
-    for what, count in (("posted", len(posted) - beyond - repeated), ("beyond_limit", beyond), ("repeated", repeated)):
+    posted = outcomes.count(Recorded())
+    repeated = outcomes.count(Recorded(repeated=True))
+    for what, count in (
+        ("posted", posted), ("beyond_limit", len(outcomes) - posted - repeated), ("repeated", repeated),
+    ):  # fmt: skip
         if count:
             _usage.labels(what).inc(count)
 

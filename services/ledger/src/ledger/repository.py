@@ -8,6 +8,8 @@ each statement a new snapshot, so what another worker committed before it let go
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from itertools import accumulate, islice
+from operator import sub
 from typing import Any, Protocol, cast
 
 import asyncpg
@@ -18,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger import array_text, sql
 from ledger.core.accounts import Door, Kind
-from ledger.core.commands import HoldStatus, Unapplied
+from ledger.core.commands import HoldStatus, Unapplied, input_hash
 from ledger.core.state import (
     Balance,
     DayUsage,
@@ -29,6 +31,7 @@ from ledger.core.state import (
     PostedReference,
     ReferenceKey,
     Transfer,
+    UsageRun,
 )
 from ledger.payment_intent_rows import payment_intent_columns, payment_intent_of
 
@@ -62,11 +65,28 @@ async def begin_batch(connection: AsyncConnection) -> AsyncGenerator["Batch"]:
         raise InterfaceError("a statement of ledger.sql", None, error) from error
 
 
+class ReferenceTaken(Exception):
+    """Something has been posted under the reference before."""
+
+
 class Batch:
     """What a batch reads and writes, in the order in which it has to be called."""
 
     def __init__(self, driver: Statements) -> None:
         self._driver = driver
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncGenerator[None]:
+        """What happens in the block is undone, and its locks are let go, when the block raises `ReferenceTaken`, which
+        writing a transfer does whose reference has been posted before."""
+        await self._driver.execute("SAVEPOINT batch")
+        try:
+            yield
+        except asyncpg.UniqueViolationError as error:
+            if error.as_dict().get("constraint_name") != "transfer_pkey":
+                raise
+            await self._driver.execute("ROLLBACK TO SAVEPOINT batch")
+            raise ReferenceTaken from error
 
     async def lock_payment_intents(self, ids: Sequence[str], now: datetime) -> dict[str, PaymentIntent]:
         """Locks every PaymentIntent of the batch, known or not, and then reads what is known. `ids` are sorted."""
@@ -101,7 +121,12 @@ class Batch:
             array_text.of_plain_texts(doors),
             array_text.of_texts(references),
         )
-        return {ReferenceKey(row[0], Door(row[1]), row[2]): PostedReference(*row[3:]) for row in rows}
+        return {
+            ReferenceKey(row[0], Door(row[1]), row[2]): PostedReference(
+                row[3] or input_hash(Kind.USAGE, -row[5]), row[4], row[5], row[6], row[7]
+            )
+            for row in rows
+        }
 
     async def read_holds(
         self, tenants: Sequence[str], named: Sequence[tuple[str, str]], now: datetime
@@ -126,13 +151,11 @@ class Batch:
             grants.setdefault(row[0], []).append(Grant(*row))
         return grants
 
+    async def insert_runs(self, runs: Sequence[UsageRun]) -> None:
+        await self._driver.execute(sql.INSERT_RUNS, *_run_columns(runs))
+
     async def insert_transfers(self, transfers: Sequence[Transfer]) -> None:
-        usage = [each for each in transfers if _is_plain_usage(each)]
-        if usage:
-            await self._driver.execute(sql.INSERT_PLAIN_USAGE, *_plain_usage_columns(usage))
-        if len(usage) < len(transfers):
-            others = [each for each in transfers if not _is_plain_usage(each)]
-            await self._driver.execute(sql.INSERT_TRANSFERS, *_transfer_columns(others))
+        await self._driver.execute(sql.INSERT_TRANSFERS, *_transfer_columns(transfers))
 
     async def update_balances(self, balances: Sequence[Balance]) -> None:
         columns = list(zip(*balances, strict=True))
@@ -202,30 +225,31 @@ def _transfer_columns(transfers: Sequence[Transfer]) -> list[Sequence[Any]]:
     return columns
 
 
-def _is_plain_usage(transfer: Transfer) -> bool:
-    """Whether one grant covered it wholly: nearly all there is."""
-    return (
-        transfer.kind is Kind.USAGE
-        and transfer.door is Door.PRODUCT
-        and len(transfer.grant_credits) == 1
-        and transfer.grant_credits[0] == -transfer.credits
-    )
-
-
-def _plain_usage_columns(transfers: Sequence[Transfer]) -> list[str]:
-    """The columns of `sql.INSERT_PLAIN_USAGE`, in its order."""
-    columns: list[Sequence[Any]] = list(zip(*transfers, strict=True))
+def _run_columns(runs: Sequence[UsageRun]) -> list[Any]:
+    """The columns of `sql.INSERT_RUNS`, in its order: of each run first what its uses have in common, then, as the text
+    of an array, what each has of its own."""
+    references: list[str] = []
+    credits: list[str] = []
+    balances: list[str] = []
+    purposes: list[str] = []
+    times: list[str] = []
+    for run in runs:
+        _tenants, of_references, of_credits, of_purposes, of_times = zip(*run.uses, strict=True)
+        references.append(array_text.of_texts(of_references))
+        credits.append(array_text.of_integers(of_credits))
+        balances.append(array_text.of_integers(islice(accumulate(of_credits, sub, initial=run.opening_balance), 1, None)))
+        purposes.append(array_text.of_texts(of_purposes))
+        times.append(array_text.of_microseconds(of_times))
     return [
-        array_text.of_texts(columns[0]),
-        array_text.of_texts(columns[2]),
-        array_text.of_bytes(columns[3]),
-        *(array_text.of_integers(column) for column in columns[7:13]),
-        array_text.of_integers([number for (number,) in columns[13]]),
-        array_text.of_microseconds(columns[15]),
-        array_text.of_texts(columns[16]),
-        array_text.of_microseconds(columns[17]),
-        array_text.of_booleans(columns[23]),
-    ]
+        array_text.of_texts([run.tenant for run in runs]),
+        array_text.of_integers(run.first_version for run in runs),
+        array_text.of_integers(run.held for run in runs),
+        array_text.of_integers(run.owed for run in runs),
+        array_text.of_integers(run.receivable for run in runs),
+        array_text.of_integers(run.grant_number for run in runs),
+        array_text.of_times([run.created_at for run in runs]),
+        references, credits, balances, purposes, times,
+    ]  # fmt: skip
 
 
 def _array_text(values: Sequence[int]) -> str:

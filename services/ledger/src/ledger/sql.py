@@ -128,20 +128,27 @@ UPDATE_HOLDS = """
     WHERE hold.tenant_id = new.tenant_id AND hold.reference = new.reference
 """
 
-#: Usage that one grant covered, which is nearly all there is: what every such transfer has the same is not sent.
-INSERT_PLAIN_USAGE = """
+#: Runs of usage (`ledger.core.state.UsageRun`): what the uses of a run have in common is sent once a run, what all have
+#: is not sent at all. No hash of the input: the row itself says all that it would cover.
+INSERT_RUNS = """
     INSERT INTO transfer (tenant_id, door, reference, input_hash, kind, source, destination, credits, version,
                           balance_after, available_after, owed_after, receivable_after, grant_numbers, grant_credits,
                           created_at, purpose, occurred_at, beyond_limit)
-    SELECT tenant_id, 'product', reference, input_hash, 'usage', 'available', 'used', credits, version,
-           balance_after, available_after, owed_after, receivable_after, ARRAY[grant_number], ARRAY[-credits],
-           'epoch'::timestamptz + created_at * interval '1 microsecond', purpose,
-           'epoch'::timestamptz + occurred_at * interval '1 microsecond', beyond_limit
-    FROM unnest($1::text::text[], $2::text::text[], $3::text::bytea[], $4::text::bigint[], $5::text::bigint[],
-                $6::text::bigint[], $7::text::bigint[], $8::text::bigint[], $9::text::bigint[], $10::text::int[],
-                $11::text::bigint[], $12::text::text[], $13::text::bigint[], $14::text::boolean[])
-        AS new (tenant_id, reference, input_hash, credits, version, balance_after, available_after, owed_after,
-                receivable_after, grant_number, created_at, purpose, occurred_at, beyond_limit)
+    SELECT tenant_id, 'product', reference, '', 'usage', 'available', 'used', credits, first_version + n - 1,
+           balance_after, balance_after - held, owed, receivable, grant_numbers, ARRAY[-credits],
+           created_at, purpose, 'epoch'::timestamptz + occurred_at * interval '1 microsecond', false
+    FROM (
+        SELECT tenant_id, first_version, held, owed, receivable, ARRAY[grant_number] AS grant_numbers, created_at,
+               uses_references::text[], uses_credits::bigint[], balances_after::bigint[], purposes::text[],
+               occurred::bigint[]
+        FROM unnest($1::text::text[], $2::text::bigint[], $3::text::bigint[], $4::text::bigint[], $5::text::bigint[],
+                    $6::text::int[], $7::text::timestamptz[], $8::text[], $9::text[], $10::text[], $11::text[],
+                    $12::text[])
+            AS new (tenant_id, first_version, held, owed, receivable, grant_number, created_at, uses_references,
+                    uses_credits, balances_after, purposes, occurred)
+    ) AS run
+    CROSS JOIN LATERAL unnest(uses_references, uses_credits, balances_after, purposes, occurred) WITH ORDINALITY
+        AS used (reference, credits, balance_after, purpose, occurred_at, n)
 """
 
 #: Where in `Transfer` the arrays are: they travel as text, since unnest would flatten an array of arrays.

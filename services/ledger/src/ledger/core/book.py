@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
+from itertools import islice
 
 from ledger.core.accounts import COUNTER_ACCOUNT, CREDITS_MAX, PRIORITY_OF_PAID_CREDITS, Account, Door, Kind
-from ledger.core.commands import Adjustment, Capture, Credit, Hold, HoldStatus, Promotion, input_hash
+from ledger.core.commands import Adjustment, Capture, Credit, Hold, HoldStatus, Promotion, Usage, input_hash
 from ledger.core.grants import Lots, Moves
-from ledger.core.state import Balance, CreditOfIntent, DayUsage, Grant, GrantChange, HoldState, Transfer
-from ledger.core.tuples import tuple_of
-
-_PRODUCT, _USAGE, _AVAILABLE, _USED = Door.PRODUCT, Kind.USAGE, Account.AVAILABLE, COUNTER_ACCOUNT[Kind.USAGE]
+from ledger.core.state import Balance, CreditOfIntent, DayUsage, Grant, GrantChange, HoldState, Transfer, UsageRun
 
 #: How many purposes of a day are told apart; further ones are counted together.
 PURPOSES_MAX = 100
@@ -31,6 +29,9 @@ class Book:
         self.now = max(now, balance.changed_at)
         self._today = self.now.date()
         self.transfers: list[Transfer] = []
+        self.runs: list[UsageRun] = []
+        self.used: dict[str, int] = {}  # the references in `runs`, and the version that each brought the balance to
+        self._run: UsageRun | None = None
         self.new_grants: dict[int, Grant] = {}
         self.holds = {hold.reference: hold for hold in holds}
         self._holds_before = self.holds.copy()
@@ -62,24 +63,39 @@ class Book:
             self.release(hold, HoldStatus.EXPIRED)
         self._expire_due()
 
-    def spend(
-        self, reference: str, credits: int, hashed: bytes, purpose: str, occurred_at: datetime | None
-    ) -> Transfer:
-        """Burns lots; what they do not cover is owed. `_post` for usage, without what only others need: a busy ledger
-        does little else."""
-        (numbers, amounts), missing = self._lots.burn(credits)
-        self._count_usage(purpose, credits)
+    def joins_run(self, use: Usage) -> bool:
+        """Burns of one lot, if that covers the use and leaves some and nothing is beyond the limit: a busy ledger does
+        little else. Such a use has no transfer of its own."""
+        credits = use.credits
+        balance = self.balance - credits
+        if balance - self.held < -self.overdraft_limit or (number := self._lots.burn_of_one(credits)) is None:
+            return False
+        run = self._run
         self.version = version = self.version + 1
-        self.balance = balance = self.balance - credits
-        self.owed += missing
-        available = balance - self.held
-        transfer = tuple_of(Transfer, (
-            self.tenant, _PRODUCT, reference, hashed, _USAGE, _AVAILABLE, _USED, credits, version, balance, available,
-            self.owed, self.receivable, numbers, amounts, self.now, purpose, occurred_at, None, None, None, None, None,
-            available < -self.overdraft_limit,
-        ))  # fmt: skip
-        self.transfers.append(transfer)
-        return transfer
+        if run is None or run.grant_number != number:
+            run = self._begin_run(number)
+        self.balance = balance
+        run.uses.append(use)
+        self.used[use.reference] = version
+        return True
+
+    def spend(self, use: Usage) -> Transfer:
+        """Burns lots; what they do not cover is owed."""
+        moves, missing = self._lots.burn(use.credits)
+        self._end_run()
+        self._count_usage(use.purpose, use.credits)
+        return self._post(
+            Door.PRODUCT, use.reference, Kind.USAGE, -use.credits, moves=moves, owed_change=missing,
+            purpose=use.purpose, occurred_at=use.occurred_at,
+        )  # fmt: skip
+
+    def used_before(self, reference: str) -> Transfer | None:
+        """The transfer that a use of this batch will be, if it is in a run."""
+        version = self.used.get(reference)
+        if version is None:
+            return None
+        [run] = [each for each in self.runs if 0 <= version - each.first_version < len(each.uses)]
+        return next(islice(run.transfers(), version - run.first_version, None))
 
     def hold(self, command: Hold, hashed: bytes) -> HoldState:
         """Moves credits that are available from their lots into a hold."""
@@ -102,6 +118,7 @@ class Book:
         numbers, amounts = _first(hold, of_hold)
         for number, credits in zip(numbers, amounts, strict=True):
             self._lots.unhold(number, credits)
+        self._end_run()
         self.held -= of_hold
         self._count_usage(hold.purpose, command.credits)
         self._post(Door.SYSTEM, f"hold:{hold.reference}:capture", Kind.CAPTURE, -of_hold, source=Account.HELD,
@@ -183,12 +200,18 @@ class Book:
         self._expire_due()
         return transfer
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether anything was posted."""
+        return self.version != self._before.version
+
     def closing_balance(self) -> Balance:
         """The balance after all that was posted."""
+        self._end_run()
         usage = DayUsage(self._usage_day, self._usage_by_purpose, self._usage_of_others)
         return Balance(
             self.tenant, self.version, self.balance, self.held, self.owed, self.receivable, self._grants_made, usage,
-            self.now if self.transfers else self._before.changed_at, self.overdraft_limit,
+            self.now if self.has_changed else self._before.changed_at, self.overdraft_limit,
         )  # fmt: skip
 
     def closing_grants(self) -> tuple[list[Grant], list[GrantChange]]:
@@ -285,6 +308,24 @@ class Book:
         receivable_paid = min(paid, self.receivable)
         return paid, receivable_paid
 
+    def _begin_run(self, grant_number: int) -> UsageRun:
+        self._end_run()
+        run = self._run = UsageRun(
+            self.tenant, self.version, self.balance, self.held, self.owed, self.receivable, grant_number, self.now, []
+        )
+        self.runs.append(run)
+        return run
+
+    def _end_run(self) -> None:
+        """Whatever follows is no part of the present run."""
+        if self._run is not None:
+            by_purpose: dict[str, int] = {}
+            for _tenant, _reference, credits, purpose, _occurred_at in self._run.uses:
+                by_purpose[purpose] = by_purpose.get(purpose, 0) + credits
+            for purpose, credits in by_purpose.items():
+                self._count_usage(purpose, credits)
+            self._run = None
+
     def _count_usage(self, purpose: str, credits: int) -> None:
         if self._usage_day != self._today:
             self._usage_day, self._usage_by_purpose, self._usage_of_others = self._today, {}, 0
@@ -317,6 +358,7 @@ class Book:
     ) -> Transfer:
         """Credits come to `source` (`change` > 0) or leave it for the account that the kind names."""
         assert change == sum(moves[1]) - owed_change, "grants and debt must account for every credit"
+        self._end_run()
         self.version += 1
         counter = COUNTER_ACCOUNT[kind]
         if counter is not Account.HELD:

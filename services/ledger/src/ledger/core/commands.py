@@ -61,13 +61,13 @@ class DisputeSeen:
 
 
 class Usage(NamedTuple):
-    """Credits that were used: a fact, recorded even where it leaves the tenant owing."""
+    """Credits that were used: a fact, recorded even where it leaves the tenant owing. `occurred_at` where it is told."""
 
     tenant: str
     reference: str
     credits: int
     purpose: str
-    occurred_at: datetime
+    occurred_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +163,13 @@ class Posted(NamedTuple):
     beyond_limit: bool = False
 
 
+class Recorded(NamedTuple):
+    """Usage is in the books. Nobody waits for its result, so nothing more is told. `repeated` as in `Posted`."""
+
+    repeated: bool = False
+    beyond_limit: bool = False
+
+
 class HoldStatus(StrEnum):
     OPEN = "open"
     CAPTURED = "captured"
@@ -245,8 +252,8 @@ class Noted:
 
 
 Outcome = (
-    Posted | Held | Several | Withheld | Conflict | Insufficient | UnknownTenant | UnknownHold | HoldEnded | BeyondLimit
-    | Waiting | Noted
+    Posted | Recorded | Held | Several | Withheld | Conflict | Insufficient | UnknownTenant | UnknownHold | HoldEnded
+    | BeyondLimit | Waiting | Noted
 )  # fmt: skip
 
 

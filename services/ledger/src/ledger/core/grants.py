@@ -42,12 +42,16 @@ class Lots:
             self._open.sort(key=_rank)
         self._touched: set[int] = set()
 
-    def burn(self, credits: int) -> tuple[Moves, int]:
-        """Takes up to `credits` in burning order; returns what was taken where (negative), and what is missing."""
-        if self._open and (first := self._open[0]).remaining > credits:  # nearly always
+    def burn_of_one(self, credits: int) -> int | None:
+        """Takes `credits` of what is burnt first, where that has more, and returns its number; else takes nothing."""
+        if self._open and (first := self._open[0]).remaining > credits:
             first.remaining -= credits
             self._touched.add(first.number)
-            return ((first.number,), (-credits,)), 0
+            return first.number
+        return None
+
+    def burn(self, credits: int) -> tuple[Moves, int]:
+        """Takes up to `credits` in burning order; returns what was taken where (negative), and what is missing."""
         numbers: list[int] = []
         amounts: list[int] = []
         while credits and self._open:

@@ -30,6 +30,7 @@ from ledger.core.commands import (
     Outcome,
     Posted,
     Promotion,
+    Recorded,
     RefundSeen,
     Release,
     Several,
@@ -53,10 +54,10 @@ from ledger.core.state import (
     PostedReference,
     State,
     Transfer,
+    UsageRun,
 )
-from ledger.core.tuples import tuple_of
 
-_PRODUCT, _USAGE = Door.PRODUCT, Kind.USAGE
+_RECORDED = Recorded()
 
 
 def plan(state: State, commands: Sequence[Command], now: datetime) -> Changes:
@@ -64,6 +65,16 @@ def plan(state: State, commands: Sequence[Command], now: datetime) -> Changes:
     planner = _Planner(state, now)
     outcomes = [planner.use(each) if type(each) is Usage else planner.apply(each) for each in commands]
     return planner.changes(outcomes)
+
+
+def posts_all(outcomes: Sequence[Outcome]) -> bool:
+    """Whether no command was refused. What was might have been answered otherwise, had its reference been known."""
+    if outcomes.count(_RECORDED) == len(outcomes):  # nearly always where there are many
+        return True
+    return all(
+        posts_all(each.outcomes) if type(each) is Several else type(each) is Posted or type(each) is Recorded
+        for each in outcomes
+    )
 
 
 class _Planner:
@@ -107,6 +118,7 @@ class _Planner:
                 assert_never(command)
 
     def changes(self, outcomes: Sequence[Outcome]) -> Changes:
+        runs: list[UsageRun] = []
         transfers: list[Transfer] = []
         balances: list[Balance] = []
         new_grants: list[Grant] = []
@@ -114,8 +126,9 @@ class _Planner:
         new_holds: list[HoldState] = []
         ended_holds: list[HoldState] = []
         for _tenant, book in sorted(self._books.items()):
-            if book.transfers:
+            if book.has_changed:
                 made, changed = book.closing_grants()
+                runs += book.runs
                 transfers += book.transfers
                 balances.append(book.closing_balance())
                 new_grants += made
@@ -125,41 +138,49 @@ class _Planner:
                     new_holds += held
                     ended_holds += ended
         return Changes(
-            outcomes, transfers, balances, new_grants, changed_grants,
+            outcomes, runs, transfers, balances, new_grants, changed_grants,
             list(self._intents.values()), self._receipts, self._resolved_receipts, new_holds, ended_holds,
         )  # fmt: skip
 
     def use(self, command: Usage) -> Outcome:
-        tenant, reference, credits, purpose, occurred_at = command
-        book = self._books.get(tenant) or self._book(tenant)
+        book = self._books.get(command.tenant) or self._book(command.tenant)
         if book is None:
             return UnknownTenant()
-        hashed = input_hash(_USAGE, -credits)
-        key = (tenant, _PRODUCT, reference)
-        known = self._references.get(key)
+        known = self._used_before(book, command.reference)
         if known is not None:
-            return _repeated(known) if known.input_hash == hashed else Conflict(reference)
-        if not book.can_hold(-credits):
+            same = known.input_hash == input_hash(Kind.USAGE, -command.credits)
+            return Recorded(repeated=True) if same else Conflict(command.reference)
+        if book.joins_run(command):
+            return _RECORDED
+        if not book.can_hold(-command.credits):
             return BeyondLimit()
-        transfer = self._references[key] = book.spend(reference, credits, hashed, purpose, occurred_at)
-        return tuple_of(Posted, (
-            transfer.version, credits, transfer.available_after, transfer.created_at, False, transfer.beyond_limit,
-        ))  # fmt: skip
+        return Recorded(beyond_limit=self._spend(book, command).beyond_limit)
 
     def _debit(self, command: Debit) -> Outcome:
         refusal = self._refusal(command, 0)
         if refusal is not None:
             return refusal
         book = self._books[command.tenant]
-        hashed = input_hash(Kind.USAGE, -command.credits)
-        return self._posted(book.spend(command.reference, command.credits, hashed, command.purpose, None))
+        use = Usage(command.tenant, command.reference, command.credits, command.purpose, occurred_at=None)
+        beyond_limit = not book.joins_run(use) and self._spend(book, use).beyond_limit
+        return Posted(book.version, command.credits, book.available, book.now, beyond_limit=beyond_limit)
+
+    def _spend(self, book: Book, use: Usage) -> Transfer:
+        transfer = self._references[use.tenant, Door.PRODUCT, use.reference] = book.spend(use)
+        return transfer
+
+    def _used_before(self, book: Book, reference: str) -> PostedReference | Transfer | None:
+        """What a product has posted under the reference, in this batch or before it."""
+        if reference in book.used:
+            return book.used_before(reference)
+        return self._references.get((book.tenant, Door.PRODUCT, reference)) if self._references else None
 
     def _refusal(self, command: Debit, used_before: int) -> Outcome | None:
         """What answers the debit without posting it, where others have used `used_before`; None: it can be posted."""
         book = self._book(command.tenant)
         if book is None:
             return UnknownTenant()
-        known = self._references.get((command.tenant, Door.PRODUCT, command.reference))
+        known = self._used_before(book, command.reference)
         if known is not None:
             same = known.input_hash == input_hash(Kind.USAGE, -command.credits)
             return _repeated(known) if same else Conflict(command.reference)
@@ -191,7 +212,7 @@ class _Planner:
         if book is None:
             return UnknownTenant()
         hashed = input_hash(Kind.HOLD, -command.credits)
-        known = self._references.get((command.tenant, Door.PRODUCT, command.reference))
+        known = self._used_before(book, command.reference)
         hold = book.holds.get(command.reference)
         if known is not None:
             if hold is None or known.input_hash != hashed:

@@ -1,13 +1,13 @@
 """What a plan starts from and what it leads to. Repositories read the one and write the other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ledger.core.accounts import Account, Door, Kind
-from ledger.core.commands import HoldStatus, Outcome, Unapplied
+from ledger.core.accounts import COUNTER_ACCOUNT, Account, Door, Kind
+from ledger.core.commands import HoldStatus, Outcome, Unapplied, Usage, input_hash
 
 
 class ReferenceKey(NamedTuple):
@@ -175,6 +175,37 @@ class Transfer(NamedTuple):
         return balance_change(self.source, self.destination, self.credits)
 
 
+@dataclass(slots=True)
+class UsageRun:
+    """Uses of one tenant that follow each other, each covered by the same grant: nearly all that a busy ledger writes.
+    What they have in common is said once.
+
+    The first brings the balance to `first_version`, from `opening_balance`; what is held and owed stays as it is.
+    """
+
+    tenant: str
+    first_version: int
+    opening_balance: int
+    held: int
+    owed: int
+    receivable: int
+    grant_number: int
+    created_at: datetime
+    uses: list[Usage]
+
+    def transfers(self) -> Iterator[Transfer]:
+        """Each use as the transfer that it is."""
+        balance = self.opening_balance
+        for version, use in enumerate(self.uses, self.first_version):
+            balance -= use.credits
+            yield Transfer(
+                self.tenant, Door.PRODUCT, use.reference, input_hash(Kind.USAGE, -use.credits), Kind.USAGE,
+                Account.AVAILABLE, COUNTER_ACCOUNT[Kind.USAGE], use.credits, version, balance, balance - self.held,
+                self.owed, self.receivable, (self.grant_number,), (-use.credits,), self.created_at, use.purpose,
+                use.occurred_at,
+            )  # fmt: skip
+
+
 def balance_change(source: str, destination: str, credits: int) -> int:
     """What a transfer does to the tenant's balance."""
     return ((destination in _BALANCE) - (source in _BALANCE)) * credits
@@ -200,9 +231,11 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a batch does. `outcomes` answers the commands in their order."""
+    """What a batch does. `outcomes` answers the commands in their order; uses of credits are in `runs` where they can
+    be, else in `transfers`."""
 
     outcomes: Sequence[Outcome]
+    runs: Sequence[UsageRun]
     transfers: Sequence[Transfer]
     balances: Sequence[Balance]
     new_grants: Sequence[Grant]

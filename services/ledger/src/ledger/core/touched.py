@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import TypeGuard, assert_never
 
 from ledger.core.accounts import Door
 from ledger.core.commands import (
@@ -22,9 +22,10 @@ from ledger.core.commands import (
     Usage,
 )
 from ledger.core.state import ReferenceKey
-from ledger.core.tuples import tuple_of
 
-_PRODUCT = Door.PRODUCT
+
+Use = Usage | Debit | AllOrNothing
+_USES = frozenset((Usage, Debit, AllOrNothing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +40,20 @@ class Touched:
 def touched_by(commands: Sequence[Command]) -> Touched:
     """Everything that the commands name, some of it more than once."""
     touched = Touched()
-    tenants, references = touched.tenants, touched.references
     for command in commands:
-        if type(command) is Usage:  # nearly all there is
-            tenant, reference, *_ = command
-            tenants.add(tenant)
-            references.append(tuple_of(ReferenceKey, (tenant, _PRODUCT, reference)))
-        else:
-            _add(touched, command)
+        _add(touched, command)
     return touched
+
+
+def are_uses(commands: Sequence[Command]) -> TypeGuard[Sequence[Use]]:
+    """Whether the commands only use credits, each under a reference that wants to be new. Then a plan that posts all of
+    them is right even if no reference was looked up, unless the key of one refuses to be written twice."""
+    return all(type(each) in _USES for each in commands)
+
+
+def tenants_of_uses(commands: Sequence[Use]) -> set[str]:
+    """All that such commands touch but for their references."""
+    return {use.tenant for each in commands for use in (each.debits if isinstance(each, AllOrNothing) else (each,))}
 
 
 def _add(touched: Touched, command: Command) -> None:
