@@ -1,11 +1,12 @@
 """The consumer loop of every worker: fetch, one transaction a batch, offsets after the commit.
 
-    fetch ─▶ handler(transaction, records) ─▶ commit ─▶ publish the outbox ─▶ commit offsets
+    fetch ─▶ handler(transaction, records) ─▶ commit ─▶ publish the outbox ─▶ commit offsets   (a partition)
                  │ transient: the partition waits and tries the same records again, the others go on;
                  │            a batch that takes too long again and again is tried in halves
                  └ poison: the batch is split until the record is alone, and that one goes to the dead letters
 
-Handlers are idempotent by keys of their own, so a crash at any arrow only repeats work.
+Handlers are idempotent by keys of their own, so a crash at any arrow only repeats work. A few partitions are handled at
+once, so that one is planned while another is written; while a partition's batch is handled, it is not fetched from.
 """
 
 import asyncio
@@ -13,9 +14,10 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import IllegalStateError, KafkaConnectionError, KafkaError
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -73,6 +75,12 @@ class _Partition:
     budget: PoisonBudget = field(default_factory=PoisonBudget)
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    first_offset: int
+    handling: asyncio.Task[None]
+
+
 class ConsumerLoop(ConsumerRebalanceListener):
     """Runs the subscriptions of one group. `caught_up_at` tells when each partition was last seen read to its end."""
 
@@ -87,7 +95,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         producer: Sender,
         topic_prefix: str,
         batch_records_max: int = 500,
-        partitions_at_once: int = 2,
+        partitions_at_once: int = 3,
     ) -> None:
         self._consumer = consumer
         self._group = group.removeprefix(topic_prefix)
@@ -98,11 +106,12 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self._prefix = topic_prefix
         self._batch_records_max = batch_records_max
         self._slots = asyncio.Semaphore(partitions_at_once)
-        self._in_flight = asyncio.Lock()
         self._ours: frozenset[TopicPartition] = frozenset()
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._is_running = False
-        self._fetch: asyncio.Task[dict[TopicPartition, list[ConsumerRecord[bytes | None, bytes | None]]]] | None = None
+        self._in_flight: dict[TopicPartition, _Batch] = {}
+        self._handled_to: dict[TopicPartition, int] = {}  # offsets that wait to be committed
+        self._committing = asyncio.Lock()
         self.caught_up_at: dict[tuple[TopicName, int], datetime] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -115,17 +124,56 @@ class ConsumerLoop(ConsumerRebalanceListener):
         stop = asyncio.create_task(stopping.wait())
         try:
             while not stopping.is_set():
-                fetch = self._fetch = asyncio.create_task(self._fetch_batches())
-                await asyncio.wait([fetch, stop], return_when=asyncio.FIRST_COMPLETED)
-                if not fetch.done():
-                    fetch.cancel()
-                    return
-                await self._handle(fetch.result())
-                self._resume_partitions()
+                await self._advance(stop)
+            await self._batches_end()
+            self._note_ended()
         finally:
             stop.cancel()
             self._is_running = False
+            for batch in self._in_flight.values():
+                batch.handling.cancel()
+            await self._batches_end()
             await self._consumer.stop()
+
+    async def _advance(self, stop: asyncio.Task[Any]) -> None:
+        """Waits for what comes first: new batches, one that has been handled, or the end."""
+        self._resume_partitions()
+        fetch = asyncio.create_task(self._fetch(free)) if (free := self._free_partitions()) is not None else None
+        waited_for = [stop, *(batch.handling for batch in self._in_flight.values()), *([fetch] if fetch else [])]
+        try:
+            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if fetch is not None and not fetch.done():
+                fetch.cancel()  # nothing has been taken yet; the next fetch is also from what is free then
+        if fetch is not None and fetch.done():
+            fetch.result()
+        self._note_ended()
+
+    def _free_partitions(self) -> "list[TopicPartition] | None":
+        """What to fetch from: all (an empty list) where nothing is in flight, also if nothing can come, since a member
+        that does not poll is taken for dead. None: everything is busy."""
+        if not self._in_flight:
+            return []
+        free = self._ours - self._in_flight.keys() - self._consumer.paused()
+        return None if self._slots.locked() or not free else [*free]
+
+    async def _fetch(self, free: Sequence[TopicPartition]) -> None:
+        fetched = await self._consumer.getmany(*free, timeout_ms=POLL_TIMEOUT_MS, max_records=self._batch_records_max)
+        for partition, records in fetched.items():
+            if partition in self._ours and records:
+                handling = asyncio.create_task(self._handle(partition, records))
+                self._in_flight[partition] = _Batch(records[0].offset, handling)
+
+    async def _batches_end(self) -> None:
+        if self._in_flight:
+            await asyncio.wait([batch.handling for batch in self._in_flight.values()])
+
+    def _note_ended(self) -> None:
+        """Raises what ended a batch and should not have."""
+        for partition, batch in [*self._in_flight.items()]:
+            if batch.handling.done():
+                del self._in_flight[partition]
+                batch.handling.result()
 
     async def _start(self, stopping: asyncio.Event) -> None:
         """Kafka may have gone since the process has seen it answer. Waits for it as whoever starts does."""
@@ -140,15 +188,6 @@ class ConsumerLoop(ConsumerRebalanceListener):
                     raise
                 log.warning("waiting_for_kafka", remaining_s=round(remaining_s), error=str(error))
                 await asyncio.sleep(START_AGAIN_AFTER_S)
-
-    async def _fetch_batches(self) -> dict[TopicPartition, list[ConsumerRecord[bytes | None, bytes | None]]]:
-        """Waits for records of any partition. Where they fill a batch, takes with them what has come of the others: a
-        batch of each, so that one is planned while another is written."""
-        batches = await self._consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=self._batch_records_max)
-        if sum(map(len, batches.values())) >= self._batch_records_max:
-            for partition in self._consumer.assignment() - batches.keys() - self._consumer.paused():
-                batches |= await self._consumer.getmany(partition, timeout_ms=0, max_records=self._batch_records_max)
-        return batches
 
     async def problem(self) -> str | None:
         """What keeps this consumer from its work, or None. For /readyz."""
@@ -167,16 +206,16 @@ class ConsumerLoop(ConsumerRebalanceListener):
     async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]  # aiokafka awaits it
         self, revoked: Iterable[TopicPartition]
     ) -> None:
-        """Waits for the batch in flight, so that nobody else starts on its records before its offsets are committed;
-        until partitions are given out anew, no other is begun."""
+        """Waits for the batches in flight, so that nobody else starts on their records before their offsets are
+        committed; until partitions are given out anew, no other is begun."""
         log.info("partitions_revoking")
-        async with self._in_flight:
-            self._ours = frozenset()
-            for partition in revoked:
-                self._partitions.pop(partition, None)
-                for gauge in (_lag, _stopped):  # whoever has the partition next tells about it
-                    gauge.remove(partition.topic, partition.partition)
-                self.caught_up_at.pop((self._topic_name(partition), partition.partition), None)
+        self._ours = frozenset()
+        await self._batches_end()
+        for partition in revoked:
+            self._partitions.pop(partition, None)
+            for gauge in (_lag, _stopped):  # whoever has the partition next tells about it
+                gauge.remove(partition.topic, partition.partition)
+            self.caught_up_at.pop((self._topic_name(partition), partition.partition), None)
 
     async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, assigned: Iterable[TopicPartition]
@@ -188,69 +227,79 @@ class ConsumerLoop(ConsumerRebalanceListener):
         """Measures the lag, and notes which partitions have been read, and handled, to their end."""
         if not self._is_running:
             return
-        async with self._in_flight:
+        now = utc_now()
+        try:
             async with asyncio.timeout(OBSERVE_TIMEOUT_S):
-                positions = {tp: await self._consumer.position(tp) for tp in self._consumer.assignment()}
-            if self._fetch is None or self._fetch.done():
-                return  # positions are beyond records that nobody has handled yet
-            now = utc_now()
-            ends = await self._consumer.end_offsets(list(positions)) if positions else {}
-            for partition, end in ends.items():
-                behind = max(0, end - positions[partition])
-                _lag.labels(partition.topic, partition.partition).set(behind)
-                if behind == 0:
-                    self.caught_up_at[self._topic_name(partition), partition.partition] = now
+                handled_to = {partition: await self._position(partition) for partition in self._ours}
+                ends = await self._consumer.end_offsets([*handled_to]) if handled_to else {}
+        except IllegalStateError:  # somebody else's by now
+            return
+        for partition, end in ends.items():
+            if partition not in self._ours:
+                continue
+            behind = max(0, end - handled_to[partition])
+            _lag.labels(partition.topic, partition.partition).set(behind)
+            if behind == 0:
+                self.caught_up_at[self._topic_name(partition), partition.partition] = now
 
-    async def _handle(self, fetched: Mapping[TopicPartition, Sequence[object]]) -> None:
-        async with self._in_flight:
-            batches = {
-                partition: [Record.of(raw) for raw in records]  # pyright: ignore[reportArgumentType]
-                for partition, records in fetched.items()
-                if partition in self._ours and records
-            }
-            if not batches:
-                return
+    async def _position(self, partition: TopicPartition) -> int:
+        """Up to where the partition's records have been handled."""
+        fetched_to = await self._consumer.position(partition)
+        in_flight = self._in_flight.get(partition)
+        return fetched_to if in_flight is None else in_flight.first_offset
+
+    async def _handle(
+        self, partition: TopicPartition, raw: Sequence[ConsumerRecord[bytes | None, bytes | None]]
+    ) -> None:
+        """One batch: handled, committed, and the offset after it too, together with those of others."""
+        async with self._slots:
+            records = [Record.of(each) for each in raw]
             await fault_point(f"{self._group}.fetched")
-            ends = await asyncio.gather(*(self._handle_partition(tp, records) for tp, records in batches.items()))
-            offsets = {tp: end for tp, end in zip(batches, ends, strict=True) if end > batches[tp][0].offset}
-            if offsets:
-                try:
-                    await self._consumer.commit(offsets)
-                except KafkaError as error:  # the records come again and change nothing
-                    log.warning("offsets_not_committed", error=type(error).__name__)
-                await fault_point(f"{self._group}.offsets_committed")
+            end = await self._handle_partition(partition, records)
+        if end > records[0].offset:
+            self._handled_to[partition] = end
+            async with self._committing:
+                offsets, self._handled_to = self._handled_to, {}
+                if offsets:
+                    await self._commit(offsets)
+
+    async def _commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        try:
+            await self._consumer.commit(offsets)
+        except KafkaError as error:  # the records come again and change nothing
+            log.warning("offsets_not_committed", error=type(error).__name__)
+        await fault_point(f"{self._group}.offsets_committed")
 
     async def _handle_partition(self, partition: TopicPartition, records: list[Record]) -> int:
         """Handles what it can and returns the offset to go on from; where that is not the end, it pauses there."""
         state = self._partitions.setdefault(partition, _Partition())
         next_offset = records[0].offset
         parts = _parts_of(records, halved=state.time_outs_in_a_row // TIME_OUTS_BEFORE_HALVES)
-        async with self._slots:
-            while parts:
-                part = parts.pop(0)
+        while parts:
+            part = parts.pop(0)
+            try:
+                await self._apply(part)
+                state.budget.good(len(part))
+            except Exception as error:
+                if _is_passing(error):
+                    self._back_off(partition, state, next_offset, error)
+                    return next_offset
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts[:0] = [part[:middle], part[middle:]]
+                    continue
+                if state.budget.is_exceeded_by(error, part[0].key):
+                    self._stop(partition, state, next_offset, error)
+                    return next_offset
                 try:
-                    await self._apply(part)
-                    state.budget.good(len(part))
-                except Exception as error:
-                    if _is_passing(error):
-                        self._back_off(partition, state, next_offset, error)
-                        return next_offset
-                    if len(part) > 1:
-                        middle = len(part) // 2
-                        parts[:0] = [part[:middle], part[middle:]]
-                        continue
-                    if state.budget.is_exceeded_by(error, part[0].key):
-                        self._stop(partition, state, next_offset, error)
-                        return next_offset
-                    try:
-                        await self._set_aside(part[0], error, tries=state.failures + 1)
-                    except Exception as failure:
-                        if not _is_passing(failure):
-                            raise
-                        self._back_off(partition, state, next_offset, failure)
-                        return next_offset
-                    state.budget.set_aside(error, part[0].key)
-                next_offset = part[-1].offset + 1
+                    await self._set_aside(part[0], error, tries=state.failures + 1)
+                except Exception as failure:
+                    if not _is_passing(failure):
+                        raise
+                    self._back_off(partition, state, next_offset, failure)
+                    return next_offset
+                state.budget.set_aside(error, part[0].key)
+            next_offset = part[-1].offset + 1
         state.failures = state.time_outs_in_a_row = 0
         return next_offset
 

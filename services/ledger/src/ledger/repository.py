@@ -237,7 +237,9 @@ def _run_columns(runs: Sequence[UsageRun]) -> list[Any]:
         _tenants, of_references, of_credits, of_purposes, of_times = zip(*run.uses, strict=True)
         references.append(array_text.of_texts(of_references))
         credits.append(array_text.of_integers(of_credits))
-        balances.append(array_text.of_integers(islice(accumulate(of_credits, sub, initial=run.opening_balance), 1, None)))
+        balances.append(
+            array_text.of_integers(islice(accumulate(of_credits, sub, initial=run.opening_balance), 1, None))
+        )
         purposes.append(array_text.of_texts(of_purposes))
         times.append(array_text.of_microseconds(of_times))
     return [

@@ -61,7 +61,7 @@ class DisputeSeen:
 
 
 class Usage(NamedTuple):
-    """Credits that were used: a fact, recorded even where it leaves the tenant owing. `occurred_at` where it is told."""
+    """Credits that were used: a fact, recorded even where it leaves the tenant owing."""
 
     tenant: str
     reference: str

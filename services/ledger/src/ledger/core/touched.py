@@ -23,7 +23,6 @@ from ledger.core.commands import (
 )
 from ledger.core.state import ReferenceKey
 
-
 Use = Usage | Debit | AllOrNothing
 _USES = frozenset((Usage, Debit, AllOrNothing))
 
