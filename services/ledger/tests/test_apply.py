@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from ledger.apply import apply
-from ledger.core.commands import Command, Conflict, Insufficient, Posted, Waiting
+from ledger.core.commands import Command, Conflict, Insufficient, Posted, Recorded, Waiting
 from ledger.repository import begin_batch
 from ledger.worker import end_what_is_due
 from shared.clock import utc_now
@@ -155,3 +155,48 @@ async def test_a_connection_that_dies_in_a_batch_is_passing_and_is_not_used_agai
     finally:
         await engine.dispose()
     assert (await books.balance())[0] == 90
+
+
+async def test_what_was_posted_before_is_found_out_when_its_key_is_taken(books: Books) -> None:
+    """References of uses are not looked up beforehand: a repeated one costs a second look, and changes nothing."""
+    await books.apply(purchase(credits=100), debit("d1", 30), usage("u1", 20))
+    first, again, new = await books.apply(debit("d1", 30), debit("d2", 5), debit("d3", 7))
+    assert isinstance(first, Posted)
+    assert (first.repeated, first.version, first.available_after) == (True, 2, 70)
+    assert isinstance(again, Posted)
+    assert isinstance(new, Posted)
+    assert (again.available_after, new.available_after) == (45, 38)
+    assert await books.apply(usage("u1", 20), usage("u2", 1)) == [Recorded(repeated=True), Recorded()]
+    assert await books.apply(usage("u1", 21), usage("u3", 1)) == [Conflict("u1"), Recorded()]
+    assert (await books.balance())[0] == 36
+    await books.assert_right()
+
+
+async def test_a_repeated_debit_is_answered_though_its_credits_would_be_missing_now(books: Books) -> None:
+    await books.apply(purchase(credits=100), debit("d1", 100))
+    repeated, refused = await books.apply(debit("d1", 100), debit("d2", 1))
+    assert isinstance(repeated, Posted)
+    assert (repeated.repeated, repeated.available_after) == (True, 0)
+    assert refused == Insufficient(0)
+    await books.assert_right()
+
+
+async def test_a_repetition_takes_nothing_from_its_neighbours(books: Books) -> None:
+    """Taken for new, the repeated debit would leave too little for the other."""
+    await books.apply(purchase(credits=100), debit("d1", 60))
+    repeated, other = await books.apply(debit("d1", 60), debit("d2", 40))
+    assert isinstance(repeated, Posted)
+    assert repeated.repeated
+    assert isinstance(other, Posted)
+    assert (await books.balance())[0] == 0
+    await books.assert_right()
+
+
+async def test_two_writers_of_the_same_references_at_once_post_each_once(books: Books) -> None:
+    tenants = [f"tenant-{n}" for n in range(8)]
+    await books.apply(*(purchase(f"pi_{tenant}", 1_000, tenant=tenant) for tenant in tenants))
+    uses: list[Command] = [usage(f"u{n}", 3, tenant=tenant) for tenant in tenants for n in range(20)]
+    await asyncio.gather(*(books.apply(*each) for each in (uses, uses[::-1], uses[40:], uses[:90])))
+    for tenant in tenants:
+        assert (await books.balance(tenant))[0] == 940
+    await books.assert_right()

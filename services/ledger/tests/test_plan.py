@@ -235,3 +235,28 @@ def test_what_comes_back_to_a_grant_that_has_expired_expires_at_once(taken: Comm
 def test_a_promotion_whose_time_is_over_gives_nothing() -> None:
     ledger = applied(purchase(credits=5))
     assert ledger.apply([promotion(expires_at=NOW), debit(credits=6)]).outcomes[1] == Insufficient(5)
+
+
+def test_uses_of_one_grant_are_a_run_and_the_run_ends_with_the_grant() -> None:
+    ledger = applied(purchase("pi_1", 30), purchase("pi_2", 30))
+    uses: list[Command] = [usage(f"u{n}", 10) for n in range(5)]
+    changes = ledger.apply([*uses, debit("d1", 1)])
+    assert [(run.grant_number, [use.reference for use in run.uses]) for run in changes.runs] == [
+        (1, ["u0", "u1"]),
+        (2, ["u3", "u4", "d1"]),
+    ]
+    assert [each.reference for each in changes.transfers] == ["u2"], "what empties a grant stands alone"
+    assert [each.version for each in ledger.transfers[2:]] == [3, 4, 5, 6, 7, 8]
+    assert [each.balance_after for each in ledger.transfers[2:]] == [50, 40, 30, 20, 10, 9]
+    assert ledger.balances["acme"].usage.by_purpose == {"summaries": 51}
+
+
+def test_a_use_in_a_run_is_known_to_those_after_it_in_the_same_batch() -> None:
+    ledger = applied(purchase(credits=100))
+    first, repeated, conflict, used_again = ledger.apply(
+        [debit("d1", 10), debit("d1", 10), debit("d1", 11), usage("d1", 10)]
+    ).outcomes
+    assert isinstance(first, Posted)
+    assert repeated == first._replace(repeated=True)
+    assert (conflict, used_again) == (Conflict("d1"), Recorded(repeated=True))
+    assert ledger.balance() == 90
