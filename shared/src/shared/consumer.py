@@ -109,6 +109,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self._ours: frozenset[TopicPartition] = frozenset()
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._is_running = False
+        self._fetches: dict[asyncio.Task[None], frozenset[TopicPartition]] = {}
         self._in_flight: dict[TopicPartition, _Batch] = {}
         self._handled_to: dict[TopicPartition, int] = {}  # offsets that wait to be committed
         self._committing = asyncio.Lock()
@@ -125,40 +126,47 @@ class ConsumerLoop(ConsumerRebalanceListener):
         try:
             while not stopping.is_set():
                 await self._advance(stop)
+            for fetch in self._fetches:
+                fetch.cancel()
             await self._batches_end()
             self._note_ended()
         finally:
             stop.cancel()
             self._is_running = False
-            for batch in self._in_flight.values():
-                batch.handling.cancel()
-            await self._batches_end()
+            ends = [*self._fetches, *(batch.handling for batch in self._in_flight.values())]
+            for task in ends:
+                task.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
             await self._consumer.stop()
 
     async def _advance(self, stop: asyncio.Task[Any]) -> None:
-        """Waits for what comes first: new batches, one that has been handled, or the end."""
+        """Waits for what comes first: new batches, one that is handled, a partition that may go on, or the end."""
         self._resume_partitions()
-        fetch = asyncio.create_task(self._fetch(free)) if (free := self._free_partitions()) is not None else None
-        waited_for = [stop, *(batch.handling for batch in self._in_flight.values()), *([fetch] if fetch else [])]
-        try:
-            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if fetch is not None and not fetch.done():
-                fetch.cancel()  # nothing has been taken yet; the next fetch is also from what is free then
-        if fetch is not None and fetch.done():
+        free = self._free_partitions()
+        if free is not None:
+            self._fetches[asyncio.create_task(self._fetch(free))] = frozenset(free)
+        waited_for = [stop, *self._fetches, *(batch.handling for batch in self._in_flight.values())]
+        await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED, timeout=POLL_TIMEOUT_MS / 1000)
+        for fetch in [each for each in self._fetches if each.done()]:
+            del self._fetches[fetch]
             fetch.result()
         self._note_ended()
 
-    def _free_partitions(self) -> "list[TopicPartition] | None":
-        """What to fetch from: all (an empty list) where nothing is in flight, also if nothing can come, since a member
-        that does not poll is taken for dead. None: everything is busy."""
-        if not self._in_flight:
-            return []
-        free = self._ours - self._in_flight.keys() - self._consumer.paused()
-        return None if self._slots.locked() or not free else [*free]
+    def _free_partitions(self) -> Sequence[TopicPartition] | None:
+        """What to fetch from beside the fetches that wait, which are never cancelled: aiokafka would take the consumer
+        for polling ever after. Nothing in particular (an empty list) where that is all there is to do, since a member
+        that does not poll is taken for dead. None: all are fetched from, or busy."""
+        fetched = frozenset[TopicPartition]().union(*self._fetches.values())
+        free = self._ours - self._in_flight.keys() - self._consumer.paused() - fetched
+        if not self._fetches and not self._in_flight:
+            return [*free]
+        polls = any(not partitions for partitions in self._fetches.values())
+        return None if polls or not free or self._slots.locked() else [*free]
 
-    async def _fetch(self, free: Sequence[TopicPartition]) -> None:
-        fetched = await self._consumer.getmany(*free, timeout_ms=POLL_TIMEOUT_MS, max_records=self._batch_records_max)
+    async def _fetch(self, partitions: Sequence[TopicPartition]) -> None:
+        fetched = await self._consumer.getmany(
+            *partitions, timeout_ms=POLL_TIMEOUT_MS, max_records=self._batch_records_max
+        )
         for partition, records in fetched.items():
             if partition in self._ours and records:
                 handling = asyncio.create_task(self._handle(partition, records))
@@ -253,6 +261,8 @@ class ConsumerLoop(ConsumerRebalanceListener):
     ) -> None:
         """One batch: handled, committed, and the offset after it too, together with those of others."""
         async with self._slots:
+            if partition not in self._ours:
+                return
             records = [Record.of(each) for each in raw]
             await fault_point(f"{self._group}.fetched")
             end = await self._handle_partition(partition, records)

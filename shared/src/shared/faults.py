@@ -1,8 +1,8 @@
 """Named points at which a test may kill or hold a process: the seams between fetch, commit, publish and offset commit.
 
 `FAULT_POINTS="ledger.committed=kill@3,recharge.asked_stripe=kill@1"` kills the process with SIGKILL at the third and
-first pass. `ledger.handled=hold@1` makes it wait there until the file that `FAULT_POINTS_RELEASE` names is there. With
-`FAULT_POINTS_LOG` every point that did something appends its name to that file, so that a test sees it was hit. Without
+first pass. `ledger.handled=hold@1` makes whatever comes there, from the first pass on, wait until the file that
+`FAULT_POINTS_RELEASE` names is there. With `FAULT_POINTS_LOG` every point that did something appends its name to that file, so that a test sees it was hit. Without
 the variables a point is one dictionary look-up.
 """
 
@@ -58,6 +58,7 @@ async def fault_point(name: str) -> None:
         _note(name)
         if verb == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+    if verb == "hold" and _passes[name] >= nth:
         release = Path(os.environ["FAULT_POINTS_RELEASE"])
         while not release.exists():  # noqa: ASYNC240, ASYNC110  # another process makes it
             await asyncio.sleep(RELEASE_LOOKED_FOR_EVERY_S)
