@@ -2,8 +2,8 @@
 
 `FAULT_POINTS="ledger.committed=kill@3,recharge.asked_stripe=kill@1"` kills the process with SIGKILL at the third and
 first pass. `ledger.handled=hold@1` makes whatever comes there, from the first pass on, wait until the file that
-`FAULT_POINTS_RELEASE` names is there. With `FAULT_POINTS_LOG` every point that did something appends its name to that file, so that a test sees it was hit. Without
-the variables a point is one dictionary look-up.
+`FAULT_POINTS_RELEASE` names is there. With `FAULT_POINTS_LOG` every point that did something appends its name to that
+file, so that a test sees it was hit. Without the variables a point is one dictionary look-up.
 """
 
 import asyncio
