@@ -212,6 +212,25 @@ async def test_transient_trouble_stops_its_partition_alone_and_the_same_records_
     assert all(batch == names("a", 3) for batch in service.batches if batch[0].startswith("a")), "never split"
 
 
+async def test_what_was_fetched_ahead_of_trouble_is_void_and_comes_again_in_its_order(service: Service) -> None:
+    is_first = True
+
+    async def fail_once(records: Sequence[Record]) -> None:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            await asyncio.sleep(0.5)  # meanwhile the next batch is fetched
+            raise ConnectionError
+
+    service.before = fail_once
+    await service.send(*names("a", 5))
+    async with service.running(service.loop(batch_records_max=1)):
+        await until(lambda: service.has_handled(5))
+    assert await service.handled() == names("a", 5)
+    assert service.batches == [["a0"], ["a0"], ["a1"], ["a2"], ["a3"], ["a4"]], "nothing overtakes, nothing comes twice"
+    assert await service.committed() == {0: 5}
+
+
 async def test_a_batch_that_takes_too_long_again_and_again_is_done_in_halves(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -496,14 +515,15 @@ async def test_stopping_finishes_the_batch_in_flight(service: Service) -> None:
         is_held.set()
         await may_commit.wait()
 
-    await service.send("a0")
+    await service.send("a0", "a1")
     with held("ledger.handled", hold):
-        async with service.running(service.loop()) as stopping:
+        async with service.running(service.loop(batch_records_max=1)) as stopping:
             async with asyncio.timeout(20):
                 await is_held.wait()
+            await asyncio.sleep(0.5)  # meanwhile the next batch is fetched
             stopping.set()
             may_commit.set()
-    assert (await service.handled(), await service.committed()) == (["a0"], {0: 1})
+    assert (await service.handled(), await service.committed()) == (["a0"], {0: 1}), "and begins no other"
 
 
 async def test_it_tells_when_each_partition_was_read_to_its_end(service: Service) -> None:

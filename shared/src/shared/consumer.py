@@ -6,12 +6,14 @@
                  └ poison: the batch is split until the record is alone, and that one goes to the dead letters
 
 Handlers are idempotent by keys of their own, so a crash at any arrow only repeats work. A few partitions are handled at
-once, so that one is planned while another is written; while a partition's batch is handled, it is not fetched from.
+once, so that one is planned while another is written. While a partition's batch is handled its next one is fetched, and
+while that is handled the offset after the first is committed: nobody waits for Kafka but a worker that has nothing to do.
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -44,6 +46,8 @@ BACKOFF_MAX_S = 15.0
 TIME_OUTS_BEFORE_HALVES = 3
 POLL_TIMEOUT_MS = 200
 OBSERVE_TIMEOUT_S = 2.0
+#: Batches of a partition that wait while another of it is handled.
+BATCHES_AHEAD = 1
 
 _records = Counter("consumer_records_total", "Records handled.", ["topic", "outcome"])
 _batch_seconds = Histogram("consumer_batch_seconds", "From a fetched batch to its commit.", ["topic"])
@@ -66,19 +70,26 @@ class Subscription:
     on_dead_letter: DeadLetterHandler | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    first_offset: int
+    handling: asyncio.Task[None]
+
+
 @dataclass(slots=True)
-class _Partition:
+class _Lane:
+    """A partition: its batches, the first of which is being handled or about to be, and how it fares.
+
+    `rewinds` counts how often it went back to an offset: what was fetched before that is void.
+    """
+
+    batches: deque[_Batch] = field(default_factory=deque[_Batch])
+    rewinds: int = 0
     failures: int = 0
     time_outs_in_a_row: int = 0
     resume_at: float | None = None
     is_stopped: bool = False
     budget: PoisonBudget = field(default_factory=PoisonBudget)
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    first_offset: int
-    handling: asyncio.Task[None]
 
 
 class ConsumerLoop(ConsumerRebalanceListener):
@@ -107,12 +118,11 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self._batch_records_max = batch_records_max
         self._slots = asyncio.Semaphore(partitions_at_once)
         self._ours: frozenset[TopicPartition] = frozenset()
-        self._partitions: dict[TopicPartition, _Partition] = {}
+        self._lanes: dict[TopicPartition, _Lane] = {}
         self._is_running = False
         self._fetches: dict[asyncio.Task[None], frozenset[TopicPartition]] = {}
-        self._in_flight: dict[TopicPartition, _Batch] = {}
         self._handled_to: dict[TopicPartition, int] = {}  # offsets that wait to be committed
-        self._committing = asyncio.Lock()
+        self._committing: asyncio.Task[None] | None = None
         self.caught_up_at: dict[tuple[TopicName, int], datetime] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -128,12 +138,13 @@ class ConsumerLoop(ConsumerRebalanceListener):
                 await self._advance(stop)
             for fetch in self._fetches:
                 fetch.cancel()
+            self._ours = frozenset()
             await self._batches_end()
             self._note_ended()
         finally:
             stop.cancel()
             self._is_running = False
-            ends = [*self._fetches, *(batch.handling for batch in self._in_flight.values())]
+            ends = [*self._fetches, *self._at_work()]
             for task in ends:
                 task.cancel()
             await asyncio.gather(*ends, return_exceptions=True)
@@ -142,46 +153,61 @@ class ConsumerLoop(ConsumerRebalanceListener):
     async def _advance(self, stop: asyncio.Task[Any]) -> None:
         """Waits for what comes first: new batches, one that is handled, a partition that may go on, or the end."""
         self._resume_partitions()
-        free = self._free_partitions()
-        if free is not None:
-            self._fetches[asyncio.create_task(self._fetch(free))] = frozenset(free)
-        waited_for = [stop, *self._fetches, *(batch.handling for batch in self._in_flight.values())]
-        await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED, timeout=POLL_TIMEOUT_MS / 1000)
+        for partitions in self._to_be_fetched():
+            self._fetches[asyncio.create_task(self._fetch(partitions))] = partitions
+        await asyncio.wait(
+            [stop, *self._fetches, *self._at_work()],
+            return_when=asyncio.FIRST_COMPLETED,
+            timeout=POLL_TIMEOUT_MS / 1000,
+        )
         for fetch in [each for each in self._fetches if each.done()]:
             del self._fetches[fetch]
             fetch.result()
         self._note_ended()
 
-    def _free_partitions(self) -> Sequence[TopicPartition] | None:
-        """What to fetch from beside the fetches that wait, which are never cancelled: aiokafka would take the consumer
-        for polling ever after. Nothing in particular (an empty list) where that is all there is to do, since a member
-        that does not poll is taken for dead. None: all are fetched from, or busy."""
-        fetched = frozenset[TopicPartition]().union(*self._fetches.values())
-        free = self._ours - self._in_flight.keys() - self._consumer.paused() - fetched
-        if not self._fetches and not self._in_flight:
-            return [*free]
-        polls = any(not partitions for partitions in self._fetches.values())
-        return None if polls or not free or self._slots.locked() else [*free]
+    def _to_be_fetched(self) -> Iterable[frozenset[TopicPartition]]:
+        """Fetches to begin beside those that wait, which are never cancelled: aiokafka would take the consumer for
+        polling ever after. Busy partitions are fetched from one by one, a batch ahead, and all others together. Nothing
+        in particular (no partition) where that is all there is to do: a member that does not poll is taken for dead."""
+        free = self._ours - self._consumer.paused() - frozenset[TopicPartition]().union(*self._fetches.values())
+        busy = {partition: len(lane.batches) for partition in free if (lane := self._lanes.get(partition))}
+        if idle := frozenset(partition for partition in free if not busy.get(partition)):
+            yield idle
+        for partition, batches in busy.items():
+            if 0 < batches <= BATCHES_AHEAD:
+                yield frozenset([partition])
+        if not idle and not self._fetches and not any(busy.values()):
+            yield frozenset()
 
-    async def _fetch(self, partitions: Sequence[TopicPartition]) -> None:
+    async def _fetch(self, partitions: Iterable[TopicPartition]) -> None:
         fetched = await self._consumer.getmany(
             *partitions, timeout_ms=POLL_TIMEOUT_MS, max_records=self._batch_records_max
         )
         for partition, records in fetched.items():
             if partition in self._ours and records:
-                handling = asyncio.create_task(self._handle(partition, records))
-                self._in_flight[partition] = _Batch(records[0].offset, handling)
+                lane = self._lanes.setdefault(partition, _Lane())
+                before = lane.batches[-1].handling if lane.batches else None
+                handling = asyncio.create_task(self._handle(partition, lane, records, before))
+                lane.batches.append(_Batch(records[0].offset, handling))
+
+    def _at_work(self) -> Sequence[asyncio.Task[None]]:
+        """What handles batches and commits their offsets."""
+        batches = [batch.handling for lane in self._lanes.values() for batch in lane.batches]
+        return batches if self._committing is None else [*batches, self._committing]
 
     async def _batches_end(self) -> None:
-        if self._in_flight:
-            await asyncio.wait([batch.handling for batch in self._in_flight.values()])
+        """Waits for the batches in flight and their offsets."""
+        while pending := [task for task in self._at_work() if not task.done()]:
+            await asyncio.wait(pending)
 
     def _note_ended(self) -> None:
-        """Raises what ended a batch and should not have."""
-        for partition, batch in [*self._in_flight.items()]:
-            if batch.handling.done():
-                del self._in_flight[partition]
-                batch.handling.result()
+        """Raises what ended a batch, or the commit of offsets, and should not have."""
+        for lane in self._lanes.values():
+            while lane.batches and lane.batches[0].handling.done():
+                lane.batches.popleft().handling.result()
+        if self._committing is not None and self._committing.done():
+            committing, self._committing = self._committing, None
+            committing.result()
 
     async def _start(self, stopping: asyncio.Event) -> None:
         """Kafka may have gone since the process has seen it answer. Waits for it as whoever starts does."""
@@ -201,7 +227,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         """What keeps this consumer from its work, or None. For /readyz."""
         if not self._is_running:
             return "has not joined its group yet"
-        stopped = sorted(f"{tp.topic}:{tp.partition}" for tp, state in self._partitions.items() if state.is_stopped)
+        stopped = sorted(f"{tp.topic}:{tp.partition}" for tp, state in self._lanes.items() if state.is_stopped)
         if stopped:
             return f"stopped for too much poison: {', '.join(stopped)}"
         try:
@@ -220,7 +246,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self._ours = frozenset()
         await self._batches_end()
         for partition in revoked:
-            self._partitions.pop(partition, None)
+            self._lanes.pop(partition, None)
             for gauge in (_lag, _stopped):  # whoever has the partition next tells about it
                 gauge.remove(partition.topic, partition.partition)
             self.caught_up_at.pop((self._topic_name(partition), partition.partition), None)
@@ -253,36 +279,44 @@ class ConsumerLoop(ConsumerRebalanceListener):
     async def _position(self, partition: TopicPartition) -> int:
         """Up to where the partition's records have been handled."""
         fetched_to = await self._consumer.position(partition)
-        in_flight = self._in_flight.get(partition)
-        return fetched_to if in_flight is None else in_flight.first_offset
+        lane = self._lanes.get(partition)
+        pending = [batch for batch in lane.batches if not batch.handling.done()] if lane else []
+        return pending[0].first_offset if pending else fetched_to
 
     async def _handle(
-        self, partition: TopicPartition, raw: Sequence[ConsumerRecord[bytes | None, bytes | None]]
+        self,
+        partition: TopicPartition,
+        lane: _Lane,
+        raw: Sequence[ConsumerRecord[bytes | None, bytes | None]],
+        before: asyncio.Task[None] | None,
     ) -> None:
-        """One batch: handled, committed, and the offset after it too, together with those of others."""
+        """One batch, after the one `before` it: handled and committed. The offset after it is committed soon."""
+        rewinds = lane.rewinds
+        if before is not None:
+            await before
         async with self._slots:
-            if partition not in self._ours:
+            if partition not in self._ours or lane.rewinds != rewinds:
                 return
             records = [Record.of(each) for each in raw]
             await fault_point(f"{self._group}.fetched")
-            end = await self._handle_partition(partition, records)
+            end = await self._handle_partition(partition, lane, records)
         if end > records[0].offset:
             self._handled_to[partition] = end
-            async with self._committing:
-                offsets, self._handled_to = self._handled_to, {}
-                if offsets:
-                    await self._commit(offsets)
+            if self._committing is None or self._committing.done():
+                self._committing = asyncio.create_task(self._commit_offsets())
 
-    async def _commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        try:
-            await self._consumer.commit(offsets)
-        except KafkaError as error:  # the records come again and change nothing
-            log.warning("offsets_not_committed", error=type(error).__name__)
-        await fault_point(f"{self._group}.offsets_committed")
+    async def _commit_offsets(self) -> None:
+        """Commits what has been handled, and what is meanwhile."""
+        while self._handled_to:
+            offsets, self._handled_to = self._handled_to, {}
+            try:
+                await self._consumer.commit(offsets)
+            except KafkaError as error:  # the records come again and change nothing
+                log.warning("offsets_not_committed", error=type(error).__name__)
+            await fault_point(f"{self._group}.offsets_committed")
 
-    async def _handle_partition(self, partition: TopicPartition, records: list[Record]) -> int:
+    async def _handle_partition(self, partition: TopicPartition, state: _Lane, records: list[Record]) -> int:
         """Handles what it can and returns the offset to go on from; where that is not the end, it pauses there."""
-        state = self._partitions.setdefault(partition, _Partition())
         next_offset = records[0].offset
         parts = _parts_of(records, halved=state.time_outs_in_a_row // TIME_OUTS_BEFORE_HALVES)
         while parts:
@@ -357,7 +391,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
             exc_info=None if isinstance(error, Poison) else error,
         )
 
-    def _back_off(self, partition: TopicPartition, state: _Partition, offset: int, error: Exception) -> None:
+    def _back_off(self, partition: TopicPartition, state: _Lane, offset: int, error: Exception) -> None:
         state.failures += 1
         state.time_outs_in_a_row = state.time_outs_in_a_row + 1 if is_time_out(error) else 0
         longest_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(state.failures, 10))
@@ -374,7 +408,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
             error=f"{type(error).__name__}: {error}"[:500],
         )
 
-    def _stop(self, partition: TopicPartition, state: _Partition, offset: int, error: Exception) -> None:
+    def _stop(self, partition: TopicPartition, state: _Lane, offset: int, error: Exception) -> None:
         state.is_stopped = True
         self._pause(partition, offset)
         _stopped.labels(partition.topic, partition.partition).set(1)
@@ -388,12 +422,13 @@ class ConsumerLoop(ConsumerRebalanceListener):
         )
 
     def _pause(self, partition: TopicPartition, offset: int) -> None:
+        self._lanes[partition].rewinds += 1
         self._consumer.seek(partition, offset)
         self._consumer.pause(partition)
 
     def _resume_partitions(self) -> None:
         now = asyncio.get_running_loop().time()
-        for partition, state in self._partitions.items():
+        for partition, state in self._lanes.items():
             if state.resume_at is not None and state.resume_at <= now and not state.is_stopped:
                 state.resume_at = None
                 if partition in self._consumer.assignment():

@@ -69,7 +69,8 @@ def make_producer(bootstrap_servers: str, client_id: str, linger_ms: int = 0) ->
 def make_consumer(bootstrap_servers: str, client_id: str, group: str) -> AIOKafkaConsumer:
     """A consumer that never commits by itself and starts a new group at the beginning.
 
-    aiokafka's defaults are auto-commit on and `latest`.
+    aiokafka's defaults are auto-commit on and `latest`. It asks a broker for one thing at a time: while it waits for
+    news of idle partitions, `fetch_max_wait_ms` at most, busy ones get nothing.
     """
     return AIOKafkaConsumer(
         bootstrap_servers=bootstrap_servers,
@@ -83,7 +84,7 @@ def make_consumer(bootstrap_servers: str, client_id: str, group: str) -> AIOKafk
         heartbeat_interval_ms=1_000,
         rebalance_timeout_ms=30_000,
         request_timeout_ms=REQUEST_TIMEOUT_MS,
-        fetch_max_wait_ms=500,
+        fetch_max_wait_ms=100,
         fetch_min_bytes=1,
         fetch_max_bytes=16 * 1024 * 1024,
         max_partition_fetch_bytes=2 * 1024 * 1024,
