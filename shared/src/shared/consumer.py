@@ -7,7 +7,7 @@
 
 Handlers are idempotent by keys of their own, so a crash at any arrow only repeats work. A few partitions are handled at
 once, so that one is planned while another is written. While a partition's batch is handled its next one is fetched, and
-while that is handled the offset after the first is committed: nobody waits for Kafka but a worker that has nothing to do.
+while that is handled the offset after the first is committed: only who has nothing to do waits for Kafka.
 """
 
 import asyncio

@@ -1,17 +1,14 @@
 """What the ledger does with each event, in the order it happens: events become commands, commands are applied."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 
 from prometheus_client import Counter
 
 from ledger.apply import apply
-from ledger.archive import REFERENCES_KEPT
-from ledger.core.commands import BeyondLimit, Command, Conflict, Outcome, Recorded, UnknownTenant, Usage
-from ledger.core.tuples import tuple_of
+from ledger.core.commands import BeyondLimit, Command, Conflict, Outcome, Recorded, UnknownTenant
 from ledger.stripe_commands import HANDLED_TYPES, command_of
+from ledger.usage_records import usage_of
 from shared.clock import utc_now
-from shared.events import UndecodableEvent, UsageRecorded, decode
 from shared.kafka import Record
 from shared.logs import get_logger
 from shared.outbox import Transaction
@@ -19,12 +16,6 @@ from shared.poison import Poison, RecordRefused
 from shared.stripe_events import EVENT_TYPES, Header, MalformedEvent, parse_event
 
 log = get_logger()
-
-#: Older usage may have been recorded already and its reference be in the archive, so that it would count twice.
-USAGE_AGE_MAX = REFERENCES_KEPT - timedelta(days=5)
-#: Usage is recorded after it happened; clocks differ by less.
-USAGE_AHEAD_MAX = timedelta(hours=1)
-
 
 _stripe_events = Counter("ledger_stripe_events_total", "Stripe events, by what became of them.", ["type", "outcome"])
 _usage = Counter("ledger_usage_records_total", "usage.recorded, by what became of them.", ["outcome"])
@@ -68,24 +59,9 @@ class Handlers:
         """Usage is a fact: recorded whatever the balance. Unknown tenants, contradictions and what is told by a wrong
         clock or more than a year late are dead-lettered."""
         now = utc_now()
-        ahead_max = -USAGE_AHEAD_MAX
-        commands: list[Usage] = []
-        for record in records:
-            try:
-                usage = decode(record.value, UsageRecorded)
-            except UndecodableEvent as error:
-                raise Poison(str(error)) from error
-            if usage is None:
-                _usage.labels("ignored").inc()
-                continue
-            tenant, reference, purpose, occurred_at = usage.tenant, usage.reference, usage.purpose, usage.occurred_at
-            if "\x00" in tenant or "\x00" in reference or "\x00" in purpose:
-                raise Poison("usage with a NUL character, which no text column holds")
-            if occurred_at.tzinfo is None:
-                raise Poison("usage whose time has no zone")
-            if not ahead_max <= now - occurred_at <= USAGE_AGE_MAX:
-                raise _untimely(occurred_at, now)
-            commands.append(tuple_of(Usage, (tenant, reference, usage.credits, purpose, occurred_at)))
+        commands = usage_of(records, now)
+        if len(commands) < len(records):
+            _usage.labels("ignored").inc(len(records) - len(commands))
         if not commands:
             return
         outcomes = await apply(transaction, commands, now)
@@ -93,19 +69,6 @@ class Handlers:
             if type(outcome) is not Recorded:
                 _refuse_unfit(outcome, of=command, as_=RecordRefused)
         _count_usage(outcomes)
-
-
-def _untimely(occurred_at: datetime, now: datetime) -> RecordRefused:
-    """Why usage of a time that cannot be told from a repetition, or has not come, is refused."""
-    if occurred_at > now:
-        return RecordRefused(
-            f"usage of {occurred_at.isoformat()} lies in the future: a clock is wrong, the product's or the ledger's "
-            f"({now.isoformat()}). Set it right, and send the usage again with its own time and reference."
-        )
-    return RecordRefused(
-        f"usage of {occurred_at.isoformat()} is older than {USAGE_AGE_MAX.days} days: references of that time may "
-        "be in the archive, so it could count twice. If it was never recorded, adjust the tenant's balance instead."
-    )
 
 
 def _refuse_unfit(outcome: Outcome, of: Command, as_: type[Poison]) -> None:
