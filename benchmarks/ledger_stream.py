@@ -25,7 +25,7 @@ def run(options: RunOptions) -> Sequence[Measurement]:
 async def _measure(house: LedgerHouse) -> Sequence[Measurement]:
     narrow, wide = [f"tenant-{n}" for n in range(1, TENANTS + 1)], [f"tenant-{n}" for n in range(1, TENANTS_WIDE + 1)]
     await house.seed(TENANTS_WIDE)
-    pairs, records = (1, 20_000) if house.options.quick else (5, 120_000)
+    pairs, records = (1, 20_000) if house.options.quick else (5, 300_000)
     memory: list[Drain] = []
     ours, bare = await _pairs(house, narrow, pairs, records, "narrow", memory)
     wide_ours, wide_bare = await _pairs(house, wide, pairs, min(records, TENANTS_WIDE), "wide", memory)

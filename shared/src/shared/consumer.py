@@ -46,8 +46,9 @@ BACKOFF_MAX_S = 15.0
 TIME_OUTS_BEFORE_HALVES = 3
 POLL_TIMEOUT_MS = 200
 OBSERVE_TIMEOUT_S = 2.0
-#: Batches of a partition that wait while another of it is handled.
+#: Batches that wait while others are handled: of one partition, and of all together.
 BATCHES_AHEAD = 1
+BATCHES_WAITING_MAX = 3
 
 _records = Counter("consumer_records_total", "Records handled.", ["topic", "outcome"])
 _batch_seconds = Histogram("consumer_batch_seconds", "From a fetched batch to its commit.", ["topic"])
@@ -117,6 +118,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self._prefix = topic_prefix
         self._batch_records_max = batch_records_max
         self._slots = asyncio.Semaphore(partitions_at_once)
+        self._batches_max = partitions_at_once + BATCHES_WAITING_MAX
         self._ours: frozenset[TopicPartition] = frozenset()
         self._lanes: dict[TopicPartition, _Lane] = {}
         self._is_running = False
@@ -169,14 +171,16 @@ class ConsumerLoop(ConsumerRebalanceListener):
         """Fetches to begin beside those that wait, which are never cancelled: aiokafka would take the consumer for
         polling ever after. Busy partitions are fetched from one by one, a batch ahead, and all others together. Nothing
         in particular (no partition) where that is all there is to do: a member that does not poll is taken for dead."""
+        batches = {partition: len(lane.batches) for partition, lane in self._lanes.items() if lane.batches}
+        if sum(batches.values()) >= self._batches_max:
+            return
         free = self._ours - self._consumer.paused() - frozenset[TopicPartition]().union(*self._fetches.values())
-        busy = {partition: len(lane.batches) for partition in free if (lane := self._lanes.get(partition))}
-        if idle := frozenset(partition for partition in free if not busy.get(partition)):
+        if idle := free - batches.keys():
             yield idle
-        for partition, batches in busy.items():
-            if 0 < batches <= BATCHES_AHEAD:
+        for partition in free & batches.keys():
+            if batches[partition] <= BATCHES_AHEAD:
                 yield frozenset([partition])
-        if not idle and not self._fetches and not any(busy.values()):
+        if not free and not batches and not self._fetches:
             yield frozenset()
 
     async def _fetch(self, partitions: Iterable[TopicPartition]) -> None:

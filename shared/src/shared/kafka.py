@@ -93,7 +93,7 @@ def make_consumer(bootstrap_servers: str, client_id: str, group: str) -> AIOKafk
         request_timeout_ms=REQUEST_TIMEOUT_MS,
         fetch_max_wait_ms=100,
         fetch_min_bytes=1,
-        fetch_max_bytes=16 * 1024 * 1024,
+        fetch_max_bytes=4 * 1024 * 1024,
         max_partition_fetch_bytes=2 * 1024 * 1024,
         metadata_max_age_ms=30_000,
     )

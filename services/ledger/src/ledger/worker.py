@@ -23,7 +23,7 @@ from shared.process import Job
 from shared.runtime import make_consumer_loop, run_worker, start_runtime
 from shared.topics import TopicName
 
-BATCH_RECORDS_MAX = 2_000
+BATCH_RECORDS_MAX = 6_000
 END_EVERY_S = 15.0
 END_TENANTS_MAX = 500
 ARCHIVE_EVERY_S = 3_600.0
