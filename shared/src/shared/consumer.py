@@ -48,7 +48,7 @@ POLL_TIMEOUT_MS = 200
 OBSERVE_TIMEOUT_S = 2.0
 #: Batches that wait while others are handled: of one partition, and of all together.
 BATCHES_AHEAD = 1
-BATCHES_WAITING_MAX = 3
+BATCHES_WAITING_MAX = 1
 
 _records = Counter("consumer_records_total", "Records handled.", ["topic", "outcome"])
 _batch_seconds = Histogram("consumer_batch_seconds", "From a fetched batch to its commit.", ["topic"])

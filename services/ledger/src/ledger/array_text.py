@@ -9,7 +9,6 @@ from datetime import UTC, date, datetime, timedelta
 from operator import methodcaller
 from typing import cast
 
-_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"'})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _hex = methodcaller("hex")
@@ -25,11 +24,15 @@ def of_texts(values: Sequence[str | None]) -> str:
         joined = '","'.join(cast(Sequence[str], values))
         if "\\" not in joined and joined.count('"') == 2 * (len(values) - 1):
             return f'{{"{joined}"}}' if values else "{}"
-    return "{" + ",".join(["NULL" if value is None else f'"{value.translate(_ESCAPES)}"' for value in values]) + "}"
+    return "{" + ",".join(["NULL" if value is None else f'"{_escaped(value)}"' for value in values]) + "}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def of_plain_texts(values: Iterable[str]) -> str:
-    """Texts that have no quote and no backslash, such as arrays in text."""
+    """At least one text; none has a quote or a backslash. Arrays of numbers are such texts."""
     return '{"' + '","'.join(values) + '"}'
 
 

@@ -101,7 +101,7 @@ class Batch:
 
     async def lock_balances(self, tenants: Sequence[str]) -> dict[str, Balance]:
         """Locks and reads the balances that exist. `tenants` are sorted."""
-        rows = await self._driver.fetch(sql.LOCK_BALANCES, tenants)
+        rows = await self._driver.fetch(sql.LOCK_BALANCES, array_text.of_texts(tenants))
         return {
             row[0]: Balance(
                 row[0], row[1], row[2], row[3], row[4], row[5], row[6],
@@ -142,7 +142,7 @@ class Batch:
 
     async def read_grants(self, tenants: Sequence[str], named: Sequence[tuple[str, int]]) -> dict[str, list[Grant]]:
         """The tenants' unspent grants, and the `named` ones (tenant, number), spent or not."""
-        rows = await self._driver.fetch(sql.READ_UNSPENT_GRANTS, tenants)
+        rows = await self._driver.fetch(sql.READ_UNSPENT_GRANTS, array_text.of_texts(tenants))
         if named:
             owners, numbers = zip(*named, strict=True)
             rows += await self._driver.fetch(sql.READ_SPENT_GRANTS, owners, numbers)
@@ -165,7 +165,7 @@ class Batch:
             array_text.of_texts(columns[0]),
             *(array_text.of_integers(column) for column in columns[1:7]),
             array_text.of_dates([each.day for each in usage]),
-            [to_json(each.by_purpose).decode() for each in usage],
+            array_text.of_texts([to_json(each.by_purpose).decode() for each in usage]),
             array_text.of_integers(each.of_other_purposes for each in usage),
             array_text.of_times(columns[8]),
         )
@@ -250,7 +250,8 @@ def _run_columns(runs: Sequence[UsageRun]) -> list[Any]:
         array_text.of_integers(run.receivable for run in runs),
         array_text.of_integers(run.grant_number for run in runs),
         array_text.of_times([run.created_at for run in runs]),
-        references, credits, balances, purposes, times,
+        array_text.of_texts(references), array_text.of_plain_texts(credits), array_text.of_plain_texts(balances),
+        array_text.of_texts(purposes), array_text.of_plain_texts(times),
     ]  # fmt: skip
 
 

@@ -40,7 +40,7 @@ INSERT_BALANCES = """
 LOCK_BALANCES = """
     SELECT tenant_id, version, balance, held, owed, receivable, grants_made, usage_day, usage_by_purpose,
            usage_of_other_purposes, changed_at, overdraft_limit
-    FROM balance WHERE tenant_id = ANY($1::text[]) ORDER BY tenant_id FOR UPDATE
+    FROM balance WHERE tenant_id = ANY($1::text::text[]) ORDER BY tenant_id FOR UPDATE
 """
 
 UPDATE_BALANCES = """
@@ -49,7 +49,7 @@ UPDATE_BALANCES = """
         grants_made = new.grants_made, usage_day = new.usage_day, usage_by_purpose = new.usage_by_purpose,
         usage_of_other_purposes = new.usage_of_other_purposes, changed_at = new.changed_at
     FROM unnest($1::text::text[], $2::text::bigint[], $3::text::bigint[], $4::text::bigint[], $5::text::bigint[],
-                $6::text::bigint[], $7::text::int[], $8::text::date[], $9::jsonb[], $10::text::bigint[],
+                $6::text::bigint[], $7::text::int[], $8::text::date[], $9::text::jsonb[], $10::text::bigint[],
                 $11::text::timestamptz[])
         AS new (tenant_id, version, balance, held, owed, receivable, grants_made, usage_day, usage_by_purpose,
                 usage_of_other_purposes, changed_at)
@@ -69,7 +69,7 @@ _GRANT = """
 """
 
 READ_UNSPENT_GRANTS = f"""
-    SELECT {_GRANT} FROM credit_grant WHERE tenant_id = ANY($1::text[]) AND NOT spent
+    SELECT {_GRANT} FROM credit_grant WHERE tenant_id = ANY($1::text::text[]) AND NOT spent
 """  # noqa: S608  # a constant of this file
 
 READ_SPENT_GRANTS = f"""
@@ -142,8 +142,8 @@ INSERT_RUNS = """
                uses_references::text[], uses_credits::bigint[], balances_after::bigint[], purposes::text[],
                occurred::bigint[]
         FROM unnest($1::text::text[], $2::text::bigint[], $3::text::bigint[], $4::text::bigint[], $5::text::bigint[],
-                    $6::text::int[], $7::text::timestamptz[], $8::text[], $9::text[], $10::text[], $11::text[],
-                    $12::text[])
+                    $6::text::int[], $7::text::timestamptz[], $8::text::text[], $9::text::text[], $10::text::text[],
+                    $11::text::text[], $12::text::text[])
             AS new (tenant_id, first_version, held, owed, receivable, grant_number, created_at, uses_references,
                     uses_credits, balances_after, purposes, occurred)
     ) AS run

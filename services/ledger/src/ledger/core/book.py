@@ -33,8 +33,8 @@ class Book:
         self.used: dict[str, int] = {}  # the references in `runs`, and the version that each brought the balance to
         self._run: UsageRun | None = None
         self.new_grants: dict[int, Grant] = {}
-        self.holds = {hold.reference: hold for hold in holds}
-        self._holds_before = self.holds.copy()
+        self._holds_before = {hold.reference: hold for hold in holds} if holds else {}
+        self.holds = self._holds_before.copy()
         self._before = balance
         self._grants_made = balance.grants_made
         self._usage_day: date | None = balance.usage.day
@@ -58,9 +58,11 @@ class Book:
     def end_what_is_due(self) -> None:
         """Releases every hold whose time is over, soonest first, then takes the rest of every such grant, each in its
         own transfer."""
-        due = [each for each in self.holds.values() if each.status is HoldStatus.OPEN and each.expires_at <= self.now]
-        for hold in sorted(due, key=lambda each: (each.expires_at, each.reference)):
-            self.release(hold, HoldStatus.EXPIRED)
+        if self.holds:
+            open_holds = [each for each in self.holds.values() if each.status is HoldStatus.OPEN]
+            due = [each for each in open_holds if each.expires_at <= self.now]
+            for hold in sorted(due, key=lambda each: (each.expires_at, each.reference)):
+                self.release(hold, HoldStatus.EXPIRED)
         self._expire_due()
 
     def joins_run(self, use: Usage) -> bool:
