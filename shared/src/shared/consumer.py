@@ -73,7 +73,10 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
+    """Records in hand, fetched when their lane had rewound `rewinds` times."""
+
     first_offset: int
+    rewinds: int
     handling: asyncio.Task[None]
 
 
@@ -172,7 +175,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         polling ever after. Busy partitions are fetched from one by one, a batch ahead, and all others together. Nothing
         in particular (no partition) where that is all there is to do: a member that does not poll is taken for dead."""
         batches = {partition: len(lane.batches) for partition, lane in self._lanes.items() if lane.batches}
-        if sum(batches.values()) >= self._batches_max:
+        if sum(batches.values()) >= self._batches_max and self._slots.locked():
             return
         free = self._ours - self._consumer.paused() - frozenset[TopicPartition]().union(*self._fetches.values())
         if idle := free - batches.keys():
@@ -191,8 +194,8 @@ class ConsumerLoop(ConsumerRebalanceListener):
             if partition in self._ours and records:
                 lane = self._lanes.setdefault(partition, _Lane())
                 before = lane.batches[-1].handling if lane.batches else None
-                handling = asyncio.create_task(self._handle(partition, lane, records, before))
-                lane.batches.append(_Batch(records[0].offset, handling))
+                handling = asyncio.create_task(self._handle(partition, lane, records, before, lane.rewinds))
+                lane.batches.append(_Batch(records[0].offset, lane.rewinds, handling))
 
     def _at_work(self) -> Sequence[asyncio.Task[None]]:
         """What handles batches and commits their offsets."""
@@ -284,8 +287,11 @@ class ConsumerLoop(ConsumerRebalanceListener):
         """Up to where the partition's records have been handled."""
         fetched_to = await self._consumer.position(partition)
         lane = self._lanes.get(partition)
-        pending = [batch for batch in lane.batches if not batch.handling.done()] if lane else []
-        return pending[0].first_offset if pending else fetched_to
+        if lane is not None:
+            for batch in lane.batches:
+                if batch.rewinds == lane.rewinds and not batch.handling.done():
+                    return batch.first_offset
+        return fetched_to
 
     async def _handle(
         self,
@@ -293,9 +299,10 @@ class ConsumerLoop(ConsumerRebalanceListener):
         lane: _Lane,
         raw: Sequence[ConsumerRecord[bytes | None, bytes | None]],
         before: asyncio.Task[None] | None,
+        rewinds: int,
     ) -> None:
-        """One batch, after the one `before` it: handled and committed. The offset after it is committed soon."""
-        rewinds = lane.rewinds
+        """One batch, after the one `before` it: handled and committed. The offset after it is committed soon. Void
+        where the lane has rewound since `rewinds`, which is told by who fetched: this begins later."""
         if before is not None:
             await before
         async with self._slots:

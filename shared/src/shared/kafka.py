@@ -86,7 +86,7 @@ def make_consumer(bootstrap_servers: str, client_id: str, group: str) -> AIOKafk
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level="read_committed",
-        max_poll_interval_ms=60_000,
+        max_poll_interval_ms=300_000,
         session_timeout_ms=10_000,
         heartbeat_interval_ms=1_000,
         rebalance_timeout_ms=30_000,

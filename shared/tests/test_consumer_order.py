@@ -1,0 +1,109 @@
+"""Trouble at any moment of a fetch: a consumer that answers at once, as aiokafka does where records lie ready, and a
+handler that fails after any number of turns of the event loop."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+from aiokafka import ConsumerRebalanceListener, TopicPartition
+from aiokafka.structs import ConsumerRecord
+
+import shared.consumer as consumer_module
+from shared.consumer import ConsumerLoop, Subscription
+from shared.kafka import Record
+from shared.outbox import Transaction
+from shared.topics import TopicName
+
+TOPIC = TopicName.USAGE_RECORDED
+PARTITION = TopicPartition(TOPIC, 0)
+RECORDS, A_BATCH = 6, 2
+
+
+class ReadyConsumer:
+    """One partition whose records lie ready."""
+
+    def __init__(self) -> None:
+        self.position_ = 0
+        self.committed: list[int] = []
+        self.all_committed = asyncio.Event()
+        self._paused: set[TopicPartition] = set()
+
+    def subscribe(self, topics: Sequence[str], listener: ConsumerRebalanceListener) -> None:
+        self._listener = listener
+
+    async def start(self) -> None:
+        await cast(Any, self._listener).on_partitions_assigned({PARTITION})
+
+    async def stop(self) -> None: ...
+
+    def paused(self) -> set[TopicPartition]:
+        return self._paused
+
+    def pause(self, partition: TopicPartition) -> None:
+        self._paused = {partition}
+
+    def resume(self, partition: TopicPartition) -> None:
+        self._paused = set()
+
+    def assignment(self) -> Iterable[TopicPartition]:
+        return {PARTITION}
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self.position_ = offset
+
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        self.committed.append(offsets[PARTITION])
+        if offsets[PARTITION] == RECORDS:
+            self.all_committed.set()
+
+    async def getmany(
+        self, *partitions: TopicPartition, timeout_ms: int, max_records: int
+    ) -> Mapping[TopicPartition, Sequence[Any]]:
+        if self._paused or self.position_ >= RECORDS:
+            await asyncio.sleep(timeout_ms / 1000)
+            return {}
+        first, self.position_ = self.position_, min(RECORDS, self.position_ + max_records)
+        offsets = range(first, self.position_)
+        return {PARTITION: [ConsumerRecord(TOPIC, 0, n, 0, 0, b"acme", b"", None, 4, 0, ()) for n in offsets]}
+
+
+class NoOutbox:
+    @asynccontextmanager
+    async def transaction(self, engine: object, tenant: str | None = None) -> AsyncGenerator[Any]:
+        yield None
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+@pytest.mark.parametrize("turns", range(9))
+async def test_nothing_is_left_out_or_overtaken_whenever_trouble_comes(
+    turns: int, failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "BACKOFF_MAX_S", 0.02)
+    handled: list[int] = []
+    failed = 0
+
+    async def handle(_transaction: Transaction, records: Sequence[Record]) -> None:
+        nonlocal failed
+        if failed < failures:
+            failed += 1
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            raise ConnectionRefusedError
+        handled.extend(record.offset for record in records)
+
+    consumer = ReadyConsumer()
+    unused: Any = None
+    loop = ConsumerLoop(
+        cast(Any, consumer), group="ledger", subscriptions=[Subscription(TOPIC, handle)], engine=unused,
+        outbox=cast(Any, NoOutbox()), producer=unused, topic_prefix="", batch_records_max=A_BATCH,
+    )  # fmt: skip
+    stopping = asyncio.Event()
+    running = asyncio.create_task(loop.run(stopping))
+    async with asyncio.timeout(10):
+        await consumer.all_committed.wait()
+        stopping.set()
+        await running
+    assert handled == list(range(RECORDS))
+    assert consumer.committed == sorted(consumer.committed)
