@@ -60,14 +60,14 @@ def usage_of(records: Sequence[Record], now: datetime) -> list[Usage]:
             if decoded is None:
                 continue
             usage = decoded
+        tenant, reference, purpose = usage.tenant, usage.reference, usage.purpose
+        if b"\\u0000" in value and "\x00" in tenant + reference + purpose:
+            raise Poison("usage with a NUL character, which no text column holds")
         occurred_at = usage.occurred_at
         if occurred_at.tzinfo is None:
             raise Poison("usage whose time has no zone")
         if not oldest <= occurred_at <= newest:
             raise _untimely(occurred_at, now)
-        tenant, reference, purpose = usage.tenant, usage.reference, usage.purpose
-        if b"\\u0000" in value and "\x00" in tenant + reference + purpose:
-            raise Poison("usage with a NUL character, which no text column holds")
         commands.append(tuple_of(Usage, (tenant, reference, usage.credits, purpose, occurred_at)))
     return commands
 
