@@ -73,8 +73,9 @@ class House:
         await look_up_waiting(self.books.engine, self.books.outbox, gateway or self.gateway, [SIGNING_KEY], now)
 
     async def waiting(self) -> list[str]:
-        rows = await self.books.rows("SELECT payment_intent FROM payment_intent WHERE tenant_id IS NULL ORDER BY 1")
-        return [row.payment_intent for row in rows]
+        """Sorted here: how PostgreSQL sorts texts depends on its locale."""
+        rows = await self.books.rows("SELECT payment_intent FROM payment_intent WHERE tenant_id IS NULL")
+        return sorted(row.payment_intent for row in rows)
 
     def asked_for(self) -> list[str]:
         """The PaymentIntents that Stripe has been asked for, in their order."""
