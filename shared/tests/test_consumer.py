@@ -63,8 +63,9 @@ class Service:
 
         publisher = OutboxPublisher(self.engine, self.producer, service="ledger", topic_prefix=self.prefix)
         group = f"{self.prefix}ledger"
+        self.consumer = make_consumer(self.kafka.bootstrap_servers, name, group)
         return ConsumerLoop(
-            make_consumer(self.kafka.bootstrap_servers, name, group),
+            self.consumer,
             group=group,
             subscriptions=[Subscription(TopicName.USAGE_RECORDED, handle, self.on_dead_letter)],
             engine=self.engine,
@@ -106,6 +107,10 @@ class Service:
 
     async def has_handled(self, n: int) -> bool:
         return len(await self.handled()) >= n
+
+    async def is_fetched(self, upto: int) -> bool:
+        """Whether the newest loop has been handed the first partition's records before that offset."""
+        return await self.consumer.position(TopicPartition(self.topic, 0)) >= upto
 
     async def committed(self) -> dict[int, int]:
         """The group's offset of each partition that has one."""
@@ -219,7 +224,7 @@ async def test_what_was_fetched_ahead_of_trouble_is_void_and_comes_again_in_its_
         nonlocal is_first
         if is_first:
             is_first = False
-            await asyncio.sleep(0.5)  # meanwhile the next batch is fetched
+            await until(lambda: service.is_fetched(upto=2))
             raise ConnectionError
 
     service.before = fail_once
@@ -520,7 +525,7 @@ async def test_stopping_finishes_the_batch_in_flight(service: Service) -> None:
         async with service.running(service.loop(batch_records_max=1)) as stopping:
             async with asyncio.timeout(20):
                 await is_held.wait()
-            await asyncio.sleep(0.5)  # meanwhile the next batch is fetched
+            await until(lambda: service.is_fetched(upto=2))
             stopping.set()
             may_commit.set()
     assert (await service.handled(), await service.committed()) == (["a0"], {0: 1}), "and begins no other"

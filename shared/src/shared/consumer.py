@@ -234,7 +234,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         """What keeps this consumer from its work, or None. For /readyz."""
         if not self._is_running:
             return "has not joined its group yet"
-        stopped = sorted(f"{tp.topic}:{tp.partition}" for tp, state in self._lanes.items() if state.is_stopped)
+        stopped = sorted(f"{tp.topic}:{tp.partition}" for tp, lane in self._lanes.items() if lane.is_stopped)
         if stopped:
             return f"stopped for too much poison: {', '.join(stopped)}"
         try:
@@ -326,36 +326,36 @@ class ConsumerLoop(ConsumerRebalanceListener):
                 log.warning("offsets_not_committed", error=type(error).__name__)
             await fault_point(f"{self._group}.offsets_committed")
 
-    async def _handle_partition(self, partition: TopicPartition, state: _Lane, records: list[Record]) -> int:
+    async def _handle_partition(self, partition: TopicPartition, lane: _Lane, records: list[Record]) -> int:
         """Handles what it can and returns the offset to go on from; where that is not the end, it pauses there."""
         next_offset = records[0].offset
-        parts = _parts_of(records, halved=state.time_outs_in_a_row // TIME_OUTS_BEFORE_HALVES)
+        parts = _parts_of(records, halved=lane.time_outs_in_a_row // TIME_OUTS_BEFORE_HALVES)
         while parts:
             part = parts.pop(0)
             try:
                 await self._apply(part)
-                state.budget.good(len(part))
+                lane.budget.good(len(part))
             except Exception as error:
                 if _is_passing(error):
-                    self._back_off(partition, state, next_offset, error)
+                    self._back_off(partition, lane, next_offset, error)
                     return next_offset
                 if len(part) > 1:
                     middle = len(part) // 2
                     parts[:0] = [part[:middle], part[middle:]]
                     continue
-                if state.budget.is_exceeded_by(error, part[0].key):
-                    self._stop(partition, state, next_offset, error)
+                if lane.budget.is_exceeded_by(error, part[0].key):
+                    self._stop(partition, lane, next_offset, error)
                     return next_offset
                 try:
-                    await self._set_aside(part[0], error, tries=state.failures + 1)
+                    await self._set_aside(part[0], error, tries=lane.failures + 1)
                 except Exception as failure:
                     if not _is_passing(failure):
                         raise
-                    self._back_off(partition, state, next_offset, failure)
+                    self._back_off(partition, lane, next_offset, failure)
                     return next_offset
-                state.budget.set_aside(error, part[0].key)
+                lane.budget.set_aside(error, part[0].key)
             next_offset = part[-1].offset + 1
-        state.failures = state.time_outs_in_a_row = 0
+        lane.failures = lane.time_outs_in_a_row = 0
         return next_offset
 
     async def _apply(self, records: Sequence[Record]) -> None:
@@ -402,25 +402,25 @@ class ConsumerLoop(ConsumerRebalanceListener):
             exc_info=None if isinstance(error, Poison) else error,
         )
 
-    def _back_off(self, partition: TopicPartition, state: _Lane, offset: int, error: Exception) -> None:
-        state.failures += 1
-        state.time_outs_in_a_row = state.time_outs_in_a_row + 1 if is_time_out(error) else 0
-        longest_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(state.failures, 10))
+    def _back_off(self, partition: TopicPartition, lane: _Lane, offset: int, error: Exception) -> None:
+        lane.failures += 1
+        lane.time_outs_in_a_row = lane.time_outs_in_a_row + 1 if is_time_out(error) else 0
+        longest_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(lane.failures, 10))
         delay_s = random.uniform(longest_s / 2, longest_s)  # noqa: S311  # jitter, not a secret
-        state.resume_at = asyncio.get_running_loop().time() + delay_s
+        lane.resume_at = asyncio.get_running_loop().time() + delay_s
         self._pause(partition, offset)
         log.warning(
             "partition_waits",
             topic=partition.topic,
             partition=partition.partition,
             offset=offset,
-            failures=state.failures,
+            failures=lane.failures,
             delay_s=round(delay_s, 2),
             error=f"{type(error).__name__}: {error}"[:500],
         )
 
-    def _stop(self, partition: TopicPartition, state: _Lane, offset: int, error: Exception) -> None:
-        state.is_stopped = True
+    def _stop(self, partition: TopicPartition, lane: _Lane, offset: int, error: Exception) -> None:
+        lane.is_stopped = True
         self._pause(partition, offset)
         _stopped.labels(partition.topic, partition.partition).set(1)
         log.critical(
@@ -439,9 +439,9 @@ class ConsumerLoop(ConsumerRebalanceListener):
 
     def _resume_partitions(self) -> None:
         now = asyncio.get_running_loop().time()
-        for partition, state in self._lanes.items():
-            if state.resume_at is not None and state.resume_at <= now and not state.is_stopped:
-                state.resume_at = None
+        for partition, lane in self._lanes.items():
+            if lane.resume_at is not None and lane.resume_at <= now and not lane.is_stopped:
+                lane.resume_at = None
                 if partition in self._consumer.assignment():
                     self._consumer.resume(partition)
 
