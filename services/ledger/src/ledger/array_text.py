@@ -6,12 +6,10 @@ planning does.
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
-from operator import methodcaller
 from typing import cast
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_hex = methodcaller("hex")
 
 
 def of_integers(values: Iterable[int]) -> str:
@@ -34,10 +32,6 @@ def _escaped(value: str) -> str:
 def of_plain_texts(values: Iterable[str]) -> str:
     """At least one text; none has a quote or a backslash. Arrays of numbers are such texts."""
     return '{"' + '","'.join(values) + '"}'
-
-
-def of_bytes(values: Iterable[bytes]) -> str:
-    return '{"\\\\x' + '","\\\\x'.join(map(_hex, values)) + '"}'
 
 
 def of_dates(values: Iterable[date | None]) -> str:
@@ -65,7 +59,3 @@ def of_microseconds(values: Iterable[datetime | None]) -> str:
             last, text = value, "NULL" if value is None else str((value - _EPOCH) // _MICROSECOND)
         texts.append(text)
     return "{" + ",".join(texts) + "}"
-
-
-def of_booleans(values: Iterable[bool]) -> str:
-    return "{" + ",".join(["t" if value else "f" for value in values]) + "}"
