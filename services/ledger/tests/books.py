@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from embedded.testing import ServiceDatabase
 from ledger.apply import apply
@@ -56,6 +56,14 @@ class Books:
     @property
     def outbox(self) -> Outbox:
         return Outbox(self.published)
+
+    def outbox_at(self, now: datetime) -> Outbox:
+        """An outbox whose transactions begin at `now`."""
+
+        async def clock(_connection: AsyncConnection) -> datetime:
+            return now
+
+        return Outbox(self.published, clock)
 
     async def apply(self, *commands: Command, now: datetime = NOW) -> Sequence[Outcome]:
         async with self.outbox.transaction(self.engine) as transaction:

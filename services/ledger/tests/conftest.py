@@ -12,7 +12,7 @@ from embedded.testing import ServiceDatabase
 from ledger.app import create_app
 from ledger.balance_state import BALANCE_STATE
 from shared.auth import Authenticator, Scope, mint_development_token
-from shared.clock import utc_now
+from shared.clock import DatabaseClock, utc_now
 from shared.database import make_engine
 from shared.http import Readiness
 from shared.kafka import make_producer
@@ -42,7 +42,9 @@ async def api(books: Books) -> AsyncIterator[httpx.AsyncClient]:
     """The API on the books, called in this process. What it publishes waits in the outbox."""
     producer = Producer(lambda: make_producer("127.0.0.1:1", "ledger-test"))  # not started: nothing is sent here
     publisher = OutboxPublisher(books.engine, producer, service="ledger", topic_prefix="", states=[BALANCE_STATE])
-    runtime = Runtime("ledger", books.engine, producer, Outbox(publisher), publisher, Readiness())
+    runtime = Runtime(
+        "ledger", books.engine, producer, Outbox(publisher), publisher, Readiness(), DatabaseClock(books.engine)
+    )
     api_engine = make_engine(books.database.api_url, application_name="ledger-test-api", pool_size=3)
     settings = AuthSettings(
         _env_file=None,  # pyright: ignore[reportCallIssue]

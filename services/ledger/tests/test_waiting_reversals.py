@@ -70,7 +70,8 @@ class House:
         return intents.create(given).id
 
     async def look_up(self, now: Any = A_DAY_LATER, gateway: StripeGateway | None = None) -> None:
-        await look_up_waiting(self.books.engine, self.books.outbox, gateway or self.gateway, [SIGNING_KEY], now)
+        outbox = self.books.outbox_at(now)
+        await look_up_waiting(self.books.engine, outbox, gateway or self.gateway, [SIGNING_KEY])
 
     async def waiting(self) -> list[str]:
         """Sorted here: how PostgreSQL sorts texts depends on its locale."""

@@ -8,12 +8,13 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from shared.clock import utc_now
+from shared.clock import TransactionClock, transaction_time, utc_now
 from shared.database import confine_to_tenant
 from shared.events import DomainEvent, TenantEvent, encode
 from shared.ids import new_id
@@ -44,9 +45,10 @@ class StateMark(NamedTuple):
 
 @dataclass(slots=True)
 class Transaction:
-    """An open transaction and what it will have published."""
+    """An open transaction and what it will have published. `now`: when it began, by the database's clock."""
 
     connection: AsyncConnection
+    now: datetime
     events: list[OutboxEvent] = field(default_factory=list[OutboxEvent])
     marks: list[StateMark] = field(default_factory=list[StateMark])
 
@@ -72,8 +74,9 @@ class Publisher(Protocol):
 class Outbox:
     """Opens transactions whose publications are written with them and sent right after the commit."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, clock: TransactionClock = transaction_time) -> None:
         self._publisher = publisher
+        self._clock = clock
 
     @asynccontextmanager
     async def transaction(self, engine: AsyncEngine, tenant: str | None = None) -> AsyncGenerator[Transaction]:
@@ -81,7 +84,7 @@ class Outbox:
         async with engine.begin() as connection:
             if tenant is not None:
                 await confine_to_tenant(connection, tenant)
-            transaction = Transaction(connection)
+            transaction = Transaction(connection, await self._clock(connection))
             yield transaction
             events = await _write(transaction)
         if events or transaction.marks:

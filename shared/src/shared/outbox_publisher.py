@@ -128,7 +128,7 @@ class OutboxPublisher:
             events, self._events = self._events, []
             keys, self._keys = self._keys, set()
             try:
-                await self._publish(events, keys, _new_claim())
+                await self._publish(events, keys)
             except Exception as error:
                 if not _is_passing(error):
                     raise
@@ -151,8 +151,8 @@ class OutboxPublisher:
     async def sweep(self) -> None:
         """Publishes rows older than their grace, whoever wrote them. Runs in every worker, as often as wanted."""
         while True:
-            claim = _new_claim()
             async with self._engine.begin() as connection:
+                claim = (await connection.execute(_NEW_CLAIM, {"lasting": _lasting()})).scalar_one()
                 rows = (await connection.execute(_CLAIM_EVENTS, {"claim": claim, "limit": SWEEP_ROWS_MAX})).all()
                 marks = (await connection.execute(_CLAIM_MARKS, {"claim": claim, "limit": SWEEP_ROWS_MAX})).all()
             events = [
@@ -170,14 +170,19 @@ class OutboxPublisher:
         async with self._engine.connect() as connection:
             _waiting.set((await connection.execute(_COUNT_WAITING, {"limit": WAITING_ROWS_MAX})).scalar_one())
 
-    async def _publish(self, events: Sequence[OutboxEvent], keys: set[StateKey], claim: datetime) -> None:
-        states = await self._read_and_announce(keys, claim) if keys else {}
+    async def _publish(self, events: Sequence[OutboxEvent], keys: set[StateKey], claim: datetime | None = None) -> None:
+        states, claim = await self._read_and_announce(keys, claim) if keys else ({}, claim)
         await self._send_and_look_again(events, states, claim)
 
     async def _send_and_look_again(
-        self, events: Sequence[OutboxEvent], states: _States, claim: datetime, earlier: Iterable[_Acknowledgement] = ()
+        self,
+        events: Sequence[OutboxEvent],
+        states: _States,
+        claim: datetime | None,
+        earlier: Iterable[_Acknowledgement] = (),
     ) -> None:
-        """What follows an announcement. `earlier`: of records of these keys that were sent before and given up."""
+        """What follows an announcement. `claim` is None where no state was read. `earlier`: of records of these keys
+        that were sent before and given up."""
         on_their_way = list(earlier)
         try:
             await self._send(
@@ -205,7 +210,9 @@ class OutboxPublisher:
             raise
         self._settle_soon(unsettled, claim, on_their_way, after_s=0)
 
-    async def _read_and_announce(self, keys: set[StateKey], claim: datetime) -> _States:
+    async def _read_and_announce(self, keys: set[StateKey], claim: datetime | None) -> tuple[_States, datetime | None]:
+        """Reads the keys' states, notes that they are about to be sent, and claims their marks: as `claim` where the
+        caller has claimed them already. Returns the states, and the claim if any state was read."""
         states: _States = {}
         async with self._each_statement_commits.connect() as connection:
             for topic, source in self._sources.items():
@@ -214,17 +221,18 @@ class OutboxPublisher:
                     loaded = await source.load(connection, sorted(wanted))
                     states |= {wanted[key]: state for key, state in loaded.items()}
             if states:
-                await connection.execute(_ANNOUNCE_AND_CLAIM, _columns(states) | {"claim": claim})
-        return states
+                values = _columns(states) | {"claim": claim, "lasting": _lasting()}
+                claim = (await connection.execute(_ANNOUNCE_AND_CLAIM, values)).scalar_one()
+        return states, claim
 
-    async def _look_again(self, connection: AsyncConnection, states: _States, claim: datetime) -> _States:
+    async def _look_again(self, connection: AsyncConnection, states: _States, claim: datetime | None) -> _States:
         """Deletes the marks of what was sent as the newest; returns what was overtaken, whose claims stay."""
         clean = await connection.execute(_DELETE_MARKS_OF_NEWEST, _columns(states) | {"claim": claim})
         newest = {(row.topic, row.key, row.tenant_id) for row in clean}
         return {key: state for key, state in states.items() if key not in newest}
 
     def _settle_soon(
-        self, states: _States, claim: datetime, on_their_way: Iterable[_Acknowledgement], *, after_s: float
+        self, states: _States, claim: datetime | None, on_their_way: Iterable[_Acknowledgement], *, after_s: float
     ) -> None:
         if not states:
             return
@@ -241,7 +249,7 @@ class OutboxPublisher:
             log.error("settling_failed", exc_info=error)
 
     async def _settle(
-        self, states: _States, claim: datetime, on_their_way: Sequence[_Acknowledgement], after_s: float
+        self, states: _States, claim: datetime | None, on_their_way: Sequence[_Acknowledgement], after_s: float
     ) -> None:
         """Publishes keys once more, after the records of theirs that are on their way."""
         await asyncio.sleep(after_s)
@@ -253,7 +261,7 @@ class OutboxPublisher:
                 if pending and asyncio.get_running_loop().time() < waits_until:
                     await asyncio.wait(pending, timeout=CLAIM_RENEWED_EVERY_S)
                     continue
-                newest = await self._read_and_announce(set(states), claim)
+                newest, claim = await self._read_and_announce(set(states), claim)
                 break
             except Exception as error:
                 if not _is_passing(error):
@@ -266,11 +274,10 @@ class OutboxPublisher:
                 raise
             log.warning("publishing_is_repeated", error=type(error).__name__, rows=len(states))
 
-    async def _renew(self, states: _States, claim: datetime) -> datetime:
-        renewed = _new_claim()
+    async def _renew(self, states: _States, claim: datetime | None) -> datetime:
         async with self._each_statement_commits.connect() as connection:
-            await connection.execute(_RENEW, _columns(states) | {"claim": claim, "renewed": renewed})
-        return renewed
+            values = _columns(states) | {"claim": claim, "lasting": _lasting()}
+            return (await connection.execute(_RENEW, values)).scalar_one()
 
     async def _send(
         self, records: Sequence[tuple[str, str, bytes, dict[str, str]]], on_their_way: list[_Acknowledgement]
@@ -295,9 +302,9 @@ def _is_passing(error: Exception) -> bool:
     return is_transient(error) or isinstance(error, KafkaError)
 
 
-def _new_claim() -> datetime:
-    """Until when a publisher claims rows. The random part makes the moment its own."""
-    return utc_now() + CLAIM + timedelta(microseconds=random.randrange(1_000_000))  # noqa: S311  # not a secret
+def _lasting() -> timedelta:
+    """How long a publisher claims rows. The random part makes the moment at which the claim ends its own."""
+    return CLAIM + timedelta(microseconds=random.randrange(1_000_000))  # noqa: S311  # not a secret
 
 
 def _columns(states: Mapping[StateKey, tuple[int, DomainEvent]]) -> dict[str, Any]:
@@ -309,6 +316,8 @@ def _columns(states: Mapping[StateKey, tuple[int, DomainEvent]]) -> dict[str, An
         "versions": [version for _key, (version, _event) in ordered],
     }
 
+
+_NEW_CLAIM = text("SELECT now() + CAST(:lasting AS interval)")
 
 _CLAIM_EVENTS = text("""
     UPDATE outbox SET due_at = :claim
@@ -336,7 +345,9 @@ _DELETE_EVENTS = text("""
 
 # A mark that is due later than the grace that every new one has (5 s) has been claimed.
 _ANNOUNCE_AND_CLAIM = text("""
-    WITH sent AS (
+    WITH claim AS (
+        SELECT COALESCE(CAST(:claim AS timestamptz), now() + CAST(:lasting AS interval)) AS until
+    ), sent AS (
         SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
                              CAST(:versions AS bigint[])) AS sent (tenant_id, topic, key, version)
     ), announced AS (
@@ -344,18 +355,26 @@ _ANNOUNCE_AND_CLAIM = text("""
         SELECT * FROM sent
         ON CONFLICT (tenant_id, topic, key)
         DO UPDATE SET version = GREATEST(published.version, excluded.version)
+    ), claimed AS (
+        INSERT INTO outbox_mark AS mark (tenant_id, topic, key, version, due_at)
+        SELECT sent.*, claim.until FROM sent CROSS JOIN claim
+        ON CONFLICT (tenant_id, topic, key, version)
+        DO UPDATE SET due_at = excluded.due_at WHERE mark.due_at <= now() + interval '6 seconds'
     )
-    INSERT INTO outbox_mark AS mark (tenant_id, topic, key, version, due_at)
-    SELECT sent.*, :claim FROM sent
-    ON CONFLICT (tenant_id, topic, key, version)
-    DO UPDATE SET due_at = excluded.due_at WHERE mark.due_at <= now() + interval '6 seconds'
+    SELECT until FROM claim
 """)
 
 _RENEW = text("""
-    UPDATE outbox_mark AS mark SET due_at = :renewed
-    FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:versions AS bigint[]))
-         AS sent (tenant_id, topic, key, version)
-    WHERE mark.tenant_id = sent.tenant_id AND mark.topic = sent.topic AND mark.key = sent.key AND mark.due_at = :claim
+    WITH renewed AS (
+        SELECT now() + CAST(:lasting AS interval) AS until
+    ), marks AS (
+        UPDATE outbox_mark AS mark SET due_at = renewed.until
+        FROM renewed, unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
+                             CAST(:versions AS bigint[])) AS sent (tenant_id, topic, key, version)
+        WHERE mark.tenant_id = sent.tenant_id AND mark.topic = sent.topic AND mark.key = sent.key
+          AND mark.due_at = :claim
+    )
+    SELECT until FROM renewed
 """)
 
 # A key is clean when nobody has announced more than what was sent; only a clean key loses marks, and only those that no

@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 from prometheus_client import Counter
 
 from shared import faults
+from shared.clock import ClockDiffers
 from shared.database import DatabaseUnavailable, is_transient
 from shared.logs import configure_logging, get_logger
 from shared.settings import InvalidSettings
@@ -53,7 +54,7 @@ async def run_job(job: Job) -> None:
                 await job.run()
             _job_runs.labels(job.name, "done").inc()
         except Exception as error:
-            if not (is_transient(error) or isinstance(error, KafkaError)):
+            if not (is_transient(error) or isinstance(error, (KafkaError, ClockDiffers))):
                 raise
             _job_runs.labels(job.name, "failed").inc()
             log.warning("job_failed_for_now", job=job.name, error=f"{type(error).__name__}: {error}"[:300])

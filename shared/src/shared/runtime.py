@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from shared.clock import DatabaseClock
 from shared.consumer import ConsumerLoop, Subscription
 from shared.database import make_engine, wait_for_database
 from shared.garbage import spare_the_collector
@@ -35,6 +36,7 @@ class Runtime:
     outbox: Outbox
     publisher: OutboxPublisher
     readiness: Readiness
+    clock: DatabaseClock
 
 
 @asynccontextmanager
@@ -54,7 +56,10 @@ async def start_runtime(
         await wait_for_database(engine, process.start_timeout_s)
         await wait_for_kafka(producer, kafka.kafka_bootstrap_servers, kafka.topic_prefix, process.start_timeout_s)
         publisher = OutboxPublisher(engine, producer, service=service, topic_prefix=kafka.topic_prefix, states=states)
-        runtime = Runtime(service, engine, producer, Outbox(publisher), publisher, Readiness())
+        clock = DatabaseClock(engine)
+        await clock.measure()
+        runtime = Runtime(service, engine, producer, Outbox(publisher), publisher, Readiness(), clock)
+        runtime.readiness.checks["clock"] = clock.problem
         runtime.readiness.checks["postgresql"] = lambda: _database_answers(engine)
         yield runtime
     finally:
@@ -66,10 +71,12 @@ async def run_api(stopping: asyncio.Event, runtime: Runtime, app: Any, process: 
     """Serves the app and publishes what its requests commit, until `stopping`."""
     async with asyncio.TaskGroup() as tasks:
         publishing = tasks.create_task(runtime.publisher.run())
+        measuring = tasks.create_task(run_job(_measure_clock(runtime)))
         spare_the_collector()
         await serve(app, process.http_host, process.http_port, stopping)
         await runtime.publisher.drain(DRAIN_TIMEOUT_S)
         publishing.cancel()
+        measuring.cancel()
 
 
 def make_consumer_loop(
@@ -96,18 +103,23 @@ async def run_worker(
     loop: ConsumerLoop,
     jobs: Sequence[Job] = (),
 ) -> None:
-    """Consumes, publishes, sweeps, runs the jobs and answers /healthz, /readyz, /metrics, until `stopping`."""
+    """Consumes, publishes, sweeps, runs the jobs and answers /healthz, /readyz, /metrics, until `stopping`.
+
+    The service's jobs rest while this process's clock differs from the database's.
+    """
     runtime.readiness.checks["consumer"] = loop.problem
     app = create_http_app(f"{runtime.service} worker", description="Health and metrics.", readiness=runtime.readiness)
     standing_jobs = (
         Job("sweep_outbox", runtime.publisher.sweep, every_s=SWEEP_EVERY_S),
         Job("measure_outbox", runtime.publisher.measure, every_s=OBSERVE_EVERY_S),
+        _measure_clock(runtime),
         Job("observe_consumer", loop.observe, every_s=OBSERVE_EVERY_S),
     )
     async with asyncio.TaskGroup() as tasks:
         endless = [
             tasks.create_task(runtime.publisher.run()),
-            *(tasks.create_task(run_job(job)) for job in (*standing_jobs, *jobs)),
+            *(tasks.create_task(run_job(job)) for job in standing_jobs),
+            *(tasks.create_task(run_job(replace(job, run=runtime.clock.guard(job.run)))) for job in jobs),
         ]
         serving = tasks.create_task(serve(app, process.http_host, process.http_port, stopping))
         spare_the_collector()
@@ -117,6 +129,10 @@ async def run_worker(
         await runtime.publisher.drain(DRAIN_TIMEOUT_S)
         endless[0].cancel()
         await serving
+
+
+def _measure_clock(runtime: Runtime) -> Job:
+    return Job("measure_clock", runtime.clock.measure, every_s=OBSERVE_EVERY_S)
 
 
 async def _database_answers(engine: AsyncEngine) -> str | None:

@@ -14,7 +14,6 @@ from ledger.core.commands import Command, Outcome
 from ledger.group_commit import GroupCommit
 from ledger.settings import AppSettings
 from shared.auth import Authenticator
-from shared.clock import utc_now
 from shared.database import make_engine
 from shared.faults import fault_point
 from shared.http import create_http_app
@@ -48,7 +47,7 @@ def create_app(
 
     async def commit(commands: Sequence[Command]) -> Sequence[Outcome]:
         async with runtime.outbox.transaction(runtime.engine) as transaction:
-            outcomes = await apply(transaction, commands, utc_now())
+            outcomes = await apply(transaction, commands, transaction.now)
             await fault_point("ledger.debits_planned")
         await fault_point("ledger.debits_committed")
         return outcomes

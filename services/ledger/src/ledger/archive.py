@@ -10,7 +10,7 @@ from prometheus_client import Counter
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.clock import utc_now
+from shared.clock import transaction_time
 
 #: A reference answers for itself this long: the same again within it is never posted twice.
 REFERENCES_KEPT = timedelta(days=400)
@@ -30,7 +30,9 @@ def archive_before(now: datetime) -> datetime:
 
 async def archive_old_transfers(engine: AsyncEngine) -> int:
     """Moves all that is due, a few thousand at a time, and returns how many. Repeatable, and may stop anywhere."""
-    before, after, moved = archive_before(utc_now()), "", 0
+    async with engine.connect() as connection:
+        before = archive_before(await transaction_time(connection))
+    after, moved = "", 0
     while True:
         async with engine.begin() as connection:
             tenants = list(await connection.scalars(_PAGE, {"after": after, "limit": PAGE_TENANTS}))

@@ -8,7 +8,6 @@ from ledger.apply import apply
 from ledger.core.commands import BeyondLimit, Command, Conflict, Outcome, Recorded, UnknownTenant
 from ledger.stripe_commands import HANDLED_TYPES, command_of
 from ledger.usage_records import usage_of
-from shared.clock import utc_now
 from shared.kafka import Record
 from shared.logs import get_logger
 from shared.outbox import Transaction
@@ -49,7 +48,7 @@ class Handlers:
             types.append(event.type)
         if not commands:
             return
-        outcomes = await apply(transaction, commands, utc_now())
+        outcomes = await apply(transaction, commands, transaction.now)
         for event_type, command, outcome in zip(types, commands, outcomes, strict=True):
             _refuse_unfit(outcome, of=command, as_=Poison)
             _count_stripe(event_type, type(outcome).__name__.lower())
@@ -58,7 +57,7 @@ class Handlers:
     async def on_usage(self, transaction: Transaction, records: Sequence[Record]) -> None:
         """Usage is a fact: recorded whatever the balance. Unknown tenants, contradictions and what is told by a wrong
         clock or more than a year late are dead-lettered."""
-        now = utc_now()
+        now = transaction.now
         commands = usage_of(records, now)
         if len(commands) < len(records):
             _usage.labels("ignored").inc(len(records) - len(commands))

@@ -42,17 +42,17 @@ _KEEP_WRITERS_OUT = text("LOCK TABLE payment_intent IN SHARE ROW EXCLUSIVE MODE"
 
 
 async def look_up_waiting(
-    engine: AsyncEngine, outbox: Outbox, gateway: StripeGateway, signing_keys: Sequence[str], now: datetime
+    engine: AsyncEngine, outbox: Outbox, gateway: StripeGateway, signing_keys: Sequence[str]
 ) -> None:
     """Looks up those that have waited longest. Ends early, with a warning, where Stripe gives no answer."""
-    async with engine.begin() as connection:
-        due = list(await connection.scalars(due_look_ups_query(now)))
+    async with outbox.transaction(engine) as transaction:
+        due = list(await transaction.connection.scalars(due_look_ups_query(transaction.now)))
     for start in range(0, len(due), SETTLED_TOGETHER_MAX):
         seen = await _look_up(gateway, due[start : start + SETTLED_TOGETHER_MAX])
         for intent in seen.paid:
-            if not await _apply(engine, outbox, intent, signing_keys, now):
+            if not await _apply(engine, outbox, intent, signing_keys):
                 seen.unfinished.append(intent.id)
-        await _settle(engine, seen, now)
+        await _settle(engine, outbox, seen)
         if seen.ended_early:
             return
 
@@ -100,15 +100,13 @@ async def _look_up(gateway: StripeGateway, names: Sequence[str]) -> _Seen:
     return seen
 
 
-async def _apply(
-    engine: AsyncEngine, outbox: Outbox, intent: PaymentIntentView, signing_keys: Sequence[str], now: datetime
-) -> bool:
+async def _apply(engine: AsyncEngine, outbox: Outbox, intent: PaymentIntentView, signing_keys: Sequence[str]) -> bool:
     """Does what the event would have done; False where it does not fit the books, as its event would not have."""
     command = command_of_payment_intent(intent, signing_keys)
     if command is None:
         return False
     async with outbox.transaction(engine) as transaction:
-        [outcome] = await apply(transaction, [command], now)
+        [outcome] = await apply(transaction, [command], transaction.now)
     if not isinstance(outcome, Posted | Noted):
         log.error("payment_intent_refused", payment_intent=intent.id, outcome=type(outcome).__name__)
         return False
@@ -117,18 +115,19 @@ async def _apply(
     return True
 
 
-async def _settle(engine: AsyncEngine, seen: _Seen, now: datetime) -> None:
+async def _settle(engine: AsyncEngine, outbox: Outbox, seen: _Seen) -> None:
     """Drops what is foreign and notes what is to be looked up again, unless it has been credited meanwhile."""
     if not seen.foreign and not seen.unfinished:
         return
     name = payment_intent.c.payment_intent
-    async with engine.begin() as connection:
+    async with outbox.transaction(engine) as transaction:
+        connection = transaction.connection
         await connection.execute(_KEEP_WRITERS_OUT)
         dropped = list(
             await connection.scalars(delete(payment_intent).where(_waits, name.in_(seen.foreign)).returning(name))
         )
         await connection.execute(
-            update(payment_intent).where(_waits, name.in_(seen.unfinished)).values(looked_up_at=now)
+            update(payment_intent).where(_waits, name.in_(seen.unfinished)).values(looked_up_at=transaction.now)
         )
     _foreign.inc(len(dropped))
     for each in dropped:

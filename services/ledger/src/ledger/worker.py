@@ -16,7 +16,6 @@ from ledger.settings import WorkerSettings
 from ledger.stripe_gateway import open_stripe
 from ledger.tables import credit_grant, hold
 from ledger.waiting_reversals import look_up_waiting
-from shared.clock import utc_now
 from shared.consumer import Subscription
 from shared.outbox import Outbox
 from shared.process import Job
@@ -51,7 +50,7 @@ async def run(settings: WorkerSettings, stopping: asyncio.Event) -> None:
             await archive_old_transfers(runtime.engine)
 
         async def look_up() -> None:
-            await look_up_waiting(runtime.engine, runtime.outbox, gateway, signing_keys, utc_now())
+            await look_up_waiting(runtime.engine, runtime.outbox, gateway, signing_keys)
 
         await run_worker(
             stopping,
@@ -78,8 +77,8 @@ async def end_what_is_due(engine: AsyncEngine, outbox: Outbox) -> None:
     """Ends grants and holds of tenants that nothing else has touched since. May run anywhere, any time, twice at once:
     the plan looks again under the tenant's lock."""
     while True:
-        now = utc_now()
         async with outbox.transaction(engine) as transaction:
+            now = transaction.now
             tenants = sorted(set(await transaction.connection.scalars(due_tenants_query(now))))
             if tenants:
                 await apply(transaction, [Expire(tenant) for tenant in tenants], now)

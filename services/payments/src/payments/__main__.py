@@ -17,7 +17,6 @@ from payments.stripe_gateway import stripe_gateway
 from payments.sweeper import Sweeper
 from payments.worker import SERVICE, STATES, subscriptions
 from shared.auth import Authenticator
-from shared.clock import utc_now
 from shared.database import make_engine, wait_for_database
 from shared.logs import get_logger
 from shared.money import MINIMUM_CHARGE_MINOR
@@ -51,10 +50,10 @@ def app() -> int:
                     engine=engine,
                     authenticator=authenticator,
                     readiness=runtime.readiness,
-                    purchasing=Purchasing(engine, runtime.outbox, stripe, signing_key, utc_now),
-                    confirming=Confirming(engine, runtime.outbox, stripe, utc_now),
-                    saved_cards=SavedCards(engine, runtime.outbox, stripe, utc_now),
-                    recharging=Recharging(engine, runtime.outbox, utc_now),
+                    purchasing=Purchasing(engine, runtime.outbox, stripe, signing_key, runtime.clock.now),
+                    confirming=Confirming(engine, runtime.outbox, stripe, runtime.clock.now),
+                    saved_cards=SavedCards(engine, runtime.outbox, stripe, runtime.clock.now),
+                    recharging=Recharging(engine, runtime.outbox, runtime.clock.now),
                     config=StripeConfig(
                         publishable_key=settings.stripe_publishable_key,
                         stripe_api_version=STRIPE_API_VERSION,
@@ -82,8 +81,8 @@ def worker() -> int:
             stripe_gateway(settings.stripe_secret_key.get_secret_value(), settings.stripe_api_base) as stripe,
         ):
             signing_keys = [key.get_secret_value() for key in settings.metadata_signing_keys]
-            loop = make_consumer_loop(runtime, settings, subscriptions(StripeEvents(signing_keys, utc_now)))
-            sweeper = Sweeper(runtime.engine, runtime.outbox, stripe, utc_now)
+            loop = make_consumer_loop(runtime, settings, subscriptions(StripeEvents(signing_keys, runtime.clock.now)))
+            sweeper = Sweeper(runtime.engine, runtime.outbox, stripe, runtime.clock.now)
             await run_worker(stopping, runtime, settings, loop, sweeper.jobs())
 
     return run_process(SERVICE, settings.log_level, main)

@@ -26,7 +26,7 @@ from ledger.core.accounts import Kind
 from ledger.core.commands import Adjustment, Credit, Posted, Promotion
 from ledger.reading import Cursor, read_balance, read_receipt, read_unapplied_receipts
 from ledger.tenants import set_tenant
-from shared.clock import utc_now
+from shared.clock import transaction_time
 from shared.problems import problem_responses
 
 router = APIRouter()
@@ -40,7 +40,8 @@ async def put_tenant(request: Request, _principal: Operator, tenant_id: Tenant, 
     """Announces a tenant, so that it can be given and used credits before it has bought any, and sets its limits."""
     engine: AsyncEngine = request.app.state.worker_engine
     async with engine.begin() as connection:
-        await set_tenant(connection, tenant_id, overdraft_limit=body.overdraft_limit, now=utc_now())
+        now = await transaction_time(connection)
+        await set_tenant(connection, tenant_id, overdraft_limit=body.overdraft_limit, now=now)
         row = await read_balance(connection, tenant_id)
     assert row is not None, "it was just written"
     return _tenant_body(row)

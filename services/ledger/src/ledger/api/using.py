@@ -35,7 +35,7 @@ from ledger.core.commands import (
 )
 from ledger.reading import read_hold
 from shared.auth import Principal
-from shared.clock import utc_now
+from shared.clock import transaction_time
 from shared.database import tenant_transaction
 from shared.problems import Problem, problem_responses
 
@@ -85,7 +85,8 @@ async def post_debit_batch(request: Request, principal: Debitor, body: DebitBatc
 async def post_hold(request: Request, principal: Debitor, body: HoldRequest) -> Response:
     """Reserves credits for work whose cost is not known yet; they come back by themselves after `expiresInS`."""
     tenant = debited_tenant(principal, body.tenant_id)
-    expires_at = utc_now() + timedelta(seconds=body.expires_in_s)
+    async with request.app.state.api_engine.connect() as connection:
+        expires_at = await transaction_time(connection) + timedelta(seconds=body.expires_in_s)
     return await _hold(request, Hold(tenant, body.reference, body.credits, body.purpose, expires_at))
 
 
@@ -121,9 +122,10 @@ async def get_hold(
     tenant = debited_tenant(principal, tenant_id)
     async with tenant_transaction(request.app.state.api_engine, tenant) as connection:
         row = await read_hold(connection, tenant, reference)
+        now = await transaction_time(connection)
     if row is None:
         raise unknown_hold()
-    is_over = row.status == HoldStatus.OPEN and row.expires_at <= utc_now()
+    is_over = row.status == HoldStatus.OPEN and row.expires_at <= now
     return HoldBody(
         tenant_id=tenant, reference=reference, credits=row.credits,
         status=HoldStatus.EXPIRED if is_over else HoldStatus(row.status), captured_credits=row.captured,

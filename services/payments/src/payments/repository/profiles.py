@@ -8,7 +8,6 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.clock import utc_now
 from shared.events import AutoRecharge, BillingProfile, Card, Consent, DomainEvent
 from shared.outbox import Transaction
 from shared.topics import TopicName
@@ -41,7 +40,7 @@ async def changed(transaction: Transaction, tenants: Iterable[str]) -> None:
     ordered = sorted(set(tenants))
     if not ordered:
         return
-    rows = await transaction.connection.execute(_NEXT_VERSION, {"tenants": ordered, "now": utc_now()})
+    rows = await transaction.connection.execute(_NEXT_VERSION, {"tenants": ordered, "now": transaction.now})
     for row in rows:
         transaction.mark(TopicName.BILLING_PROFILE_CHANGED, row.tenant_id, row.version, tenant=row.tenant_id)
 
