@@ -12,7 +12,7 @@ from typing import Any
 import stripe
 from pydantic_core import from_json, to_json
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from embedded.testing import ServiceDatabase
 from recharge.charging.pace import Pace
@@ -24,7 +24,7 @@ from recharge.repository.inputs import save_progress
 from recharge.repository.situations import due_tenants, lock_tenants
 from recharge.stripe_gateway import StripeGateway, stripe_gateway
 from recharge.stripe_handlers import StripeEvents
-from shared.clock import utc_now
+from shared.clock import transaction_time, utc_now
 from shared.consumer import Handler
 from shared.database import make_engine
 from shared.events import (
@@ -299,12 +299,15 @@ async def open_house(database: ServiceDatabase, simulator: RunningSimulator) -> 
     engine = make_engine(database.worker_url, application_name="recharge-test", pool_size=12)
     gateway = StripeGateway(Settings.secret_key, simulator.url, timeout_s=2.0)
     published = Published()
-    outbox = Outbox(published)
+
+    async def clock(connection: AsyncConnection) -> datetime:
+        return await transaction_time(connection) + house.offset
+
+    outbox = Outbox(published, clock)
     steps = Steps(engine, outbox, gateway, Pace(100), SIGNING_KEY)
     http = stripe.HTTPXClient()
     client = simulator.client(http_client=http)
     house = House(engine, outbox, published, steps, simulator, client, database)
-    house.steps = replace(steps, clock=lambda: house.now)
     await house.receive(on_packages, *CATALOG)
     try:
         yield house

@@ -97,7 +97,8 @@ class _Lane:
 
 
 class ConsumerLoop(ConsumerRebalanceListener):
-    """Runs the subscriptions of one group. `caught_up_at` tells when each partition was last seen read to its end."""
+    """Runs the subscriptions of one group. `caught_up_at` tells when each partition was last seen read to its end, by
+    `clock`: the database's (`DatabaseClock.now`) where something is decided by it."""
 
     def __init__(
         self,
@@ -111,8 +112,10 @@ class ConsumerLoop(ConsumerRebalanceListener):
         topic_prefix: str,
         batch_records_max: int = 500,
         partitions_at_once: int = 3,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._consumer = consumer
+        self._clock = clock
         self._group = group.removeprefix(topic_prefix)
         self._subscriptions = {topic_prefix + each.topic: each for each in subscriptions}
         self._engine = engine
@@ -268,7 +271,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         """Measures the lag, and notes which partitions have been read, and handled, to their end."""
         if not self._is_running:
             return
-        now = utc_now()
+        now = self._clock()
         try:
             async with asyncio.timeout(OBSERVE_TIMEOUT_S):
                 handled_to = {partition: await self._position(partition) for partition in self._ours}

@@ -78,6 +78,11 @@ class Outbox:
         self._publisher = publisher
         self._clock = clock
 
+    async def now(self, engine: AsyncEngine) -> datetime:
+        """The time of a transaction that would begin now."""
+        async with engine.connect() as connection:
+            return await self._clock(connection)
+
     @asynccontextmanager
     async def transaction(self, engine: AsyncEngine, tenant: str | None = None) -> AsyncGenerator[Transaction]:
         """One transaction, confined to `tenant` where one is given. Publishing never delays or fails the caller."""

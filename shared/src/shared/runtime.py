@@ -93,6 +93,7 @@ def make_consumer_loop(
         producer=runtime.producer,
         topic_prefix=kafka.topic_prefix,
         batch_records_max=batch_records_max,
+        clock=runtime.clock.now,
     )
 
 

@@ -16,7 +16,6 @@ from recharge.repository.inputs import (
     save_requests,
 )
 from recharge.repository.situations import catalog_changed, lock_tenants
-from shared.clock import utc_now
 from shared.events import (
     BalanceChanged,
     BillingProfile,
@@ -55,18 +54,18 @@ async def on_billing_profiles(transaction: Transaction, records: Sequence[Record
     profiles = read(records, BillingProfile)
     await lock_tenants(transaction.connection, (profile.tenant for profile in profiles))
     tenants = await save_profiles(transaction.connection, profiles)
-    await decide_about(transaction, tenants, utc_now())
+    await decide_about(transaction, tenants, transaction.now)
 
 
 async def on_balances(transaction: Transaction, records: Sequence[Record]) -> None:
     """Keeps the newest balances and decides about their tenants. This is the way from a debit to a charge."""
     tenants = await save_balances(transaction.connection, read(records, BalanceChanged))
-    await decide_about(transaction, tenants, utc_now())
+    await decide_about(transaction, tenants, transaction.now)
 
 
 async def on_entries(transaction: Transaction, records: Sequence[Record]) -> None:
     """Ends the attempts whose credits have been posted; holds those whose receipt could not be applied."""
-    now = utc_now()
+    now = transaction.now
     entries = read(records, EntryPosted)
     connection = transaction.connection
     await save_entries(connection, entries)
@@ -91,7 +90,7 @@ async def on_entries(transaction: Transaction, records: Sequence[Record]) -> Non
 async def on_packages(transaction: Transaction, records: Sequence[Record]) -> None:
     """Keeps the catalog; those for whom no package fitted are decided about again, by the periodic job."""
     await save_packages(transaction.connection, read(records, CreditPackage))
-    await catalog_changed(transaction.connection, utc_now())
+    await catalog_changed(transaction.connection, transaction.now)
 
 
 async def on_requests(transaction: Transaction, records: Sequence[Record]) -> None:
@@ -99,7 +98,7 @@ async def on_requests(transaction: Transaction, records: Sequence[Record]) -> No
     requests = read(records, RechargeRequested)
     await lock_tenants(transaction.connection, (request.tenant for request in requests))
     tenants = await save_requests(transaction.connection, requests)
-    await decide_about(transaction, tenants, utc_now())
+    await decide_about(transaction, tenants, transaction.now)
 
 
 async def freeze_key(transaction: Transaction, record: Record) -> None:

@@ -15,7 +15,6 @@ from recharge.moving import write_moves
 from recharge.repository.attempts import load_attempts, load_tries, tenants_of
 from recharge.repository.inputs import freeze_customer, freeze_tenant, save_disputes
 from recharge.repository.situations import lock_tenants
-from shared.clock import utc_now
 from shared.kafka import Record
 from shared.logs import get_logger
 from shared.outbox import Transaction
@@ -52,7 +51,7 @@ class StripeEvents:
 
     async def handle(self, transaction: Transaction, records: Sequence[Record]) -> None:
         """Applies a batch."""
-        now = utc_now()
+        now = transaction.now
         intents: list[_Seen] = []
         disputes: list[dict[str, Any]] = []
         for record in records:
@@ -157,7 +156,7 @@ async def freeze_payment(transaction: Transaction, record: Record) -> None:
         "dispute": f"unreadable:{record.topic}:{record.partition}:{record.offset}",
         "payment_intent": record.key,
         "status": "unreadable",
-        "seen_at": utc_now(),
+        "seen_at": transaction.now,
         "closed_at": None,
     }
     for tenant in await save_disputes(transaction.connection, [unreadable]):

@@ -21,7 +21,6 @@ from recharge.repository.situations import due_tenants, lock_tenants
 from recharge.settings import WorkerSettings
 from recharge.stripe_gateway import stripe_gateway
 from recharge.stripe_handlers import StripeEvents, freeze_payment
-from shared.clock import utc_now
 from shared.consumer import ConsumerLoop, Subscription
 from shared.outbox import Outbox
 from shared.process import Job
@@ -58,7 +57,7 @@ async def run_recharge_worker(stopping: asyncio.Event, settings: WorkerSettings)
             pace=Pace(settings.recharge_stripe_requests_per_s),
             signing_key=signing_keys[0],
         )
-        executor = Executor(runtime.engine, steps, wake, at_once=settings.recharge_charges_at_once)
+        executor = Executor(runtime.engine, steps, wake, runtime.clock, at_once=settings.recharge_charges_at_once)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(executor.run(stopping))
             await run_worker(stopping, runtime, settings, loop, jobs(runtime, loop))
@@ -87,7 +86,7 @@ def jobs(runtime: Runtime, loop: ConsumerLoop) -> tuple[Job, ...]:
 
     async def decide_again() -> None:
         async with runtime.outbox.transaction(runtime.engine) as transaction:
-            now = utc_now()
+            now = transaction.now
             due = await due_tenants(transaction.connection, now, TENANTS_AT_ONCE_MAX)
             await lock_tenants(transaction.connection, due)
             await decide_about(transaction, due, now)

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from recharge.charging.steps import Steps
 from recharge.repository.attempts import due_attempts
-from shared.clock import utc_now
+from shared.clock import DatabaseClock, transaction_time
 from shared.database import is_transient
 from shared.logs import get_logger
 from shared.outbox import OutboxEvent, Publisher, StateMark
@@ -34,12 +34,18 @@ class WakingPublisher:
 
 
 class Executor:
-    """Runs due attempts until told to stop. What it does not finish, any executor finds again."""
+    """Runs due attempts until told to stop. What it does not finish, any executor finds again.
 
-    def __init__(self, engine: AsyncEngine, steps: Steps, wake: asyncio.Event, *, at_once: int) -> None:
+    While this process's clock differs from the database's it begins nothing.
+    """
+
+    def __init__(
+        self, engine: AsyncEngine, steps: Steps, wake: asyncio.Event, clock: DatabaseClock, *, at_once: int
+    ) -> None:
         self._engine = engine
         self._steps = steps
         self._wake = wake
+        self._clock = clock
         self._at_once = at_once
         self._in_flight: dict[str, asyncio.Task[None]] = {}
 
@@ -59,11 +65,12 @@ class Executor:
 
     async def _start_due(self) -> None:
         free = self._at_once - len(self._in_flight)
-        if free <= 0:
+        if free <= 0 or not self._clock.agrees:
             return
         try:
             async with self._engine.connect() as connection:
-                due = await due_attempts(connection, utc_now(), self._in_flight, free)
+                now = await transaction_time(connection)
+                due = await due_attempts(connection, now, self._in_flight, free)
         except Exception as error:
             if not is_transient(error):
                 raise

@@ -3,7 +3,7 @@
 prepare ─▶ commit ─▶ (recharge.try_committed) ─▶ Stripe ─▶ (recharge.stripe_answered) ─▶ write down
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, assert_never
@@ -26,7 +26,6 @@ from recharge.moving import write_moves
 from recharge.repository.attempts import claim_attempt, load_attempts, load_parameters, load_tries, take_probe
 from recharge.repository.situations import load_situations, lock_for_charging
 from recharge.stripe_gateway import StripeGateway
-from shared.clock import utc_now
 from shared.faults import fault_point
 from shared.logs import get_logger
 from shared.outbox import Outbox, Transaction
@@ -63,18 +62,17 @@ class Steps:
     gateway: StripeGateway
     pace: Pace
     signing_key: str
-    clock: Callable[[], datetime] = utc_now
 
     async def take(self, tenant: str, attempt: str) -> None:
         """One step of this attempt, if it is due and nobody else is at it."""
-        leased_at = self.clock()
         async with self.outbox.transaction(self.engine) as transaction:
+            leased_at = transaction.now
             call = await self._prepare(transaction, tenant, attempt, leased_at)
         if call is None:
             return
         await fault_point("recharge.try_committed")
         await self.pace.turn()
-        asked_at = self.clock()
+        asked_at = await self.outbox.now(self.engine)
         if asked_at >= leased_at + LEASE:
             # Its turn came late, or this process slept: another may have found out by now, and forgotten the key.
             log.warning("lease_ran_out_before_the_call", tenant=tenant, attempt=attempt, n=call.asked.n)
@@ -87,7 +85,7 @@ class Steps:
             "stripe_answered", tenant=tenant, attempt=attempt, n=call.asked.n, call=kind, answer=type(answer).__name__
         )
         async with self.outbox.transaction(self.engine) as transaction:
-            await self._write_down(transaction, call, answer, asked_at, self.clock())
+            await self._write_down(transaction, call, answer, asked_at, transaction.now)
 
     async def _prepare(self, transaction: Transaction, tenant: str, name: str, now: datetime) -> Call | None:
         connection = transaction.connection
