@@ -1,10 +1,10 @@
+import asyncio
 import base64
 import json
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -12,11 +12,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from fastapi import Depends, FastAPI
 from httpx import ASGITransport, AsyncClient
-from jwt import jwk_set_cache as jwks_module
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from shared.auth import LEEWAY_S, Authenticator, Principal, Scope, mint_development_token, requires
+from shared import jwks as jwks_module
+from shared.auth import LEEWAY_S, Authenticator, Principal, Scope, mint_development_token, principal_of, requires
 from shared.http import Readiness, create_http_app
+from shared.jwks import FETCH_AGAIN_AFTER_S, UNKNOWN_WAITS_S
 from shared.problems import Problem
 from shared.settings import AuthSettings, InvalidSettings
 
@@ -101,11 +102,29 @@ async def test_the_issuer_is_checked_where_one_is_set() -> None:
 
 
 async def test_a_token_without_a_tenant_has_none_of_its_own() -> None:
-    for tenant in (None, "", 7):
-        principal = await authenticator().verify(token(tenant_id=tenant))
-        with pytest.raises(Problem) as caught:
-            _ = principal.own_tenant
-        assert (caught.value.status, caught.value.code) == (403, "tenant_required")
+    principal = await authenticator().verify(token(tenant_id=None))
+    with pytest.raises(Problem) as caught:
+        _ = principal.own_tenant
+    assert (caught.value.status, caught.value.code) == (403, "tenant_required")
+
+
+@pytest.mark.parametrize("tenant", ["", 7, 0, True, False, ["acme"], {"id": "acme"}, 1.5])
+async def test_a_tenant_id_that_is_no_text_is_refused_and_never_means_no_tenant(tenant: Any) -> None:
+    presented = token(tenant_id=tenant, scope="credits:debit:any")
+    problem = await refused(authenticator(), presented)
+    assert (problem.status, problem.code) == (401, "unauthorized")
+
+
+def test_a_tenant_id_of_null_is_refused_too() -> None:
+    with pytest.raises(Problem, match="tenant_id"):
+        principal_of({"sub": "user_1", "tenant_id": None, "scope": "credits:debit:any"})
+
+
+@pytest.mark.parametrize("claims", [{"scope": ["operator"]}, {"scope": 7}, {"sub": 7}, {"sub": ["user_1"]}])
+async def test_a_subject_or_scope_that_is_no_text_is_refused(claims: dict[str, Any]) -> None:
+    with pytest.raises(Problem) as caught:
+        principal_of({"sub": "user_1", "tenant_id": "acme", "scope": "operator", **claims})
+    assert caught.value.status == 401
 
 
 @pytest.mark.parametrize("tenant", ["a\0b", "a\nb", " acme", "a b", "müller", "\ud800", "x" * 201])
@@ -183,20 +202,73 @@ async def test_an_issuers_keys_verify_its_tokens_and_no_others(
         assert (await refused(by, presented)).status == 401
 
 
-async def test_a_key_that_the_issuer_has_withdrawn_verifies_no_longer_than_the_set_is_kept(
+async def test_a_key_that_the_issuer_has_withdrawn_is_refused_after_the_next_fetch(
     jwks_url: str,
     rsa_key: rsa.RSAPrivateKey,
     ec_key: ec.EllipticCurvePrivateKey,
     jwks: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(jwks_module, "FETCHED_EVERY_S", 0.1)
     by = authenticator(auth_jwt_secret=None, auth_jwks_url=jwks_url)
     presented = token(rsa_key, "RS256", {"kid": "rsa"})
     assert (await by.verify(presented)).subject == "user_1"
-    monkeypatch.setattr(jwks_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 301))
     monkeypatch.setitem(jwks[0], "kid", "rsa-2")
-    assert (await refused(by, presented)).status == 401
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await by.verify(presented)
+            except Problem as problem:
+                assert problem.status == 401
+                break
+            await asyncio.sleep(0.01)
     assert (await by.verify(token(ec_key, "ES256", {"kid": "ec"}))).subject == "user_1"
+    await by.close()
+
+
+async def test_an_issuer_that_hangs_delays_no_known_key_and_an_unknown_one_once(
+    rsa_key: rsa.RSAPrivateKey, jwks: list[dict[str, Any]]
+) -> None:
+    """Its first answer is right; every later request hangs."""
+    asked = 0
+    hanging = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.readuntil(b"\r\n\r\n")
+        if asked == 1:
+            body = json.dumps({"keys": jwks}).encode()
+            writer.write(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            await writer.drain()
+        else:
+            await hanging.wait()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    by = authenticator(auth_jwt_secret=None, auth_jwks_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    good = token(rsa_key, "RS256", {"kid": "rsa"})
+    assert (await by.verify(good)).subject == "user_1"
+    keys = by._keys
+    assert keys is not None
+    keys._begun_at = -FETCH_AGAIN_AFTER_S  # the issuer may be asked again
+    began = time.monotonic()
+    unknown = asyncio.gather(*(refused(by, token(rsa_key, "RS256", {"kid": f"unknown-{n}"})) for n in range(200)))
+    await asyncio.sleep(0)
+    for _ in range(20):
+        assert (await by.verify(good)).subject == "user_1"
+    assert time.monotonic() - began < UNKNOWN_WAITS_S, "a known key waits for nobody"
+    assert {problem.status for problem in await unknown} == {401}
+    assert time.monotonic() - began < UNKNOWN_WAITS_S + 1
+    began = time.monotonic()
+    for n in range(200):
+        assert (await refused(by, token(rsa_key, "RS256", {"kid": f"unknown-{n}"}))).status == 401
+    assert time.monotonic() - began < UNKNOWN_WAITS_S / 2, "what was not found is not asked for again"
+    assert asked == 2
+    hanging.set()
+    await by.close()
+    server.close()
+    await server.wait_closed()
 
 
 async def test_keys_that_cannot_be_fetched_are_no_verdict(rsa_key: rsa.RSAPrivateKey) -> None:

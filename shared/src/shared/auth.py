@@ -1,8 +1,7 @@
 """Who calls: a JWT with a tenant and scopes. One token for all services."""
 
-import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ import jwt
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from shared.jwks import IssuerKeys, KeysUnavailable, UnknownKey
 from shared.problems import Problem
 from shared.settings import AuthSettings, InvalidSettings
 
@@ -19,6 +19,7 @@ LEEWAY_S = 30
 #: of database keys, and must be the same in all of them.
 _TENANT = re.compile(r"[\x21-\x7e]{1,200}")
 _SUBJECT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
+_ABSENT = object()
 _bearer = HTTPBearer(auto_error=False, description="A JWT with `tenant_id` and `scope`.")
 
 
@@ -57,25 +58,24 @@ class Authenticator:
                 "development), and not both."
             )
         self._secret = settings.auth_jwt_secret
-        self._jwks = (
-            # cache_keys would keep a key for ever that the issuer has withdrawn; the set is kept for its lifespan.
-            jwt.PyJWKClient(settings.auth_jwks_url, cache_keys=False, lifespan=300, timeout=5)
-            if settings.auth_jwks_url
-            else None
-        )
+        self._keys = IssuerKeys(settings.auth_jwks_url) if settings.auth_jwks_url else None
         self._issuer = settings.auth_issuer
         self._audience = settings.auth_audience
 
+    def start(self) -> None:
+        """Begins to fetch the issuer's keys, in the running event loop, so that the first request finds them."""
+        if self._keys is not None:
+            self._keys.start()
+
+    async def close(self) -> None:
+        """Ends the fetching of keys."""
+        if self._keys is not None:
+            await self._keys.close()
+
     async def verify(self, token: str) -> Principal:
-        """The principal, or a Problem 401."""
+        """The principal, or a Problem 401; a Problem 503 while the issuer's keys have never been fetched."""
         try:
-            if self._jwks is not None:
-                # With the key goes its algorithm: a token that names another one is refused, not tried.
-                key: Any = await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)
-                algorithms = ["RS256", "ES256"]
-            else:
-                assert self._secret is not None
-                key, algorithms = self._secret.get_secret_value(), ["HS256"]
+            key, algorithms = await self._key_of(token)
             claims = jwt.decode(
                 token,
                 key,
@@ -85,25 +85,48 @@ class Authenticator:
                 leeway=LEEWAY_S,
                 options={"require": ["exp", "sub"]},
             )
-        except jwt.PyJWKClientConnectionError as error:
+        except KeysUnavailable as error:
             raise Problem(
                 503,
                 "temporarily_unavailable",
                 "The token issuer's keys cannot be fetched. Try again.",
                 {"Retry-After": "1"},
             ) from error
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, UnknownKey) as error:
             raise unauthorized(f"The token is not valid: {type(error).__name__}. Get a new one.") from error
-        tenant, subject = claims.get("tenant_id"), str(claims["sub"])
-        if isinstance(tenant, str) and tenant and not _TENANT.fullmatch(tenant):
-            raise unauthorized("The token's tenant_id must be 1 to 200 visible ASCII characters, without spaces.")
-        if not _SUBJECT.fullmatch(subject):
-            raise unauthorized("The token's sub must be 1 to 255 characters, without control characters.")
-        return Principal(
-            subject=subject,
-            tenant=tenant if isinstance(tenant, str) and tenant else None,
-            scopes=frozenset(str(claims.get("scope", "")).split()),
+        return principal_of(claims)
+
+    async def _key_of(self, token: str) -> tuple[Any, list[str]]:
+        if self._keys is not None:
+            kid = jwt.get_unverified_header(token).get("kid")
+            if not isinstance(kid, str):
+                raise UnknownKey
+            # With the key goes its algorithm: a token that names another one is refused, not tried.
+            return await self._keys.key(kid), ["RS256", "ES256"]
+        assert self._secret is not None
+        return self._secret.get_secret_value(), ["HS256"]
+
+
+def principal_of(claims: Mapping[str, Any]) -> Principal:
+    """Who the verified claims speak for. Raises a Problem 401 for a claim that is not of its type.
+
+    A claim that is there and unreadable never counts as absent: a token whose `tenant_id` is a number would otherwise
+    belong to no tenant, and with `credits:debit:any` be allowed to debit every one.
+    """
+    subject, scope, tenant = claims["sub"], claims.get("scope", ""), claims.get("tenant_id", _ABSENT)
+    if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
+        raise unauthorized("The token's sub must be a text of 1 to 255 characters, without control characters.")
+    if not isinstance(scope, str):
+        raise unauthorized("The token's scope must be a text: scopes with a space between them.")
+    scopes = frozenset(scope.split())
+    if tenant is _ABSENT:
+        return Principal(subject, None, scopes)
+    if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
+        raise unauthorized(
+            "The token's tenant_id must be a text of 1 to 200 visible ASCII characters, without spaces. A token "
+            "without a tenant has no tenant_id at all."
         )
+    return Principal(subject, tenant, scopes)
 
 
 def unauthorized(detail: str) -> Problem:

@@ -27,6 +27,7 @@ BODY_BYTES_MAX = 1024 * 1024
 async def run(settings: AppSettings, stopping: asyncio.Event) -> None:
     """Serves the API until `stopping`."""
     authenticator = Authenticator(settings)
+    authenticator.start()
     api_engine = make_engine(
         settings.database_url_api.get_secret_value(), application_name="ledger-api", pool_size=API_POOL_SIZE
     )

@@ -44,6 +44,7 @@ def app() -> int:
                 start_runtime(SERVICE, settings, settings, url_worker, states=STATES) as runtime,
                 stripe_gateway(settings.stripe_secret_key.get_secret_value(), settings.stripe_api_base) as stripe,
             ):
+                authenticator.start()
                 await wait_for_database(engine, settings.start_timeout_s)
                 signing_key = settings.metadata_signing_keys[0].get_secret_value()
                 api = create_app(

@@ -75,6 +75,7 @@ async def run_app(stopping: asyncio.Event, settings: AppSettings) -> None:
         ) as runtime:
             app = create_app(settings, runtime.readiness)
             app.state.api_engine = engine
+            app.state.authenticator.start()
             await run_api(stopping, runtime, app, settings)
     finally:
         await engine.dispose()

@@ -1,0 +1,126 @@
+"""The keys of the tokens' issuer (a JWK set, RFC 7517), fetched in the background: no request waits for the issuer.
+
+A key that is known is used at once, whatever the issuer does. One that is not known has the set fetched again, at most
+every `FETCH_AGAIN_AFTER_S`, and waits for that for `UNKNOWN_WAITS_S`; then it is refused at once for `UNKNOWN_FOR_S`.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import jwt
+
+from shared.logs import get_logger
+
+log = get_logger()
+
+#: A key that the issuer has withdrawn is refused after this, plus the time of a fetch, while the issuer answers.
+FETCHED_EVERY_S = 60.0
+#: Keys are trusted for so long after the last answer of an issuer that is away; then they are not known to be good.
+TRUSTED_FOR_S = 3_600.0
+FETCH_TIMEOUT_S = 5.0
+FETCH_AGAIN_AFTER_S = 10.0
+#: How long a request whose key is not known waits for a fetch: the issuer may just have made the key.
+UNKNOWN_WAITS_S = 0.5
+UNKNOWN_FOR_S = 10.0
+UNKNOWN_MAX = 1_000
+
+
+class UnknownKey(Exception):
+    """The issuer names no such key."""
+
+
+class KeysUnavailable(Exception):
+    """The issuer's keys have not been fetched, or not for too long."""
+
+
+class IssuerKeys:
+    """The issuer's keys by their `kid`. Belongs to one event loop; `close` ends its task."""
+
+    def __init__(self, url: str) -> None:
+        self._client = jwt.PyJWKClient(url, cache_keys=False, cache_jwk_set=False, timeout=int(FETCH_TIMEOUT_S))
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._answered_at: float | None = None
+        self._begun_at: float | None = None
+        self._unknown_until: OrderedDict[str, float] = OrderedDict()
+        self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins fetching, in a task of this event loop; `key` does it too."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._keep_fetching(), name="issuer-keys")
+
+    async def close(self) -> None:
+        """Ends the task."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def key(self, kid: str) -> jwt.PyJWK:
+        """The key. Raises `UnknownKey` or `KeysUnavailable`, within `UNKNOWN_WAITS_S`."""
+        self.start()
+        now = asyncio.get_running_loop().time()
+        if self._is_trusted(now) and kid in self._keys:
+            return self._keys[kid]
+        if self._unknown_until.get(kid, now) > now:
+            raise UnknownKey
+        if self._may_fetch(now):
+            self._idle.clear()
+            self._wanted.set()
+        await self._wait_for_fetch()
+        now = asyncio.get_running_loop().time()
+        if not self._is_trusted(now):
+            raise KeysUnavailable
+        if kid in self._keys:
+            return self._keys[kid]
+        self._note_unknown(kid, now)
+        raise UnknownKey
+
+    def _is_trusted(self, now: float) -> bool:
+        return self._answered_at is not None and now - self._answered_at <= TRUSTED_FOR_S
+
+    def _may_fetch(self, now: float) -> bool:
+        return self._begun_at is not None and self._idle.is_set() and now - self._begun_at >= FETCH_AGAIN_AFTER_S
+
+    def _note_unknown(self, kid: str, now: float) -> None:
+        self._unknown_until[kid] = now + UNKNOWN_FOR_S
+        while len(self._unknown_until) > UNKNOWN_MAX:
+            self._unknown_until.popitem(last=False)
+
+    async def _wait_for_fetch(self) -> None:
+        try:
+            async with asyncio.timeout(UNKNOWN_WAITS_S):
+                await self._idle.wait()
+        except TimeoutError:
+            return
+
+    async def _keep_fetching(self) -> None:
+        while True:
+            self._wanted.clear()
+            self._idle.clear()
+            self._begun_at = asyncio.get_running_loop().time()
+            await self._fetch()
+            self._idle.set()
+            try:
+                async with asyncio.timeout(FETCHED_EVERY_S):
+                    await self._wanted.wait()
+            except TimeoutError:
+                continue
+
+    async def _fetch(self) -> None:
+        """Takes the issuer's answer. One thread at a time: a fetch that hangs is waited for, by this task alone."""
+        try:
+            keys = await asyncio.to_thread(self._client.get_signing_keys)
+        except (jwt.PyJWTError, OSError, ValueError) as error:
+            log.warning("issuer_keys_not_fetched", error=type(error).__name__)
+            return
+        self._take(keys)
+
+    def _take(self, keys: Sequence[Any]) -> None:
+        self._keys = {key.key_id: key for key in keys if key.key_id}
+        self._answered_at = asyncio.get_running_loop().time()
+        for kid in self._keys.keys() & self._unknown_until.keys():
+            del self._unknown_until[kid]
