@@ -24,11 +24,19 @@ PASSWORDS = ("POSTGRES_PASSWORD", *ROLE_PASSWORDS)
 #: Passwords become part of addresses; these characters mean themselves there.
 PASSWORD = re.compile(r"[A-Za-z0-9._~-]+")
 SIGNING_KEY_LENGTH_MIN = 32
+#: What Stripe's secrets look like. One put in another's place would fail at every use, or be shown to browsers.
+STRIPE_SECRETS = {
+    "STRIPE_SECRET_KEY": (re.compile(r"(sk|rk)_(test|live)_.+"), "a secret key: sk_test_…, sk_live_…, rk_…"),
+    "STRIPE_WEBHOOK_SECRET": (re.compile(r"whsec_.+"), "the secret of a webhook endpoint: whsec_…"),
+    **dict.fromkeys(PUBLISHABLE_KEYS, (re.compile(r"pk_(test|live)_.+"), "a publishable key: pk_test_…, pk_live_…")),
+}
+#: Of these there may be several, with commas between them.
+LISTS = ("STRIPE_WEBHOOK_SECRET", "METADATA_SIGNING_KEYS")
 
 
 def problems(settings: Mapping[str, str], resolves: Callable[[str], bool]) -> list[str]:
     """What is wrong, a sentence each, never with a secret in it. `resolves` knows which hosts exist."""
-    found = [*_missing(settings), *_unfit_passwords(settings), *_unfit_keys(settings)]
+    found = [*_missing(settings), *_unfit_passwords(settings), *_unfit_secrets(settings), *_unfit_keys(settings)]
     api_base = settings.get("STRIPE_API_BASE", "")
     if api_base:
         found += _wrong_for_simulator(settings, api_base, resolves)
@@ -55,6 +63,19 @@ def _unfit_passwords(settings: Mapping[str, str]) -> list[str]:
         for name in PASSWORDS
         if settings.get(name) and not PASSWORD.fullmatch(settings[name])
     ]
+
+
+def _unfit_secrets(settings: Mapping[str, str]) -> list[str]:
+    found: list[str] = []
+    for name in (*SECRETS, *PUBLISHABLE_KEYS):
+        whole = settings.get(name, "")
+        parts = [part.strip() for part in whole.split(",")] if name in LISTS else [whole]
+        for part in filter(None, parts):
+            if any(not "!" <= character <= "~" for character in part):
+                found.append(f"{name} has a blank or another invisible character in it. Copy it again without.")
+            elif name in STRIPE_SECRETS and not STRIPE_SECRETS[name][0].fullmatch(part):
+                found.append(f"{name} is not {STRIPE_SECRETS[name][1]}.")
+    return found
 
 
 def _unfit_keys(settings: Mapping[str, str]) -> list[str]:

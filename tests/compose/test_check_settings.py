@@ -119,3 +119,21 @@ def test_no_secret_is_printed() -> None:
     )
     for secret in ("sk_live_51Nabc", "whsec_51Nabc", "p@ss/word", "tiny-key", OWN["POSTGRES_PASSWORD"]):
         assert secret not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("STRIPE_WEBHOOK_SECRET", "sk_live_51Nabc", "STRIPE_WEBHOOK_SECRET is not the secret of a webhook endpoint"),
+        ("STRIPE_WEBHOOK_SECRET", "whsec_51N abc", "STRIPE_WEBHOOK_SECRET has a blank"),
+        ("STRIPE_SECRET_KEY", "pk_live_51Nabc", "STRIPE_SECRET_KEY is not a secret key"),
+        ("STRIPE_SECRET_KEY", "sk_live_51Nabc ", "STRIPE_SECRET_KEY has a blank"),
+        ("STRIPE_PUBLISHABLE_KEY", "sk_live_51Nabc", "STRIPE_PUBLISHABLE_KEY is not a publishable key"),
+        ("METADATA_SIGNING_KEYS", "8a1f0c 8a1f0c" * 4, "METADATA_SIGNING_KEYS has a blank"),
+    ],
+)
+def test_a_secret_in_anothers_place_or_with_a_blank_is_refused(name: str, value: str, said: str) -> None:
+    code, printed = check({**OWN, name: value})
+    assert code == 1
+    assert said in printed
+    assert value.strip() not in printed

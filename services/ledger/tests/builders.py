@@ -26,7 +26,7 @@ from shared.stripe_events import Header
 from shared.topics import TopicName
 
 NOW = datetime(2026, 9, 1, 12, 0, tzinfo=UTC)
-SIGNING_KEY = "a-key-of-these-tests-0123456789"
+SIGNING_KEY = "a-key-of-these-tests-0123456789ab"
 
 _numbers = itertools.count(1)
 

@@ -1,5 +1,7 @@
 """Settings from the environment (and `.env`), read once at start; all that is missing is named in one message."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -37,10 +39,61 @@ def _is_postgresql_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _secret(pattern: str, kind: str) -> Callable[[SecretStr], SecretStr]:
+    """Checks that a secret is of its kind, so that one put in another's place stops the process at start. A secret that
+    was copied with a blank or a line end would fail at every use without a word. The message never has the secret."""
+    expected = re.compile(pattern)
+
+    def check(value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if any(not "!" <= character <= "~" for character in text):
+            raise ValueError("has a blank, a line end or another invisible character in it: copy it again without")
+        if not expected.fullmatch(text):
+            raise ValueError(f"is not {kind}")
+        return value
+
+    return check
+
+
+#: The shortest key that HMAC-SHA256 can use in full (RFC 2104, section 3).
+SIGNING_KEY_CHARACTERS_MIN = 32
+_SIGNING_KEY = rf".{{{SIGNING_KEY_CHARACTERS_MIN},}}"
+
+#: https://docs.stripe.com/keys: secret and restricted keys, of test or live mode.
+StripeSecretKey = Annotated[
+    SecretStr,
+    AfterValidator(
+        _secret(r"(sk|rk)_(test|live)_.+", "a secret key of Stripe's: sk_test_…, sk_live_…, rk_test_… or rk_live_…")
+    ),
+]
+#: https://docs.stripe.com/webhooks/signature: the endpoint's secret, not the API key.
+WebhookSecret = Annotated[
+    SecretStr,
+    AfterValidator(
+        _secret(r"whsec_.+", "the secret of a webhook endpoint: whsec_…, which Stripe shows with the endpoint")
+    ),
+]
+SigningKey = Annotated[
+    SecretStr,
+    AfterValidator(
+        _secret(
+            _SIGNING_KEY,
+            f"{SIGNING_KEY_CHARACTERS_MIN} characters or more: make one with `openssl rand -hex 32`",
+        )
+    ),
+]
+
+
+def is_live(key: str) -> bool:
+    """Whether a key of Stripe's is one of live mode."""
+    return key.split("_")[1:2] == ["live"]
+
+
 LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
 PostgresqlUrl = Annotated[SecretStr, AfterValidator(_is_postgresql_url)]
 CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(_split)]
-CommaSeparatedSecrets = Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)]
+CommaSeparatedWebhookSecrets = Annotated[list[WebhookSecret], NoDecode, BeforeValidator(_split)]
+CommaSeparatedSigningKeys = Annotated[list[SigningKey], NoDecode, BeforeValidator(_split)]
 
 
 class EnvironmentSettings(BaseSettings):
@@ -67,7 +120,7 @@ class AuthSettings(EnvironmentSettings):
     """Who may call: JWTs of an issuer's JWKS, or of one shared secret in development."""
 
     auth_jwks_url: str | None = None
-    auth_jwt_secret: SecretStr | None = Field(None, min_length=32, description="HS256, development only.")
+    auth_jwt_secret: SigningKey | None = Field(None, description="HS256, development only.")
     auth_issuer: str | None = None
     auth_audience: str = "prepaid"
     cors_origins: CommaSeparated = []
@@ -91,14 +144,14 @@ class OwnerDatabaseSettings(EnvironmentSettings):
 class StripeSettings(EnvironmentSettings):
     """How to reach Stripe. A base address other than Stripe's own points at a simulator."""
 
-    stripe_secret_key: SecretStr
+    stripe_secret_key: StripeSecretKey
     stripe_api_base: str | None = None
 
 
 class SigningSettings(EnvironmentSettings):
     """Keys that sign what a PaymentIntent is for. The first one signs, all verify."""
 
-    metadata_signing_keys: Annotated[CommaSeparatedSecrets, Field(min_length=1)]
+    metadata_signing_keys: Annotated[CommaSeparatedSigningKeys, Field(min_length=1)]
 
 
 PUBLISHABLE_KEY_NAMES = AliasChoices("stripe_publishable_key", "next_public_stripe_publishable_key")

@@ -1,8 +1,8 @@
 """What each of the service's processes reads from the environment."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.settings import (
@@ -10,10 +10,12 @@ from shared.settings import (
     ApiDatabaseSettings,
     AuthSettings,
     KafkaSettings,
+    PostgresqlUrl,
     ProcessSettings,
     SigningSettings,
     StripeSettings,
     WorkerDatabaseSettings,
+    is_live,
 )
 
 
@@ -21,9 +23,17 @@ class AppSettings(ProcessSettings, KafkaSettings, ApiDatabaseSettings, AuthSetti
     """`python -m payments app`."""
 
     #: Anybody may read it at /api/stripe/config, so another key put here by mistake must stop us at start.
-    stripe_publishable_key: Annotated[str, Field(validation_alias=PUBLISHABLE_KEY_NAMES, pattern="^pk_")]
+    stripe_publishable_key: Annotated[
+        str, Field(validation_alias=PUBLISHABLE_KEY_NAMES, pattern="^pk_(test|live)_[!-~]+$")
+    ]
     ledger_public_url: str = Field("", description="Where browsers reach /api/ledger; empty: the same origin.")
     recharge_public_url: str = Field("", description="Where browsers reach /api/recharge; empty: the same origin.")
+
+    @model_validator(mode="after")
+    def _keys_are_of_one_mode(self) -> Self:
+        if is_live(self.stripe_publishable_key) != is_live(self.stripe_secret_key.get_secret_value()):
+            raise ValueError("STRIPE_SECRET_KEY and STRIPE_PUBLISHABLE_KEY are not both test keys or both live keys")
+        return self
 
 
 class WorkerSettings(ProcessSettings, KafkaSettings, WorkerDatabaseSettings, SigningSettings, StripeSettings):
@@ -34,6 +44,6 @@ class RepublishSettings(BaseSettings):
     """`python -m payments republish`."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
-    database_url_worker: SecretStr
+    database_url_worker: PostgresqlUrl
     log_level: str = "info"
     start_timeout_s: float = 60.0

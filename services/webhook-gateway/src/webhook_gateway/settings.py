@@ -4,14 +4,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared.settings import CommaSeparatedSecrets, KafkaSettings, ProcessSettings, StripeSettings
+from shared.settings import CommaSeparatedWebhookSecrets, KafkaSettings, ProcessSettings, StripeSettings
 
 
 class AppSettings(ProcessSettings, KafkaSettings):
     """For the webhook door."""
 
     stripe_webhook_secret: Annotated[
-        CommaSeparatedSecrets, Field(min_length=1, description="Every secret that is valid now: two in a rotation.")
+        CommaSeparatedWebhookSecrets,
+        Field(min_length=1, description="Every secret that is valid now: two in a rotation."),
     ]
     stripe_livemode: bool = Field(False, description="Whether live events are taken. Events of the other mode are not.")
 
