@@ -192,3 +192,19 @@ async def test_a_products_reference_may_be_called_like_a_payment_or_its_refund(b
     )
     assert await books.balance() == (200 - 3 - 50, 0, 0)
     await books.assert_right()
+
+
+def of_account(record: Record, account: str) -> Record:
+    """The record of an event of that connected account."""
+    return record._replace(value=json.dumps(json.loads(record.value or b"") | {"account": account}).encode())
+
+
+async def test_a_signed_event_of_another_account_moves_nothing(books: Books) -> None:
+    """stripe/stripe-apps#810: its metadata was copied, so the signature is right."""
+    paid = stripe_record("payment_intent.succeeded", payment_intent_object())
+    await stripe(books, of_account(paid, "acct_connected"))
+    assert await books.rows("SELECT 1 FROM transfer UNION ALL SELECT 1 FROM unapplied_receipt") == []
+    await stripe(books, paid)
+    assert len(await books.rows("SELECT 1 FROM transfer")) == 1
+    await stripe(books, of_account(stripe_record("refund.created", refund_object(amount=250)), "acct_connected"))
+    assert len(await books.rows("SELECT 1 FROM transfer")) == 1

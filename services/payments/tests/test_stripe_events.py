@@ -126,7 +126,7 @@ async def test_purchases_are_found_by_signed_metadata_and_nothing_else_moves_the
     forged = {**succeeded[0], "data": {"object": {**succeeded[0]["data"]["object"]}}}
     forged["data"]["object"]["metadata"] = {**forged["data"]["object"]["metadata"], "tenant": "other"}
     await rows("WITH x AS (UPDATE purchase SET payment_intent = NULL, state = 'created') SELECT 1")
-    await deliver([forged])
+    await deliver([forged, {**succeeded[0], "account": "acct_connected"}])
     assert [row.state for row in await rows("SELECT state FROM purchase")] == ["created"]
     await deliver(succeeded * 2)
     purchase = (await rows("SELECT state, payment_intent, look_at FROM purchase"))[0]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from prometheus_client import Counter
 from pydantic_core import from_json
 
 #: The API version that requests are pinned to and that the webhook endpoint is created with.
@@ -45,7 +46,6 @@ class Header:
 
     EVENT_ID = "stripe-event-id"
     TYPE = "stripe-event-type"
-    ACCOUNT = "stripe-account"
     LIVEMODE = "stripe-livemode"
     RECEIVED_AT = "received-at"
     ORIGIN = "origin"  # webhook | api
@@ -82,6 +82,23 @@ def parse_event(body: bytes) -> StripeEvent:
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
         raise MalformedEvent(f"not a Stripe event: {type(error).__name__}") from error
+
+
+_of_other_accounts = Counter(
+    "stripe_events_of_other_accounts_total", "Stripe events of connected accounts: not our money, so they are ignored."
+)
+
+
+def is_of_own_account(event: StripeEvent) -> bool:
+    """Whether the event happened on our own Stripe account; one that did not is counted here, and is to be ignored.
+
+    Stripe names an account only on events of connected accounts, and sends those to endpoints that listen to them
+    (https://docs.stripe.com/connect/webhooks). What was paid there is not ours, whatever its metadata says.
+    """
+    if event.account is None:
+        return True
+    _of_other_accounts.inc()
+    return False
 
 
 def routing_key(event: StripeEvent) -> str:

@@ -12,7 +12,7 @@ from shared.kafka import Record
 from shared.logs import get_logger
 from shared.outbox import Transaction
 from shared.poison import Poison, RecordRefused
-from shared.stripe_events import EVENT_TYPES, Header, MalformedEvent, parse_event
+from shared.stripe_events import EVENT_TYPES, Header, MalformedEvent, is_of_own_account, parse_event
 
 log = get_logger()
 
@@ -37,7 +37,7 @@ class Handlers:
                 continue
             try:
                 event = parse_event(record.value or b"")
-                command = command_of(event, self._signing_keys)
+                command = command_of(event, self._signing_keys) if is_of_own_account(event) else None
             except MalformedEvent as error:
                 raise Poison(str(error)) from error
             if command is None:

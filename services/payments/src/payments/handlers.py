@@ -28,7 +28,7 @@ from shared.kafka import Record
 from shared.logs import get_logger
 from shared.outbox import Transaction
 from shared.poison import Poison
-from shared.stripe_events import MalformedEvent, parse_event
+from shared.stripe_events import MalformedEvent, is_of_own_account, parse_event
 
 log = get_logger()
 
@@ -75,7 +75,8 @@ class StripeEvents:
 
     def _fact(self, record: Record) -> Fact:
         try:
-            fact = fact_of(parse_event(record.value or b""), self._signing_keys)
+            event = parse_event(record.value or b"")
+            fact = fact_of(event, self._signing_keys) if is_of_own_account(event) else Ignored("other_account")
         except MalformedEvent as error:
             raise Poison(str(error)) from error
         if isinstance(fact, Ignored):

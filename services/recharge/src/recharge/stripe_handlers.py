@@ -20,7 +20,14 @@ from shared.logs import get_logger
 from shared.outbox import Transaction
 from shared.poison import Poison
 from shared.signed_metadata import MetadataRejected, has_marker, verify
-from shared.stripe_events import DisputeView, MalformedEvent, PaymentIntentView, StripeEvent, parse_event
+from shared.stripe_events import (
+    DisputeView,
+    MalformedEvent,
+    PaymentIntentView,
+    StripeEvent,
+    is_of_own_account,
+    parse_event,
+)
 
 log = get_logger()
 
@@ -57,6 +64,8 @@ class StripeEvents:
         for record in records:
             try:
                 event = parse_event(record.value or b"")
+                if not is_of_own_account(event):
+                    continue
                 if event.type.startswith("payment_intent."):
                     view = PaymentIntentView.of(event.object)
                     if has_marker(view.metadata) and "attempt" in view.metadata:

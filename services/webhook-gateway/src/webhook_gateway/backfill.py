@@ -13,7 +13,7 @@ from prometheus_client import Counter
 
 from shared.clock import utc_now
 from shared.logs import get_logger
-from shared.stripe_events import EVENT_TYPES, MalformedEvent, StripeEvent, parse_event
+from shared.stripe_events import EVENT_TYPES, MalformedEvent, StripeEvent, is_of_own_account, parse_event
 from shared.trace import new_traceparent
 from webhook_gateway.publisher import EventPublisher
 from webhook_gateway.records import record_of
@@ -73,7 +73,7 @@ class Backfill:
                 page = await self._stripe.undelivered_events(types, created_since, after)
                 for body in page.bodies:
                     event = _parsed(body)
-                    if event is not None and event.id not in self._published:
+                    if event is not None and event.id not in self._published and is_of_own_account(event):
                         found.append(_Found(event, body))
                     if len(found) == self._pass_events_max:
                         return found

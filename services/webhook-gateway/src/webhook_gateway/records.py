@@ -35,6 +35,4 @@ def record_of(
         (Header.ORIGIN, origin.encode()),
         (Header.TRACEPARENT, traceparent.encode()),
     ]
-    if event.account is not None:
-        headers.append((Header.ACCOUNT, event.account.encode()))
     return EventRecord(routing_key(event).encode(), body, headers)

@@ -16,7 +16,7 @@ from shared.clock import utc_now
 from shared.http import BODY_BYTES_MAX, discard_body
 from shared.logs import get_logger
 from shared.problems import Problem, problem_response
-from shared.stripe_events import MalformedEvent, parse_event
+from shared.stripe_events import MalformedEvent, is_of_own_account, parse_event
 from shared.trace import current_traceparent, new_traceparent
 from webhook_gateway.deadlines import Deadlines
 from webhook_gateway.publisher import EventPublisher, NotPublished
@@ -39,6 +39,7 @@ Send = Callable[[Message], Awaitable[None]]
 _outcomes = Counter("gateway_webhooks_total", "Webhooks answered.", ["outcome"])
 _published = _outcomes.labels("published")
 _not_taken = _outcomes.labels("type_not_taken")
+_other_account = _outcomes.labels("other_account")
 _seconds = Histogram(
     "gateway_webhook_seconds",
     "From a webhook's head to its answer.",
@@ -121,6 +122,9 @@ class WebhookEndpoint:
             raise Problem(400, rejected.code, rejected.detail) from None
         except MalformedEvent:
             raise Problem(400, "not_an_event", "The body is not a Stripe event. Send Stripe's own bytes.") from None
+        if not is_of_own_account(event):
+            _other_account.inc()
+            return
         if event.livemode is not self._livemode:
             wanted, came = ("live", "test") if self._livemode else ("test", "live")
             raise Problem(
