@@ -304,7 +304,7 @@ async def open_house(database: ServiceDatabase, simulator: RunningSimulator) -> 
         return await transaction_time(connection) + house.offset
 
     outbox = Outbox(published, clock)
-    steps = Steps(engine, outbox, gateway, Pace(100), SIGNING_KEY)
+    steps = Steps(engine, outbox, gateway, Pace(100), [SIGNING_KEY])
     http = stripe.HTTPXClient()
     client = simulator.client(http_client=http)
     house = House(engine, outbox, published, steps, simulator, client, database)

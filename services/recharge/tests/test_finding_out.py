@@ -284,3 +284,46 @@ async def test_a_key_in_doubt_waits_for_an_open_purchase_and_is_then_repeated(ho
     house.later(timedelta(minutes=1))
     await house.work()
     await _is_charged_once(house, tenant)
+
+
+async def test_a_listed_payment_intent_of_another_integration_is_not_followed(house: House) -> None:
+    """It names the attempt in its metadata, is cancelled, and was made by somebody without our signing key."""
+    tenant = await house.tenant("pm_card_visa")
+    house.fault("drop_answer", path="/v1/payment_intents")
+    await house.work()
+    attempt = await house.attempt(tenant)
+    assert (attempt["state"], attempt["payment_intent"]) == ("unknown", None)
+    customer = house.profiles[tenant].stripe_customer
+    assert customer is not None
+    forged = await house.stripe.v1.payment_intents.create_async(
+        {
+            "amount": attempt["amount_minor"], "currency": attempt["currency"], "customer": customer,
+            "metadata": {"prepaid_credits": "v1", "attempt": attempt["attempt"], "tenant": tenant},
+        }
+    )  # fmt: skip
+    await house.stripe.v1.payment_intents.cancel_async(forged.id)
+    house.later(timedelta(hours=21))  # the key is not repeated any more: the customer's list is read
+    for _ in range(3):
+        await house.work()
+        house.later(timedelta(minutes=11))
+    found = await house.attempt(tenant)
+    assert (found["state"], found["payment_intent"] == forged.id) == ("charged", False)
+    assert len(house.charges(tenant)) == 1
+    assert len(await house.attempts(tenant)) == 1
+
+
+async def test_a_key_is_not_repeated_once_its_own_card_was_removed(house: House) -> None:
+    """Another card is there, which is not what the key would charge."""
+    tenant = await house.tenant("pm_card_visa", "pm_card_mastercard")
+    house.fault("hang", path="/v1/payment_intents", seconds=HANGING_LONGER_THAN_WE_WAIT_S, commit="never")
+    await house.work()
+    attempt = await house.attempt(tenant)
+    assert attempt["state"] == "unknown"
+    visa, mastercard = house.profiles[tenant].cards
+    await house.profile(tenant, cards=(mastercard,), default_payment_method=mastercard.payment_method)
+    house.later(timedelta(minutes=10))
+    await house.work()
+    first = (await house.attempts(tenant))[0]
+    assert (first["reason"], first["canceling"]) == ("card_removed", True)
+    assert [row["calls"] for row in await house.rows("SELECT calls FROM attempt_try")] == [1]
+    assert visa.payment_method not in {charge["payment_method"] for charge in house.charges(tenant)}

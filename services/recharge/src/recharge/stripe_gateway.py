@@ -5,7 +5,7 @@ which charge nothing and lose nothing.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -35,6 +35,8 @@ PAGES_MAX = 100
 _CARD_PARAMETERS = frozenset(["payment_method", "customer"])
 #: Refused before anything was done. Of another status (408 and 424 come from what is between or behind) nobody knows.
 _NOT_EXECUTED = frozenset([400, 401, 403])
+#: What may come of a list that fails; anything else is about one object, and no list is.
+_NO_LIST = (OperatorError, RateLimited, ServerError, NoAnswer)
 
 
 class StripeGateway:
@@ -76,8 +78,13 @@ class StripeGateway:
         intents = self._client.v1.payment_intents
         return await self._answer(intents.cancel_async(payment_intent, {"cancellation_reason": "abandoned"}))
 
-    async def find(self, attempt: str, customer: str, created_since: datetime) -> Answer:
-        """The PaymentIntent of an attempt, by listing the customer's to the last page: lists never lag, searches do."""
+    async def find(
+        self, customer: str, created_since: datetime, is_wanted: Callable[[PaymentIntentView], bool]
+    ) -> Answer:
+        """The PaymentIntent that is wanted, by listing the customer's to the last page: lists never lag, searches do.
+
+        `NotFound` only after the last page: a list that fails in whatever way says nothing.
+        """
         parameters: Any = {
             "customer": customer,
             "created": {"gte": int(created_since.timestamp())},
@@ -87,14 +94,15 @@ class StripeGateway:
             page = await self._client.v1.payment_intents.list_async(parameters)
             for _ in range(PAGES_MAX):
                 for intent in page.data:
-                    found: dict[str, Any] = intent.to_dict(for_json=True)
-                    if (found.get("metadata") or {}).get("attempt") == attempt:
-                        return IntentSeen(PaymentIntentView.of(found))
+                    view = PaymentIntentView.of(intent.to_dict(for_json=True))
+                    if is_wanted(view):
+                        return IntentSeen(view)
                 if not page.has_more:
                     return NotFound()
                 page = await page.next_page_async()
         except stripe.StripeError as error:
-            return _translated(error)
+            answer = _translated(error)
+            return answer if isinstance(answer, _NO_LIST) else NoAnswer("list_failed")
         except MalformedEvent:
             return NoAnswer("unreadable_answer")
         return NoAnswer("too_many_pages")
@@ -144,8 +152,10 @@ def _translated(error: stripe.StripeError) -> Answer:
             return NoAnswer("unreadable_answer")
         case _ if status >= 500:
             return ServerError(status)
+        case _ if "type" not in details:
+            return NoAnswer(f"not_stripe_{status}")  # a page of something between Stripe and us
         case _ if status == 404:
-            return NotFound()
+            return NotFound() if code == "resource_missing" else NoAnswer("stripe_404")
         case stripe.InvalidRequestError() if code == "payment_intent_unexpected_state":
             return LookAgain(code)
         case stripe.InvalidRequestError() if status == 400 and details.get("param") in _CARD_PARAMETERS:

@@ -137,7 +137,9 @@ async def _move_attempts(transaction: Transaction, intents: Sequence[_Seen], now
 def moved_by_event(attempt: Attempt, tries: Sequence[Try], view: PaymentIntentView, now: datetime) -> Move:
     """What a PaymentIntent in an event makes of its attempt. An event may be old: only what can never change any more
     is believed, the rest is asked of Stripe by the executor."""
-    if view.amount_minor != attempt.amount_minor or view.currency != attempt.currency:
+    if (view.amount_minor, view.currency, view.customer) != (
+        attempt.amount_minor, attempt.currency, attempt.stripe_customer,
+    ):  # fmt: skip
         return Move(attempt, alert=Alert.SECOND_PAYMENT_INTENT)
     match view.status:
         case "succeeded":

@@ -55,7 +55,7 @@ async def run_recharge_worker(stopping: asyncio.Event, settings: WorkerSettings)
             outbox=runtime.outbox,
             gateway=gateway,
             pace=Pace(settings.recharge_stripe_requests_per_s),
-            signing_key=signing_keys[0],
+            signing_keys=signing_keys,
         )
         executor = Executor(runtime.engine, steps, wake, runtime.clock, at_once=settings.recharge_charges_at_once)
         async with asyncio.TaskGroup() as tasks:

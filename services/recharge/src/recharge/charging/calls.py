@@ -1,6 +1,6 @@
 """The calls that an attempt may need, and the parameters they are made with."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -10,6 +10,7 @@ from recharge.core.attempts import Asked, Attempt, Try
 from recharge.core.find_out import ListWindow
 from recharge.stripe_gateway import StripeGateway
 from shared.signed_metadata import CreditOrder, sign
+from shared.stripe_events import PaymentIntentView
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,10 @@ class Retrieve:
 
 @dataclass(frozen=True, slots=True)
 class Find:
+    """Lists the customer's PaymentIntents for the one that `is_wanted`."""
+
     window: ListWindow
+    is_wanted: Callable[[PaymentIntentView], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,8 @@ async def make(call: Call, gateway: StripeGateway, pace: Pace) -> Answer:
             return await gateway.confirm(call.payment_intent, parameters, last.idempotency_key)
         case Retrieve(payment_intent):
             return await gateway.retrieve(payment_intent)
-        case Find(window):
-            return await gateway.find(call.attempt, window.customer, window.created_since)
+        case Find(window, is_wanted):
+            return await gateway.find(window.customer, window.created_since, is_wanted)
         case Cancel(payment_intent):
             answer = await gateway.cancel(payment_intent)
             if isinstance(answer, LookAgain):

@@ -21,6 +21,7 @@ from recharge.core.decide import Reason, Situation, Skip, may_charge
 from recharge.core.find_out import Question, gone, list_window, next_question, not_found, reconsidered
 from recharge.core.follow import follow, give_up
 from recharge.core.moves import LEASE, Breaker, Move, asked_again_at
+from recharge.core.proof import is_of, proven
 from recharge.deciding import decide_about
 from recharge.moving import write_moves
 from recharge.repository.attempts import claim_attempt, load_attempts, load_parameters, load_tries, take_probe
@@ -61,7 +62,8 @@ class Steps:
     outbox: Outbox
     gateway: StripeGateway
     pace: Pace
-    signing_key: str
+    #: The first signs, all verify.
+    signing_keys: Sequence[str]
 
     async def take(self, tenant: str, attempt: str) -> None:
         """One step of this attempt, if it is due and nobody else is at it."""
@@ -108,7 +110,7 @@ class Steps:
             case Question.RETRIEVE | Question.LIST | Question.CANCEL:
                 leased = Move(replace(attempt, next_at=now + LEASE))
                 await write_moves(transaction, [(attempt, leased)], now)
-                return _call(attempt, tries, _look(question, attempt, tries))
+                return _call(attempt, tries, self._look(question, attempt, tries))
         assert_never(question)
 
     async def _begin(
@@ -128,7 +130,7 @@ class Steps:
             return None
         calling = move.tries[-1]
         is_new = all(one.n != calling.n for one in tries)
-        parameters = charge_parameters(attempt, calling, self.signing_key) if is_new else None
+        parameters = charge_parameters(attempt, calling, self.signing_keys[0]) if is_new else None
         obeying = replace(move, attempt=replace(move.attempt, profile_version=situation.profile.version))
         await write_moves(transaction, [(attempt, obeying)], now, parameters=parameters)
         if attempt.n == 0:
@@ -144,12 +146,24 @@ class Steps:
     ) -> Call | None:
         """Where no call under the key was executed this one is the charge, so it has to be allowed like the first."""
         connection = transaction.connection
-        if await _is_refused(transaction, await _situation(connection, attempt, now), attempt, tries, now):
+        situation = await _situation(connection, attempt, now)
+        if await _is_refused(transaction, situation, attempt, tries, now):
+            return None
+        cards = chargeable(situation.profile, situation.stopped_cards)
+        if all(card.payment_method != tries[-1].payment_method for card in cards):
+            # The key's own card was removed: what the key has made is looked for and cancelled, never charged.
+            move = give_up(attempt, tries, "card_removed", now)
+            await write_moves(transaction, [(attempt, move)], now)
             return None
         move = call_again(attempt, tries[-1], now)
         await write_moves(transaction, [(attempt, move)], now)
         parameters = await load_parameters(connection, attempt)
         return _call(attempt, move.tries, Charge(move.tries[-1], parameters, doubted=True))
+
+    def _look(self, question: Question, attempt: Attempt, tries: Sequence[Try]) -> Retrieve | Find | Cancel:
+        if attempt.payment_intent is None:
+            return Find(list_window(attempt, tries), lambda view: is_of(attempt, view, self.signing_keys))
+        return Cancel(attempt.payment_intent) if question is Question.CANCEL else Retrieve(attempt.payment_intent)
 
     async def _write_down(
         self, transaction: Transaction, call: Call, answer: Answer, asked_at: datetime, now: datetime
@@ -161,6 +175,7 @@ class Steps:
         if Asked.of(attempt, tries) != call.asked:
             log.info("answer_came_late", tenant=call.tenant, attempt=call.attempt, state=attempt.state.value)
             return
+        answer = proven(attempt, answer, self.signing_keys)
         situation = await _situation(connection, attempt, now)
         cards = chargeable(situation.profile, situation.stopped_cards)
         match call.what:
@@ -184,12 +199,6 @@ class Steps:
 
 def _call(attempt: Attempt, tries: Sequence[Try], what: Charge | Retrieve | Find | Cancel) -> Call:
     return Call(attempt.tenant_id, attempt.attempt, Asked.of(attempt, tries), attempt.payment_intent, what)
-
-
-def _look(question: Question, attempt: Attempt, tries: Sequence[Try]) -> Retrieve | Find | Cancel:
-    if attempt.payment_intent is None:
-        return Find(list_window(attempt, tries))
-    return Cancel(attempt.payment_intent) if question is Question.CANCEL else Retrieve(attempt.payment_intent)
 
 
 async def _situation(connection: AsyncConnection, attempt: Attempt, now: datetime) -> Situation:

@@ -1,0 +1,44 @@
+"""Which PaymentIntent is an attempt's own. Pure.
+
+Metadata can be copied, and whoever may write to the Stripe account may write it: a PaymentIntent is believed to be an
+attempt's only by our signature over the whole order, and only with the attempt's amount, currency and customer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from recharge.core.answers import Answer, Declined, IntentSeen, NoAnswer
+from recharge.core.attempts import Attempt
+from shared.signed_metadata import MetadataRejected, verify
+from shared.stripe_events import PaymentIntentView
+
+
+def proven(attempt: Attempt, answer: Answer, signing_keys: Sequence[str]) -> Answer:
+    """The answer, or none where it shows a PaymentIntent that is not proven to be the attempt's."""
+    match answer:
+        case IntentSeen(view) if attempt.payment_intent is None and not is_of(attempt, view, signing_keys):
+            return NoAnswer("payment_intent_of_another")
+        case Declined(view=view) if view is not None and not is_of(attempt, view, signing_keys):
+            return replace(answer, view=None)
+        case _:
+            return answer
+
+
+def is_of(attempt: Attempt, view: PaymentIntentView, signing_keys: Sequence[str]) -> bool:
+    """Whether the PaymentIntent is the one that this attempt has asked for.
+
+    One whose id was proven before may have lost its metadata since; its amount and customer can't have changed.
+    """
+    if (view.amount_minor, view.currency, view.customer) != (
+        attempt.amount_minor, attempt.currency, attempt.stripe_customer,
+    ):  # fmt: skip
+        return False
+    if attempt.payment_intent is not None:
+        return attempt.payment_intent == view.id
+    try:
+        order = verify(view.metadata, signing_keys)
+    except MetadataRejected:
+        return False
+    return (order.tenant, order.attempt, order.credits, order.amount_minor, order.currency) == (
+        attempt.tenant_id, attempt.attempt, attempt.credits, attempt.amount_minor, attempt.currency,
+    )  # fmt: skip
