@@ -110,7 +110,9 @@ async def test_recharge_now_asks_once_for_ten_minutes(call: Call, save_card: Cal
     assert problem(await call("acme", "POST", TRIGGER, key="k")) == (409, "auto_recharge_not_set")
     await call("acme", "PUT", SETTINGS, WANTED)
     assert problem(await call("acme", "POST", TRIGGER, key="k")) == (409, "no_default_card")
-    await save_card("acme")
+    saved = await save_card("acme")
+    assert problem(await call("acme", "POST", TRIGGER, key="k")) == (409, "no_default_card"), "nobody chose it"
+    await call("acme", "POST", f"/api/stripe/payment-methods/{saved}/default")
     asked = await call("acme", "POST", TRIGGER, key="k")
     assert asked.status_code == 202
     assert (await call("acme", "POST", TRIGGER, key="k")).json() == asked.json()

@@ -109,16 +109,18 @@ class House:
         tenant = new_id("tenant")
         customer = (await self.stripe.v1.customers.create_async({"metadata": {"tenant": tenant}})).id
         saved = [await self.save_card(customer, card) for card in cards]
+        chosen = saved[0].payment_method if saved else None
         values: dict[str, Any] = {
             "enabled": True, "threshold_credits": 50, "amount_minor": 5_000, "currency": "usd",
             "monthly_cap_minor": 20_000, "consent": Consent(text_version="1", given_by="ada", given_at=self.now),
+            "payment_method": chosen,
         } | settings  # fmt: skip
         self.profiles[tenant] = BillingProfile(
             tenant=tenant,
             version=1,
             stripe_customer=customer,
             cards=tuple(saved),
-            default_payment_method=saved[0].payment_method if saved else None,
+            default_payment_method=chosen,
             auto_recharge=AutoRecharge(**values),
             changed_at=self.now,
         )
@@ -138,8 +140,11 @@ class House:
         )  # fmt: skip
 
     async def profile(self, tenant: str, **changes: Any) -> None:
-        """Publishes the tenant's profile with changes."""
+        """Publishes the tenant's profile with changes. Another default is its owner's choice for recharge too."""
         old = self.profiles[tenant]
+        if changes.get("default_payment_method") and "auto_recharge" not in changes and old.auto_recharge:
+            chosen = {"payment_method": changes["default_payment_method"]}
+            changes["auto_recharge"] = old.auto_recharge.model_copy(update=chosen)
         self.profiles[tenant] = old.model_copy(update={"version": old.version + 1, **changes})
         await self.receive(on_billing_profiles, self.profiles[tenant])
 

@@ -44,7 +44,7 @@ LOW = Balance(
 )  # fmt: skip
 SETTINGS = AutoRecharge(
     enabled=True, threshold_credits=50, amount_minor=5_000, currency="usd", monthly_cap_minor=20_000,
-    consent=Consent(text_version="1", given_by="ada", given_at=EARLIER),
+    consent=Consent(text_version="1", given_by="ada", given_at=EARLIER), payment_method="pm_a",
 )  # fmt: skip
 PROFILE = BillingProfile(
     tenant="acme", version=1, stripe_customer="cus_1", cards=(_card("a"),), default_payment_method="pm_a",

@@ -60,17 +60,27 @@ async def test_a_suspended_tenant_is_charged_again_when_its_owner_consents_anew(
     assert len(house.charges(tenant)) == 1
 
 
-async def test_a_backup_card_is_charged_at_once_for_the_same_payment_intent(house: House) -> None:
+async def test_a_card_that_its_owner_did_not_choose_is_never_charged(house: House) -> None:
+    """akash-network/console#3560: the chosen one is declined, another one is there."""
     tenant = await house.tenant("pm_card_chargeCustomerFail", "pm_card_visa")
     await house.work()
-    assert len(house.charges(tenant)) == 1
-    intents = await house.payment_intents(tenant)
-    assert [(intent.status, intent.amount) for intent in intents] == [("succeeded", 4_500)]
-    tries = await house.rows("SELECT n, creates, outcome FROM attempt_try ORDER BY n")
-    assert [(row["n"], row["creates"], row["outcome"]) for row in tries] == [
-        (1, True, "declined"),
-        (2, False, "succeeded"),
-    ]
+    attempt = await house.attempt(tenant)
+    assert (attempt["state"], attempt["n"], house.charges(tenant)) == ("retry_scheduled", 1, [])
+
+
+async def test_when_the_chosen_card_is_removed_no_other_is_charged_until_its_owner_chooses_one(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa", "pm_card_mastercard", available=100)
+    _visa, mastercard = house.profiles[tenant].cards
+    await house.profile(tenant, cards=(mastercard,), default_payment_method=None)
+    await house.balance(tenant, 10)
+    await house.work()
+    assert (await house.last_reason(tenant), house.charges(tenant)) == ("no_card", [])
+    await house.request(tenant)  # the manual trigger agrees
+    await house.work()
+    assert house.charges(tenant) == []
+    await house.profile(tenant, default_payment_method=mastercard.payment_method)
+    await house.work()
+    assert [charge["payment_method"] for charge in house.charges(tenant)] == [mastercard.payment_method]
 
 
 async def test_a_card_that_must_never_be_tried_again_is_stopped_by_its_fingerprint(house: House) -> None:
@@ -151,11 +161,10 @@ async def test_a_cancellation_that_comes_too_late_is_followed_to_the_charge(hous
     assert len(house.charges(tenant)) == 1
 
 
-async def test_a_card_that_stripe_does_not_know_gives_way_to_the_next(house: House) -> None:
+async def test_a_card_that_stripe_does_not_know_gives_way_to_no_other(house: House) -> None:
     tenant = await house.tenant("pm_card_mastercard", "pm_card_visa")
     await house.stripe.v1.payment_methods.detach_async(house.profiles[tenant].cards[0].payment_method)
     await house.work()
-    assert [charge["payment_method"] for charge in house.charges(tenant)] == [
-        house.profiles[tenant].cards[1].payment_method
-    ]
-    assert len(await house.payment_intents(tenant)) == 1
+    attempt = await house.attempt(tenant)
+    assert (attempt["state"], attempt["action_required"], house.charges(tenant)) == ("canceled", "new_card", [])
+    assert len(await house.payment_intents(tenant)) <= 1

@@ -118,6 +118,9 @@ class AutoRecharge(BaseModel):
     currency: str
     monthly_cap_minor: int
     consent: Consent | None
+    payment_method: str | None = Field(
+        default=None, description="The card that its owner has chosen for it. No other card is ever charged."
+    )
 
 
 class BillingProfile(TenantEvent):
@@ -238,6 +241,7 @@ EXAMPLES: Mapping[type[DomainEvent], DomainEvent] = {
         auto_recharge=AutoRecharge(
             enabled=True, threshold_credits=500, amount_minor=5000, currency="usd", monthly_cap_minor=20000,
             consent=Consent(text_version="2026-01", given_by="user_17", given_at=_EXAMPLE_TIME),
+            payment_method="pm_Example",
         ),
         changed_at=_EXAMPLE_TIME,
     ),

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from payments import refusals
 from payments.core.pricing import NotForSale
 from payments.core.recharge_settings import ConsentEvidence, Terms, TermsRefused, check_terms
-from payments.repository import auto_recharge, idempotency, packages, profiles, read_models
+from payments.repository import auto_recharge, cards, idempotency, packages, profiles, read_models
 from payments.repository.auto_recharge import Settings
 from payments.repository.idempotency import RequestKey
 from payments.requests import Buyer, check_same_input, hash_of
@@ -36,7 +36,7 @@ class Recharging:
     async def settings(self, tenant: str) -> AutoRechargeBody:
         """The settings in force."""
         async with tenant_transaction(self._engine, tenant) as connection:
-            return _shown(await auto_recharge.load(connection, tenant))
+            return await _shown(connection, tenant)
 
     async def set(self, buyer: Buyer, body: PutAutoRecharge) -> AutoRechargeBody:
         """Replaces the settings. Enabling records who consented to which text on which terms."""
@@ -59,13 +59,21 @@ class Recharging:
                 raise refusals.terms_refused(error) from error
             except NotForSale as error:
                 raise refusals.not_for_sale(error) from error
-            await profiles.lock(connection, [buyer.tenant])
-            await auto_recharge.save(connection, buyer.tenant, terms, consent, changed_by=buyer.subject, now=now)
+            default = (await profiles.lock(connection, [buyer.tenant]))[buyer.tenant]
+            chosen = body.payment_method_id or default
+            if body.payment_method_id is not None:
+                key = (buyer.tenant, body.payment_method_id)
+                card = (await cards.load(connection, [key])).get(key)
+                if card is None or not card.is_usable:
+                    raise refusals.unknown_payment_method()
+            await auto_recharge.save(
+                connection, buyer.tenant, terms, consent, chosen, changed_by=buyer.subject, now=now
+            )
             await profiles.changed(transaction, [buyer.tenant])
-            return _shown(await auto_recharge.load(connection, buyer.tenant))
+            return await _shown(connection, buyer.tenant)
 
     async def trigger(self, buyer: Buyer, key: str) -> RechargeTriggered:
-        """Asks recharge to charge the default card now. The same key asks once."""
+        """Asks recharge to charge the chosen card now. The same key asks once."""
         request = RequestKey(buyer.tenant, TRIGGER_ROUTE, key)
         input_hash = hash_of(None)
         now = self._clock()
@@ -92,8 +100,10 @@ class Recharging:
                 raise Problem(
                     409, "auto_recharge_not_set", "Set what a recharge may cost first: PUT /api/credits/auto-recharge."
                 )
-            if await profiles.default_of(connection, buyer.tenant) is None:
-                raise Problem(409, "no_default_card", "There is no card to charge. Save one and make it the default.")
+            if await _usable_card(connection, buyer.tenant, settings) is None:
+                raise Problem(
+                    409, "no_default_card", "No saved card is chosen for it. Save one, and choose it as the default."
+                )
             if await read_models.has_attempt_under_way(connection, buyer.tenant):
                 raise Problem(409, "recharge_under_way", "A saved card is being charged already. Wait for its credits.")
             await idempotency.answer(connection, request, answer.model_dump(mode="json"))
@@ -101,7 +111,16 @@ class Recharging:
         return answer
 
 
-def _shown(settings: Settings | None) -> AutoRechargeBody:
+async def _usable_card(connection: AsyncConnection, tenant: str, settings: Settings) -> str | None:
+    """The chosen card, while it may be charged."""
+    if settings.payment_method is None:
+        return None
+    card = (await cards.load(connection, [(tenant, settings.payment_method)])).get((tenant, settings.payment_method))
+    return settings.payment_method if card is not None and card.is_usable else None
+
+
+async def _shown(connection: AsyncConnection, tenant: str) -> AutoRechargeBody:
+    settings = await auto_recharge.load(connection, tenant)
     if settings is None:
         return AutoRechargeBody(enabled=False)
     terms, consent = settings.terms, settings.consent
@@ -111,6 +130,7 @@ def _shown(settings: Settings | None) -> AutoRechargeBody:
         amount_minor=terms.limit.amount_minor,
         currency=terms.limit.currency,
         monthly_cap_minor=terms.monthly_cap_minor,
+        payment_method_id=await _usable_card(connection, tenant, settings),
         consent=None
         if consent is None
         else ConsentShown(text_version=consent.text_version, given_by=consent.given_by, given_at=consent.given_at),

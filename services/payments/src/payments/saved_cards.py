@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from payments import refusals
 from payments.core.cards import SavedCard, detach, remove
-from payments.repository import cards, profiles
+from payments.repository import auto_recharge, cards, profiles
 from payments.schemas import PaymentMethod, PaymentMethodList, SetupIntentCreated
 from payments.stripe_customers import ensure_stripe_customer
 from payments.stripe_gateway import StripeGateway, StripeProblem, StripeRefused
@@ -91,7 +91,8 @@ class SavedCards:
                 raise refusals.unknown_payment_method()
             if default != payment_method:
                 await profiles.set_defaults(connection, {tenant: payment_method}, self._clock())
-                await profiles.changed(transaction, [tenant])
+            await auto_recharge.choose_card(connection, tenant, payment_method)
+            await profiles.changed(transaction, [tenant])
 
 
 async def detach_at_stripe(stripe: StripeGateway, payment_method: str) -> None:

@@ -119,6 +119,9 @@ class PutAutoRecharge(RequestBody):
     currency: Currency
     monthly_cap_minor: AmountMinor
     consent: ConsentGiven | None = Field(None, description="Needed, and recorded, each time it is enabled.")
+    payment_method_id: StripeId | None = Field(
+        None, description="The saved card that may be charged; left out, the default card. No other one ever is."
+    )
 
 
 class ConsentShown(Body):
@@ -136,6 +139,9 @@ class AutoRechargeBody(Body):
     currency: str | None = None
     monthly_cap_minor: int | None = None
     consent: ConsentShown | None = None
+    payment_method_id: str | None = Field(
+        None, description="The card that its owner chose. None: nothing is charged until a card is chosen."
+    )
 
 
 class RechargeTriggered(Body):

@@ -169,6 +169,7 @@ auto_recharge = Table(
     Column("consent_id", Text),
     Column("changed_by", Text, nullable=False),
     Column("changed_at", Timestamp, nullable=False),
+    Column("payment_method", Text),
     ForeignKeyConstraint(["tenant_id", "consent_id"], ["consent.tenant_id", "consent.consent_id"]),
     CheckConstraint("NOT enabled OR consent_id IS NOT NULL", name="auto_recharge_consent"),
 )

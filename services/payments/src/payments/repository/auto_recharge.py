@@ -17,6 +17,7 @@ class Settings:
 
     terms: Terms
     consent: ConsentEvidence | None
+    payment_method: str | None
 
 
 async def load(connection: AsyncConnection, tenant: str) -> Settings | None:
@@ -31,8 +32,9 @@ async def load(connection: AsyncConnection, tenant: str) -> Settings | None:
         monthly_cap_minor=row.monthly_cap_minor,
     )
     if row.consent_id is None:
-        return Settings(terms, None)
-    return Settings(terms, ConsentEvidence(row.consent_id, row.text_version, row.given_by, row.given_at))
+        return Settings(terms, None, row.payment_method)
+    consent = ConsentEvidence(row.consent_id, row.text_version, row.given_by, row.given_at)
+    return Settings(terms, consent, row.payment_method)
 
 
 async def save(
@@ -40,6 +42,7 @@ async def save(
     tenant: str,
     terms: Terms,
     consent: ConsentEvidence | None,
+    payment_method: str | None,
     *,
     changed_by: str,
     now: datetime,
@@ -67,11 +70,19 @@ async def save(
             "currency": terms.limit.currency,
             "monthly_cap_minor": terms.monthly_cap_minor,
             "consent": None if consent is None else consent.consent_id,
+            "payment_method": payment_method,
             "changed_by": changed_by,
             "now": now,
         },
     )
 
+
+async def choose_card(connection: AsyncConnection, tenant: str, payment_method: str) -> None:
+    """Its owner has chosen this card; the tenant's profile is locked. Nothing where no settings were ever saved."""
+    await connection.execute(_CHOOSE_CARD, {"tenant": tenant, "payment_method": payment_method})
+
+
+_CHOOSE_CARD = text("UPDATE auto_recharge SET payment_method = :payment_method WHERE tenant_id = :tenant")
 
 _LOAD = text("""
     SELECT auto_recharge.*, consent.text_version, consent.given_by, consent.given_at
@@ -85,12 +96,12 @@ _INSERT_CONSENT = text("""
 
 _SAVE = text("""
     INSERT INTO auto_recharge AS old (tenant_id, enabled, threshold_credits, amount_minor, currency, monthly_cap_minor,
-                                      consent_id, changed_by, changed_at)
+                                      consent_id, payment_method, changed_by, changed_at)
     VALUES (:tenant, :enabled, :threshold_credits, :amount_minor, :currency, :monthly_cap_minor,
-            CAST(:consent AS text), :changed_by, :now)
+            CAST(:consent AS text), :payment_method, :changed_by, :now)
     ON CONFLICT (tenant_id) DO UPDATE SET
         enabled = excluded.enabled, threshold_credits = excluded.threshold_credits,
         amount_minor = excluded.amount_minor, currency = excluded.currency,
         monthly_cap_minor = excluded.monthly_cap_minor, consent_id = coalesce(excluded.consent_id, old.consent_id),
-        changed_by = excluded.changed_by, changed_at = excluded.changed_at
+        payment_method = excluded.payment_method, changed_by = excluded.changed_by, changed_at = excluded.changed_at
 """)

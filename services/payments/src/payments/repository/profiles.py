@@ -99,6 +99,7 @@ def _profile(row: Any) -> BillingProfile:
             currency=settings["currency"],
             monthly_cap_minor=settings["monthly_cap_minor"],
             consent=None if row.consent is None else Consent.model_validate(row.consent),
+            payment_method=settings["payment_method"],
         ),
         open_purchases=tuple(row.open_purchases),
         credited_in_version=row.credited_in_version,

@@ -68,9 +68,13 @@ def identity(card: Card) -> str:
 
 
 def chargeable(profile: BillingProfile, stopped: frozenset[str]) -> tuple[Card, ...]:
-    """The cards that may be charged, the default one first, then in the profile's order."""
-    usable = [card for card in profile.cards if card.usable and identity(card) not in stopped]
-    return tuple(sorted(usable, key=lambda card: card.payment_method != profile.default_payment_method))
+    """The card that its owner has chosen, if it may be charged: consent is to a card, not to whatever is saved."""
+    chosen = profile.auto_recharge.payment_method if profile.auto_recharge else None
+    return tuple(
+        card
+        for card in profile.cards
+        if card.payment_method == chosen and card.usable and identity(card) not in stopped
+    )
 
 
 def choose(cards: Sequence[Card], tries: Iterable[Try]) -> Card | None:
