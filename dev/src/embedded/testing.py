@@ -60,6 +60,7 @@ class Databases:
         self.server.execute(
             f"CREATE DATABASE {name} TEMPLATE {self._templates[service]} STRATEGY FILE_COPY OWNER {service}_owner"
         )
+        self.server.execute(f"REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC")  # a copy has rights of its own
         return self._described(service, name)
 
     def drop(self, database: ServiceDatabase) -> None:

@@ -49,9 +49,17 @@ async def migrate(service: str, database_url_owner: str, timeout_s: float) -> No
         async with engine.begin() as connection:
             await _lock(service, connection, timeout_s)
             await connection.run_sync(_upgrade, service)
+            await connection.execute(_NO_TEMPORARY_TABLES)
         log.info("migrated")
     finally:
         await engine.dispose()
+
+
+# Nobody needs temporary tables, and functions that run as the owner could be led to them. The owner sees to it, whoever
+# made the database: compose, an operator of a managed PostgreSQL, or the embedded stack.
+_NO_TEMPORARY_TABLES = text("""
+    DO $$ BEGIN EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()); END $$
+""")
 
 
 async def _lock(service: str, connection: AsyncConnection, timeout_s: float) -> None:
