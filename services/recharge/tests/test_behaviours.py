@@ -16,7 +16,7 @@ from shared.kafka import Record
 
 
 async def test_behaviour_2_one_shortfall_is_one_charge(house: House) -> None:
-    tenant = await house.tenant("pm_card_visa", available=-20_000, monthly_cap_minor=1_000_000)
+    tenant = await house.tenant("pm_card_visa", available=10, threshold_credits=50_000, monthly_cap_minor=1_000_000)
     await house.work()
     await house.credit(tenant)
     for _ in range(10):
@@ -25,7 +25,33 @@ async def test_behaviour_2_one_shortfall_is_one_charge(house: House) -> None:
         await house.work()
     assert len(house.charges(tenant)) == 1
     assert await house.last_reason(tenant) == "need_already_served"
-    await house.balance(tenant, -20_001)  # what was bought has been used up: a new need
+    await house.balance(tenant, 9)  # what was bought has been used up: a new need
+    await house.work()
+    assert len(house.charges(tenant)) == 2
+
+
+async def test_a_product_that_is_refused_is_charged_for_again_one_charge_at_a_time_within_the_cap(house: House) -> None:
+    """redguava/cliniko-api#167: after a jump far below zero it charged once, then held the need for served."""
+    tenant = await house.tenant("pm_card_visa", available=-9_000, monthly_cap_minor=14_000)
+    for _ in range(6):
+        await house.work()
+        if len(house.charges(tenant)) == len(await house.rows("SELECT 1 FROM attempt WHERE state = 'credited'")):
+            break
+        await house.credit(tenant)
+        assert len(await house.rows("SELECT 1 FROM attempt WHERE state NOT IN ('credited', 'canceled')")) <= 1
+    charged = sum(charge["amount_minor"] for charge in house.charges(tenant))
+    assert len(house.charges(tenant)) > 1
+    assert charged <= 14_000
+    assert await house.last_reason(tenant) == "cap_reached"
+
+
+async def test_what_its_owner_saves_after_a_charge_asks_for_another(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa", available=10, threshold_credits=50_000, monthly_cap_minor=1_000_000)
+    await house.work()
+    await house.credit(tenant)
+    assert await house.last_reason(tenant) == "need_already_served"
+    house.later(timedelta(seconds=1))
+    await house.settings(tenant, threshold_credits=40_000)
     await house.work()
     assert len(house.charges(tenant)) == 2
 

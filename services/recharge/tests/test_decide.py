@@ -40,7 +40,7 @@ def package(name: str, credits: int, price_minor: int, currency: str = "usd") ->
 PACKAGES = (package("small", 100, 500), package("medium", 1_000, 4_500), package("large", 5_000, 20_000))
 LOW = Balance(
     version=3, available=10, receivable=0, receivable_since=None, last_entry_version=3, served_available=None,
-    last_purchase_at=None,
+    served_at=None, last_purchase_at=None,
 )  # fmt: skip
 SETTINGS = AutoRecharge(
     enabled=True, threshold_credits=50, amount_minor=5_000, currency="usd", monthly_cap_minor=20_000,

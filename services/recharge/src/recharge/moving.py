@@ -47,7 +47,7 @@ async def write_moves(
     await need_is_served(
         connection,
         [
-            {"tenant_id": attempt.tenant_id, "available": attempt.balance_available}
+            {"tenant_id": attempt.tenant_id, "available": attempt.balance_available, "served_at": attempt.created_at}
             for attempt in newly_credited
             if attempt.trigger == "automatic"
         ],

@@ -40,8 +40,8 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """The latest balance. `served_available` is where it stood when the last automatic charge was decided; it is None
-    once the balance has been seen at or above the threshold since."""
+    """The latest balance. `served_available` is where it stood when the last automatic charge was decided, at
+    `served_at`; both are None once the balance has been seen at or above the threshold since."""
 
     version: int
     available: int
@@ -49,6 +49,7 @@ class Balance:
     receivable_since: datetime | None
     last_entry_version: int
     served_available: int | None
+    served_at: datetime | None
     last_purchase_at: datetime | None
 
 
@@ -168,11 +169,22 @@ def _no_need(situation: Situation, now: datetime, *, of_open_attempt: bool = Fal
         return Skip(Reason.BALANCE_OLDER_THAN_CREDIT)
     if settings is None or balance.available >= settings.threshold_credits:
         return Skip(Reason.ABOVE_THRESHOLD)
-    served = balance.served_available
-    if served is not None and balance.available > served and not of_open_attempt:
-        # Still the old shortfall, smaller than before: it has had its one charge.
+    if not of_open_attempt and _is_served(balance, settings):
         return Skip(Reason.NEED_ALREADY_SERVED)
     return None
+
+
+def _is_served(balance: Balance, settings: AutoRecharge) -> bool:
+    """Whether this shortfall has had its charge, which did not lift the balance over the threshold.
+
+    It is a new need where the product is refused (nothing is available), where as much is missing again as before the
+    charge, and where its owner has saved the settings since, with consent: more was charged than asked for in other
+    systems, and nothing although it was needed (redguava/cliniko-api#167).
+    """
+    if balance.served_available is None or balance.available <= balance.served_available or balance.available <= 0:
+        return False
+    consented_at = settings.consent.given_at if settings.consent else None
+    return balance.served_at is None or consented_at is None or consented_at <= balance.served_at
 
 
 def _something_is_wrong(situation: Situation, now: datetime) -> Skip | None:

@@ -29,7 +29,7 @@ _SITUATIONS = text("""
            profile.tenant_id, profile.profile, profile.frozen_reason, profile.suspended_at, profile.suspended_reason,
            profile.suspended_cards, profile.last_decision, profile.look_again_at,
            balance.version AS balance_version, balance.available, balance.receivable, balance.receivable_since,
-           balance.last_entry_version, balance.served_available, balance.last_purchase_at,
+           balance.last_entry_version, balance.served_available, balance.served_at, balance.last_purchase_at,
            open.attempt AS open_attempt, month.spent, month.limited, disputed.since AS dispute_open_since,
            stopped.cards AS stopped_cards, waiting.request, waiting.requested_at, waiting.expires_at
     FROM facts CROSS JOIN profile
@@ -98,13 +98,13 @@ _SAVE_DECISIONS = text("""
 """)
 
 _NEED_IS_OVER = text("""
-    UPDATE balance SET served_available = NULL
+    UPDATE balance SET served_available = NULL, served_at = NULL
     WHERE tenant_id = ANY (CAST(:tenants AS text[])) AND served_available IS NOT NULL
 """)
 
 _NEED_IS_SERVED = text("""
-    UPDATE balance SET served_available = new.available
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS new (tenant_id text, available bigint)
+    UPDATE balance SET served_available = new.available, served_at = new.served_at
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS new (tenant_id text, available bigint, served_at timestamptz)
     WHERE balance.tenant_id = new.tenant_id
 """)
 
@@ -171,6 +171,7 @@ def _situation(row: Row[Any], packages: tuple[CreditPackage, ...]) -> Situation:
             receivable_since=row.receivable_since,
             last_entry_version=row.last_entry_version,
             served_available=row.served_available,
+            served_at=row.served_at,
             last_purchase_at=row.last_purchase_at,
         )
     suspension = None
@@ -222,7 +223,8 @@ async def need_is_over(connection: AsyncConnection, tenants: Sequence[str]) -> N
 
 
 async def need_is_served(connection: AsyncConnection, served: Sequence[dict[str, Any]]) -> None:
-    """An automatic charge has been credited for the need that began at this balance: rows of tenant_id, available."""
+    """An automatic charge has been credited for the need that began at this balance: rows of tenant_id,
+    available, served_at."""
     await write_rows(connection, _NEED_IS_SERVED, served)
 
 
