@@ -36,10 +36,9 @@ def test_an_object_without_any_id_is_keyed_by_its_event() -> None:
 
 
 def test_the_headers_say_what_the_bytes_are() -> None:
-    assert dict(record(id="evt_7", account="acct_1").headers) == {
+    assert dict(record(id="evt_7").headers) == {
         "stripe-event-id": b"evt_7",
         "stripe-event-type": b"payment_intent.succeeded",
-        "stripe-account": b"acct_1",
         "stripe-livemode": b"false",
         "received-at": b"2026-09-01T12:00:00.123456+00:00",
         "origin": b"webhook",
