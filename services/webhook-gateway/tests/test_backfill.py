@@ -220,13 +220,46 @@ async def test_as_a_process_it_outlives_an_outage_of_stripe(
     try:
         process.start()
         await take(consumer, 1)
-        assert "backfill_failed_for_now" in process.log_file.read_text()
+        assert "job_failed_for_now" in process.log_file.read_text()
         async with httpx.AsyncClient(base_url=process.url) as client:
 
             async def is_counted() -> bool:
                 return 'gateway_backfill_events_total{outcome="published"} 1.0' in (await client.get("/metrics")).text
 
             await until(is_counted)
+            metrics = (await client.get("/metrics")).text
+            assert 'job_runs_total{job="backfill",outcome="failed"} 2.0' in metrics
+            assert 'job_last_success_timestamp_seconds{job="backfill"} 0.0' not in metrics
+        assert process.stop() == 0
+    finally:
+        process.close()
+
+
+async def test_runs_that_fail_count_as_failed_and_make_the_process_not_ready(
+    lossy_stripe: HttpProcess, kafka_server: KafkaServer, topic_prefix: str, log_dir: Path, tmp_path: Path
+) -> None:
+    """A refused key: 13 runs were counted as done and /readyz said 200."""
+    process = HttpProcess(
+        "gateway-backfill-refused",
+        ["webhook_gateway", "backfill"],
+        log_file=log_dir / "gateway-backfill-refused.log",
+        cwd=tmp_path,
+        env=environment(kafka_server, topic_prefix, lossy_stripe.url)
+        | {"HTTP_PORT": "{port}", "BACKFILL_EVERY_S": "0.2", "STRIPE_SECRET_KEY": "sk_test_refused_0123"},
+    )
+    try:
+        process.start()
+        async with httpx.AsyncClient(base_url=process.url) as client:
+
+            async def is_not_ready() -> bool:
+                answer = await client.get("/readyz")
+                return answer.status_code == 503 and "backfill" in answer.json()["detail"]
+
+            await until(is_not_ready)
+            metrics = (await client.get("/metrics")).text
+        assert 'job_runs_total{job="backfill",outcome="done"} 0.0' in metrics
+        assert 'job_last_success_timestamp_seconds{job="backfill"} 0.0' in metrics
+        assert "sk_test_refused_0123" not in process.log_file.read_text()
         assert process.stop() == 0
     finally:
         process.close()

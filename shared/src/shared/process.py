@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 import uvloop
 from aiokafka.errors import KafkaError
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from shared import faults
 from shared.clock import ClockDiffers
@@ -24,6 +24,9 @@ log = get_logger()
 SHUTDOWN_TIMEOUT_S = 10.0
 
 _job_runs = Counter("job_runs_total", "Runs of periodic jobs.", ["job", "outcome"])
+_job_last_success = Gauge(
+    "job_last_success_timestamp_seconds", "When a periodic job last succeeded; 0 if it has not yet.", ["job"]
+)
 
 
 class Startable(Protocol):
@@ -38,23 +41,31 @@ class KafkaUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Something to do again and again, each time within `timeout_s`. It must bear being run anywhere, any time."""
+    """Something to do again and again, each time within `timeout_s`. It must bear being run anywhere, any time.
+
+    Errors of `reasons` explain themselves: such a run has failed, and the next one comes as usual.
+    """
 
     name: str
     run: Callable[[], Awaitable[None]]
     every_s: float
     timeout_s: float = 60.0
+    reasons: tuple[type[Exception], ...] = ()
 
 
 async def run_job(job: Job) -> None:
     """Runs the job until cancelled. A run that meets a passing trouble is logged and the next one comes as usual."""
+    for outcome in ("done", "failed"):  # there from the start, so that the first failure is an increase
+        _job_runs.labels(job.name, outcome)
+    _job_last_success.labels(job.name)
     while True:
         try:
             async with asyncio.timeout(job.timeout_s):
                 await job.run()
             _job_runs.labels(job.name, "done").inc()
+            _job_last_success.labels(job.name).set_to_current_time()
         except Exception as error:
-            if not (is_transient(error) or isinstance(error, (KafkaError, ClockDiffers))):
+            if not (is_transient(error) or isinstance(error, (KafkaError, ClockDiffers, *job.reasons))):
                 raise
             _job_runs.labels(job.name, "failed").inc()
             log.warning("job_failed_for_now", job=job.name, error=f"{type(error).__name__}: {error}"[:300])

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 from shared.http import Readiness, create_http_app, serve
 from shared.kafka import make_producer
-from shared.logs import get_logger
 from shared.process import Job, run_job, wait_for_kafka
 from shared.producer import Producer
 from shared.topics import TopicName
@@ -15,29 +14,37 @@ from webhook_gateway.publisher import EventPublisher, NotPublished
 from webhook_gateway.settings import BackfillSettings
 from webhook_gateway.stripe_gateway import StripeRefused, open_stripe
 
-log = get_logger()
-
 RUN_TIMEOUT_S = 900.0
+#: So many runs in a row may fail before the process says that it is not ready.
+RUNS_MISSED_MAX = 3
 #: What may keep a backfill from its end without anything being broken here.
 BACKFILL_REASONS = (StripeRefused, NotPublished)
 
 
 async def run_backfill(stopping: asyncio.Event, settings: BackfillSettings) -> None:
     """Backfills now and every `backfill_every_s`, and answers /healthz, /readyz, /metrics, until `stopping`."""
+    loop = asyncio.get_running_loop()
+    succeeded_at = loop.time()
+    overdue_after_s = RUNS_MISSED_MAX * settings.backfill_every_s
+
+    async def problem() -> str | None:
+        if loop.time() - succeeded_at <= overdue_after_s:
+            return None
+        return f"No run has succeeded for {overdue_after_s:.0f} s: its log says why, as `job_failed_for_now`."
+
     async with _open(settings) as (producer, backfill):
         app = create_http_app(
             "Prepaid webhook gateway, backfill",
             description="Health and metrics.",
-            readiness=Readiness({"kafka": producer.problem}),
+            readiness=Readiness({"kafka": producer.problem, "backfill": problem}),
         )
 
         async def run() -> None:
-            try:
-                await backfill.run()
-            except BACKFILL_REASONS as reason:
-                log.error("backfill_failed_for_now", reason=str(reason), next_try_s=settings.backfill_every_s)
+            nonlocal succeeded_at
+            await backfill.run()
+            succeeded_at = loop.time()
 
-        job = Job("backfill", run, every_s=settings.backfill_every_s, timeout_s=RUN_TIMEOUT_S)
+        job = Job("backfill", run, every_s=settings.backfill_every_s, timeout_s=RUN_TIMEOUT_S, reasons=BACKFILL_REASONS)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(run_job(job))
             await serve(app, settings.http_host, settings.http_port, stopping)
