@@ -59,6 +59,7 @@ def test_value_of_the_wrong_type_is_refused(client: stripe.StripeClient, params:
         (29, "gbp", "amount_too_small"),
         (49, "jpy", "amount_too_small"),
         (100_000_000, "usd", "amount_too_large"),
+        (1_000_000_000_000, "idr", "amount_too_large"),
         (0, "usd", "parameter_invalid_integer"),
         (1050, "isk", "parameter_invalid_integer"),
         (10_001, "kwd", "parameter_invalid_integer"),
@@ -70,7 +71,10 @@ def test_amount_that_the_currency_does_not_take_is_refused(
     assert refused(client, amount=amount, currency=currency).code == code
 
 
-@pytest.mark.parametrize(("amount", "currency"), [(50, "usd"), (30, "gbp"), (50, "jpy"), (99_999_999, "eur")])
+@pytest.mark.parametrize(
+    ("amount", "currency"),
+    [(50, "usd"), (30, "gbp"), (50, "jpy"), (99_999_999, "eur"), (150_000_000, "idr"), (999_999_999_999, "idr")],
+)
 def test_amount_at_the_edge_is_taken(client: stripe.StripeClient, amount: int, currency: str) -> None:
     intent = client.v1.payment_intents.create({"amount": amount, "currency": currency.upper()})
     assert (intent.amount, intent.currency) == (amount, currency)

@@ -1,6 +1,6 @@
 """Money as Stripe counts it: integer minor units beside an ISO 4217 code in lower case.
 
-Sources: Stripe's documentation on currencies (zero-decimal, special cases, minimum and maximum charge amounts).
+Source: https://docs.stripe.com/currencies (zero-decimal, special cases, minimum and maximum charge amounts).
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,13 @@ THREE_DECIMAL = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
 
 #: The least that Stripe charges, in minor units, for the settlement currencies it names.
 MINIMUM_CHARGE_MINOR = {
-    "usd": 50, "aed": 200, "aud": 50, "brl": 50, "cad": 50, "chf": 50, "czk": 1500, "dkk": 250, "eur": 50,
+    "usd": 50, "aed": 200, "aud": 50, "bgn": 100, "brl": 50, "cad": 50, "chf": 50, "czk": 1500, "dkk": 250, "eur": 50,
     "gbp": 30, "hkd": 400, "huf": 17500, "inr": 50, "jpy": 50, "mxn": 1000, "myr": 200, "nok": 300, "nzd": 50,
     "pln": 200, "ron": 200, "sek": 300, "sgd": 50, "thb": 1000,
 }  # fmt: skip
-MAXIMUM_CHARGE_MINOR = 99_999_999
+#: The most, in minor units: eight digits, and twelve where a unit is worth little.
+MAXIMUM_CHARGE_MINOR = {"idr": 999_999_999_999}
+DEFAULT_MAXIMUM_CHARGE_MINOR = 99_999_999
 #: Where Stripe names no minimum of its own we ask for one that no settlement currency undercuts by much.
 DEFAULT_MINIMUM_CHARGE_MINOR = 50
 
@@ -41,8 +43,8 @@ class Money:
 
 
 def is_chargeable(amount_minor: int, currency: str) -> bool:
-    """Whether Stripe takes a charge of this size: at least the minimum, at most 8 digits, whole units where asked."""
-    if not minimum_charge_minor(currency) <= amount_minor <= MAXIMUM_CHARGE_MINOR:
+    """Whether Stripe takes a charge of this size: between minimum and maximum, whole units where asked."""
+    if not minimum_charge_minor(currency) <= amount_minor <= maximum_charge_minor(currency):
         return False
     if currency in HUNDREDFOLD_WITHOUT_MINOR_UNIT:
         return amount_minor % 100 == 0
@@ -54,3 +56,8 @@ def is_chargeable(amount_minor: int, currency: str) -> bool:
 def minimum_charge_minor(currency: str) -> int:
     """The least amount, in minor units, that Stripe charges in this currency."""
     return MINIMUM_CHARGE_MINOR.get(currency, DEFAULT_MINIMUM_CHARGE_MINOR)
+
+
+def maximum_charge_minor(currency: str) -> int:
+    """The largest amount, in minor units, that Stripe charges in this currency."""
+    return MAXIMUM_CHARGE_MINOR.get(currency, DEFAULT_MAXIMUM_CHARGE_MINOR)

@@ -17,7 +17,9 @@ _ZERO_DECIMAL = frozenset(
 _THREE_DECIMAL = frozenset(("bhd", "jod", "kwd", "omr", "tnd"))
 # Sent times 100 although they have no decimals, so the last two digits must be 00.
 _WHOLE_UNITS_ONLY = frozenset(("isk", "ugx"))
-_AMOUNT_MINOR_MAX = 99_999_999
+# Eight digits, and twelve where a unit is worth little.
+_MAXIMUM_MINOR = {"idr": 999_999_999_999}
+_MAXIMUM_MINOR_ELSEWHERE = 99_999_999
 
 _MINIMUM_MINOR = {
     "aed": 200, "bgn": 100, "czk": 1500, "dkk": 250, "gbp": 30, "hkd": 400, "huf": 17500, "mxn": 1000,
@@ -50,9 +52,10 @@ def check_amount(amount_minor: int, currency: str, *, param: str = "amount") -> 
         raise InvalidRequest(
             f"Amount must be at least {written(minimum, currency)}", code="amount_too_small", param=param
         )
-    if amount_minor > _AMOUNT_MINOR_MAX:
+    maximum = _MAXIMUM_MINOR.get(currency, _MAXIMUM_MINOR_ELSEWHERE)
+    if amount_minor > maximum:
         raise InvalidRequest(
-            f"Amount must be no more than {written(_AMOUNT_MINOR_MAX, currency)}",
+            f"Amount must be no more than {written(maximum, currency)}",
             code="amount_too_large",
             param=param,
         )

@@ -6,7 +6,7 @@ Pure. A client names a package or an amount; how many credits that is, is decide
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from shared.money import MAXIMUM_CHARGE_MINOR, Money, is_chargeable, minimum_charge_minor
+from shared.money import Money, is_chargeable, maximum_charge_minor, minimum_charge_minor
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,9 @@ def check_chargeable(price: Money) -> None:
     minimum_minor = minimum_charge_minor(price.currency)
     if price.amount_minor < minimum_minor:
         raise AmountBelowMinimum(Money(minimum_minor, price.currency))
-    if price.amount_minor > MAXIMUM_CHARGE_MINOR:
-        raise AmountNotChargeable(f"The largest amount is {Money(MAXIMUM_CHARGE_MINOR, price.currency)}.")
+    maximum_minor = maximum_charge_minor(price.currency)
+    if price.amount_minor > maximum_minor:
+        raise AmountNotChargeable(f"The largest amount is {Money(maximum_minor, price.currency)}.")
     if not is_chargeable(price.amount_minor, price.currency):
         raise AmountNotChargeable(f"Stripe does not charge {price.amount_minor} {price.currency.upper()}; round it.")
 
