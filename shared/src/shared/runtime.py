@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.clock import DatabaseClock
 from shared.consumer import ConsumerLoop, Subscription
-from shared.database import make_engine, wait_for_database
+from shared.database import is_transient, make_engine, wait_for_database
 from shared.garbage import spare_the_collector
 from shared.http import Readiness, create_http_app, serve
 from shared.kafka import make_consumer, make_producer
@@ -24,6 +24,7 @@ from shared.settings import KafkaSettings, ProcessSettings
 DRAIN_TIMEOUT_S = 3.0
 SWEEP_EVERY_S = 1.0
 OBSERVE_EVERY_S = 3.0
+MEASURED_AGAIN_AFTER_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ async def start_runtime(
         await wait_for_kafka(producer, kafka.kafka_bootstrap_servers, kafka.topic_prefix, process.start_timeout_s)
         publisher = OutboxPublisher(engine, producer, service=service, topic_prefix=kafka.topic_prefix, states=states)
         clock = DatabaseClock(engine)
-        await clock.measure()
+        await _measured_once(clock, process.start_timeout_s)
         runtime = Runtime(service, engine, producer, Outbox(publisher), publisher, Readiness(), clock)
         runtime.readiness.checks["clock"] = clock.problem
         runtime.readiness.checks["postgresql"] = lambda: _database_answers(engine)
@@ -130,6 +131,18 @@ async def run_worker(
         await runtime.publisher.drain(DRAIN_TIMEOUT_S)
         endless[0].cancel()
         await serving
+
+
+async def _measured_once(clock: DatabaseClock, timeout_s: float) -> None:
+    """Measures, and again while PostgreSQL goes away in between. Raises what it met last after `timeout_s`."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while True:
+        try:
+            return await clock.measure()
+        except Exception as error:
+            if not is_transient(error) or asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(MEASURED_AGAIN_AFTER_S)
 
 
 def _measure_clock(runtime: Runtime) -> Job:
