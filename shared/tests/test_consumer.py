@@ -545,3 +545,22 @@ async def test_it_tells_when_each_partition_was_read_to_its_end(service: Service
         await until(is_caught_up)
         assert (TopicName.USAGE_RECORDED, 0) in loop.caught_up_at
         assert await loop.problem() is None
+
+
+async def test_a_fetch_that_aiokafka_cancels_while_it_stops_does_not_end_the_loop(service: Service) -> None:
+    """Its back-off from a broker that is away lets the cancellation out of `stop`."""
+    loop = service.loop()
+    consumer = loop._consumer
+    stop = consumer.stop
+
+    async def stop_as_in_a_back_off() -> None:
+        await stop()
+        raise asyncio.CancelledError
+
+    consumer.stop = stop_as_in_a_back_off
+    async with service.running(loop):
+        await until(lambda: _is_well(loop))
+
+
+async def _is_well(loop: ConsumerLoop) -> bool:
+    return await loop.problem() is None

@@ -156,7 +156,17 @@ class ConsumerLoop(ConsumerRebalanceListener):
             for task in ends:
                 task.cancel()
             await asyncio.gather(*ends, return_exceptions=True)
+            await self._stop_consumer()
+
+    async def _stop_consumer(self) -> None:
+        """Leaves the group. aiokafka ends its own fetches by cancelling them, and one that was in its back-off from a
+        broker that is away lets that cancellation out; only one of ours is passed on."""
+        try:
             await self._consumer.stop()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
 
     async def _advance(self, stop: asyncio.Task[Any]) -> None:
         """Waits for what comes first: new batches, one that is handled, a partition that may go on, or the end."""
