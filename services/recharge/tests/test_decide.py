@@ -131,6 +131,7 @@ situations = st.builds(
             currency=st.sampled_from(["usd", "eur"]),
             monthly_cap_minor=st.integers(0, 30_000),
             consent=st.sampled_from([None, SETTINGS.consent]),
+            payment_method=st.sampled_from([None, "pm_a", "pm_b"]),
         ),
     ),
     balance=st.none()
@@ -142,6 +143,7 @@ situations = st.builds(
         receivable_since=st.just(NOW),
         last_entry_version=st.integers(0, 5),
         served_available=st.none() | st.integers(-200, 200),
+        served_at=st.sampled_from([None, EARLIER - timedelta(1), NOW]),
         last_purchase_at=st.none(),
     ),
     month=st.builds(Month, st.dictionaries(st.sampled_from(["usd", "eur"]), st.integers(1, 30_000)), st.booleans()),
@@ -170,7 +172,12 @@ def test_a_charge_is_always_allowed_wanted_and_within_the_cap(situation: Situati
     assert bought.price_minor <= settings.amount_minor
     assert situation.month.spent_minor.get(settings.currency, 0) + bought.price_minor <= settings.monthly_cap_minor
     assert not situation.month.spent_minor.keys() - {settings.currency}
-    assert any(card.usable and card.fingerprint not in situation.stopped_cards for card in situation.profile.cards)
+    assert any(
+        card.payment_method == settings.payment_method
+        and card.usable
+        and card.fingerprint not in situation.stopped_cards
+        for card in situation.profile.cards
+    )
     assert situation.open_attempt is None
     assert not situation.is_frozen
     assert situation.dispute_open_since is None
