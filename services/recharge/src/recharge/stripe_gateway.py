@@ -142,6 +142,10 @@ def _translated(error: stripe.StripeError) -> Answer:
     match error:
         case stripe.APIConnectionError():
             return NoAnswer("no_answer")
+        case _ if status is not None and status < 500 and not details.get("type"):
+            return NoAnswer(
+                f"not_stripe_{status}"
+            )  # of something between Stripe and us: each error of Stripe's has a type
         case stripe.RateLimitError() if status == 429:
             return RateLimited()
         case stripe.CardError():
@@ -152,8 +156,6 @@ def _translated(error: stripe.StripeError) -> Answer:
             return NoAnswer("unreadable_answer")
         case _ if status >= 500:
             return ServerError(status)
-        case _ if "type" not in details:
-            return NoAnswer(f"not_stripe_{status}")  # a page of something between Stripe and us
         case _ if status == 404:
             return NotFound() if code == "resource_missing" else NoAnswer("stripe_404")
         case stripe.InvalidRequestError() if code == "payment_intent_unexpected_state":
