@@ -41,7 +41,7 @@ class KafkaUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Something to do again and again, each time within `timeout_s`. It must be safe to run in any replica, at any time.
+    """Something to do again and again, each time within `timeout_s`. Safe to run in any replica, at any time.
 
     Errors of `reasons` explain themselves: such a run has failed, and the next one comes as usual.
     """
