@@ -20,6 +20,7 @@ from load.waiting import until
 from shared import consumer as consumer_module
 from shared import faults
 from shared.consumer import ConsumerLoop, DeadLetterHandler, Subscription
+from shared.groups import Group, HeldBack, NotAccepted
 from shared.kafka import Record, make_consumer
 from shared.outbox import Outbox, Transaction
 from shared.outbox_publisher import OutboxPublisher
@@ -66,7 +67,7 @@ class Service:
         self.consumer = make_consumer(self.kafka.bootstrap_servers, name, group)
         return ConsumerLoop(
             self.consumer,
-            group=group,
+            group=self.groups(),
             subscriptions=[Subscription(TopicName.USAGE_RECORDED, handle, self.on_dead_letter)],
             engine=self.engine,
             outbox=Outbox(publisher),
@@ -121,6 +122,15 @@ class Service:
             return {partition.partition: offset.offset for partition, offset in offsets.items() if offset.offset >= 0}
         finally:
             await admin.close()
+
+    def groups(self) -> Group:
+        return Group(self.kafka.bootstrap_servers, "ledger", self.prefix)
+
+    async def held_back(self) -> HeldBack:
+        return await self.groups().held_back()
+
+    async def dead_letter_count(self) -> int:
+        return sum(each.last - each.first + 1 for each in (await self.held_back()).dead_letters)
 
     async def dead_letters(self, n: int) -> list[Record]:
         """The first `n` dead letters."""
@@ -348,6 +358,126 @@ async def test_more_than_five_in_a_row_stop_the_partition_and_nothing_after_them
     assert (await service.committed())[0] == 6, "the sixth is the next one, once an operator has looked"
 
 
+async def is_stopped(loop: ConsumerLoop) -> bool:
+    return "too much poison" in (await loop.problem() or "")
+
+
+async def test_restarts_and_rebalances_leave_no_more_dead_letters_than_one_worker_would(service: Service) -> None:
+    service.before = refuse_poison
+    for partition in range(PARTITIONS):
+        await service.send(*names("poison", 100), "a0", partition=partition)
+    loop = service.loop()
+    async with service.running(loop):
+        await until(lambda: all_stopped(service, loop))
+        for n in range(5):  # each of these joins and leaves: two rebalances
+            other = service.loop(f"other-{n}")
+            async with service.running(other):
+                await until(lambda joined=other: all_stopped(service, loop, joined))
+            await until(lambda: all_stopped(service, loop))
+    restarted = service.loop()
+    async with service.running(restarted):
+        await until(lambda: all_stopped(service, restarted))
+    assert await service.dead_letter_count() == 5 * PARTITIONS
+    assert await service.committed() == dict.fromkeys(range(PARTITIONS), 5)
+
+
+async def all_stopped(service: Service, *loops: ConsumerLoop) -> bool:
+    """Whether these workers share all partitions, and each is stopped."""
+    stopped = [await loop.problem() or "" for loop in loops]
+    return (
+        all("too much poison" in each for each in stopped)
+        and sum(each.count(service.topic) for each in stopped) == PARTITIONS
+    )
+
+
+async def test_a_worker_that_dies_again_and_again_repeats_no_more_than_the_dead_letter_in_hand(
+    service: Service,
+) -> None:
+    service.before = refuse_poison
+    await service.send(*names("poison", 20))
+    crashes = 0
+    while True:
+        loop = service.loop()
+        is_second, go_no_further = second_time()
+        with held("ledger.set_aside", go_no_further):
+            running = asyncio.create_task(loop.run(asyncio.Event()))
+
+            async def has_ended(loop: ConsumerLoop = loop, is_second: asyncio.Event = is_second) -> bool:
+                return is_second.is_set() or await is_stopped(loop)
+
+            await until(has_ended)
+            running.cancel()
+            await asyncio.wait([running], timeout=30)
+        if not is_second.is_set():
+            break
+        crashes += 1
+    letters = await service.dead_letters(await service.dead_letter_count())
+    assert [letter.headers["dead-letter-offset"] for letter in letters] == list("011223344"), "each crash repeats one"
+    assert crashes == 4
+
+
+def second_time() -> tuple[asyncio.Event, faults.Hold]:
+    """An event that is set the second time that the hold is awaited, which then never ends."""
+    is_second, times = asyncio.Event(), 0
+
+    async def hold() -> None:
+        nonlocal times
+        times += 1
+        if times == 2:
+            is_second.set()
+            await asyncio.Event().wait()
+
+    return is_second, hold
+
+
+async def test_a_mended_worker_goes_on_where_the_partition_was_stopped(service: Service) -> None:
+    service.before = refuse_poison
+    await service.send(*names("poison", 7), "a0")
+    async with service.running(loop := service.loop()):
+        await until(lambda: is_stopped(loop))
+    service.before = None
+    async with service.running(loop := service.loop()):
+        await until(lambda: service.has_handled(3))
+        assert await loop.problem() is None
+    assert await service.handled() == ["poison5", "poison6", "a0"]
+
+
+async def test_accepted_poison_is_set_aside_by_the_running_worker_which_then_goes_on(service: Service) -> None:
+    service.before = refuse_poison
+    await service.send(*names("poison", 20), "a0", *names("poison", 6))
+    async with service.running(loop := service.loop()):
+        await until(lambda: is_stopped(loop))
+        [stopped] = (await service.held_back()).stopped
+        assert (stopped.topic, stopped.partition, stopped.offset, stopped.records) == (service.topic, 0, 5, 22)
+        assert "it says so: [redacted]" in stopped.reason
+        accepted = await service.groups().accept(TopicPartition(service.topic, 0), until=19)
+        assert accepted == 15
+        await until(lambda: goes_on(loop, service))
+        assert await service.dead_letter_count() == 25
+        partition = {"topic": service.topic, "partition": "0"}
+        assert REGISTRY.get_sample_value("consumer_partition_stopped", partition) == 1
+        assert "1 records held back" in (await loop.problem() or ""), "what was not accepted counts as ever"
+    assert await service.handled() == ["a0"]
+
+
+async def goes_on(loop: ConsumerLoop, service: Service) -> bool:
+    await loop.observe()
+    return await service.has_handled(1) and await is_stopped(loop)
+
+
+async def test_only_records_that_are_held_back_can_be_accepted(service: Service) -> None:
+    partition = TopicPartition(service.topic, 0)
+    service.before = refuse_poison
+    await service.send(*names("poison", 8))
+    with pytest.raises(NotAccepted, match="is not stopped"):
+        await service.groups().accept(partition, until=1)
+    async with service.running(loop := service.loop()):
+        await until(lambda: is_stopped(loop))
+    for until_offset in (4, 8):
+        with pytest.raises(NotAccepted, match="offsets 5 to 7 are held back"):
+            await service.groups().accept(partition, until=until_offset)
+
+
 @pytest.mark.parametrize("tenants", [1, 8])
 async def test_refused_records_in_a_row_do_not_stop_the_partition_for_others(service: Service, tenants: int) -> None:
     async def refuse(records: Sequence[Record]) -> None:
@@ -490,6 +620,28 @@ async def test_it_waits_for_kafka_where_that_goes_away_while_the_worker_starts(
     async with service.running(service.loop("first")):
         await until(lambda: service.has_handled(1))
     assert len(starts) == 2
+
+
+async def test_a_worker_that_is_stopped_as_it_starts_leaves_its_group(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, stopping = service.loop(), asyncio.Event()
+    start = AIOKafkaConsumer.start
+
+    async def start_and_be_stopped(consumer: AIOKafkaConsumer) -> None:
+        await start(consumer)
+        stopping.set()
+
+    monkeypatch.setattr(AIOKafkaConsumer, "start", start_and_be_stopped)
+    async with asyncio.timeout(30):
+        await loop.run(stopping)
+    admin = AIOKafkaAdminClient(bootstrap_servers=service.kafka.bootstrap_servers)
+    await admin.start()
+    try:
+        [answer] = await admin.describe_consumer_groups([f"{service.prefix}ledger"])
+        assert [len(group[5]) for group in answer.groups] == [0], "its members"
+    finally:
+        await admin.close()
 
 
 async def test_it_says_so_when_kafka_is_away(service: Service, tmp_path: Path) -> None:

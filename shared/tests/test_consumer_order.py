@@ -14,6 +14,7 @@ import shared.consumer as consumer_module
 from shared.consumer import ConsumerLoop, Subscription
 from shared.kafka import Record
 from shared.outbox import Transaction
+from shared.poison import PartitionState
 from shared.topics import TopicName
 
 TOPIC = TopicName.USAGE_RECORDED
@@ -53,9 +54,10 @@ class ReadyConsumer:
     def seek(self, partition: TopicPartition, offset: int) -> None:
         self.position_ = offset
 
-    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        self.committed.append(offsets[PARTITION])
-        if offsets[PARTITION] == RECORDS:
+    async def commit(self, offsets: Mapping[TopicPartition, tuple[int, str]]) -> None:
+        offset, _metadata = offsets[PARTITION]
+        self.committed.append(offset)
+        if offset == RECORDS:
             self.all_committed.set()
 
     async def getmany(
@@ -67,6 +69,15 @@ class ReadyConsumer:
         first, self.position_ = self.position_, min(RECORDS, self.position_ + max_records)
         offsets = range(first, self.position_)
         return {PARTITION: [ConsumerRecord(TOPIC, 0, n, 0, 0, b"acme", b"", None, 4, 0, ()) for n in offsets]}
+
+
+class ForgetfulGroup:
+    """A group that has no offsets yet."""
+
+    service = "ledger"
+
+    async def states(self) -> Mapping[TopicPartition, PartitionState]:
+        return {}
 
 
 class NoOutbox:
@@ -96,7 +107,8 @@ async def test_nothing_is_left_out_or_overtaken_whenever_trouble_comes(
     consumer = ReadyConsumer()
     unused: Any = None
     loop = ConsumerLoop(
-        cast(Any, consumer), group="ledger", subscriptions=[Subscription(TOPIC, handle)], engine=unused,
+        cast(Any, consumer), group=cast(Any, ForgetfulGroup()), subscriptions=[Subscription(TOPIC, handle)],
+        engine=unused,
         outbox=cast(Any, NoOutbox()), producer=unused, topic_prefix="", batch_records_max=A_BATCH,
     )  # fmt: skip
     stopping = asyncio.Event()

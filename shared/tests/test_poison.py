@@ -1,13 +1,17 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.poison import (
+    METADATA_BYTES_MAX,
     POISON_IN_A_ROW_MAX,
     POISON_IN_WINDOW_MAX,
     WINDOW_RECORDS,
+    PartitionState,
     Poison,
     PoisonBudget,
     RecordRefused,
+    Stop,
 )
 
 UNREADABLE = Poison("unreadable")
@@ -16,53 +20,113 @@ REFUSED = RecordRefused("unknown tenant")
 
 def test_five_in_a_row_are_borne_and_the_sixth_is_not() -> None:
     budget = PoisonBudget()
-    for _ in range(POISON_IN_A_ROW_MAX):
-        assert not budget.is_exceeded_by(UNREADABLE, "acme")
-        budget.set_aside(UNREADABLE, "acme")
-    assert budget.is_exceeded_by(UNREADABLE, "acme")
+    for offset in range(POISON_IN_A_ROW_MAX):
+        assert not budget.is_exceeded_by(UNREADABLE, "acme", offset)
+        budget.set_aside(UNREADABLE, "acme", offset)
+    assert budget.is_exceeded_by(UNREADABLE, "acme", POISON_IN_A_ROW_MAX)
+    budget.good(POISON_IN_A_ROW_MAX)
+    assert not budget.is_exceeded_by(UNREADABLE, "acme", POISON_IN_A_ROW_MAX + 1)
 
 
-def test_five_percent_of_a_thousand_are_borne_and_one_more_is_not() -> None:
+def test_fifty_within_a_thousand_offsets_are_borne_and_one_more_is_not() -> None:
     budget = PoisonBudget()
-    for _ in range(POISON_IN_WINDOW_MAX):
-        assert not budget.is_exceeded_by(UNREADABLE, "acme")
-        budget.set_aside(UNREADABLE, "acme")
-        budget.good(1)
-    assert budget.is_exceeded_by(UNREADABLE, "acme")
-    budget.good(WINDOW_RECORDS)
-    assert not budget.is_exceeded_by(UNREADABLE, "acme")
+    for offset in range(0, 2 * POISON_IN_WINDOW_MAX, 2):
+        assert not budget.is_exceeded_by(UNREADABLE, "acme", offset)
+        budget.set_aside(UNREADABLE, "acme", offset)
+        budget.good(offset + 1)
+    assert budget.is_exceeded_by(UNREADABLE, "acme", WINDOW_RECORDS - 1)
+    assert not budget.is_exceeded_by(UNREADABLE, "acme", WINDOW_RECORDS)
+
+
+def test_a_record_that_comes_again_counts_once() -> None:
+    budget = PoisonBudget()
+    for _ in range(2 * POISON_IN_A_ROW_MAX):
+        assert not budget.is_exceeded_by(UNREADABLE, "acme", 7)
+        budget.set_aside(UNREADABLE, "acme", 7)
+    assert budget.unreadable == [7]
+
+
+def test_accepted_records_count_nothing_and_those_after_them_do() -> None:
+    budget = PoisonBudget()
+    for offset in range(POISON_IN_A_ROW_MAX):
+        budget.set_aside(UNREADABLE, "acme", offset)
+    budget.accepted_to = 100
+    for offset in range(POISON_IN_A_ROW_MAX, 100):
+        assert not budget.is_exceeded_by(UNREADABLE, "acme", offset)
+        budget.set_aside(UNREADABLE, "acme", offset)
+    assert budget.is_exceeded_by(UNREADABLE, "acme", 100)
 
 
 def test_refused_records_of_one_tenant_never_stop_a_partition() -> None:
     budget = PoisonBudget()
-    for _ in range(2 * POISON_IN_WINDOW_MAX):
-        assert not budget.is_exceeded_by(REFUSED, "acme")
-        budget.set_aside(REFUSED, "acme")
-    assert list(budget.window) == [True]
+    for offset in range(20 * WINDOW_RECORDS):
+        assert not budget.is_exceeded_by(REFUSED, "acme", offset)
+        budget.set_aside(REFUSED, "acme", offset)
+    assert len(budget.refused) == 1
 
 
-def test_refused_records_of_many_tenants_in_a_row_are_borne_until_they_are_five_percent_of_a_thousand() -> None:
+def test_refused_records_of_many_tenants_in_a_row_are_borne_until_they_are_fifty_within_a_thousand() -> None:
     budget = PoisonBudget()
     for tenant in range(POISON_IN_WINDOW_MAX):
-        assert not budget.is_exceeded_by(REFUSED, f"tenant-{tenant}")
-        budget.set_aside(REFUSED, f"tenant-{tenant}")
-    assert not budget.is_exceeded_by(REFUSED, "tenant-0")
-    assert budget.is_exceeded_by(REFUSED, "one-more")
-    assert budget.is_exceeded_by(UNREADABLE, "tenant-0")
+        assert not budget.is_exceeded_by(REFUSED, f"tenant-{tenant}", tenant)
+        budget.set_aside(REFUSED, f"tenant-{tenant}", tenant)
+    assert not budget.is_exceeded_by(REFUSED, "tenant-0", POISON_IN_WINDOW_MAX)
+    assert budget.is_exceeded_by(REFUSED, "one-more", POISON_IN_WINDOW_MAX)
+    assert budget.is_exceeded_by(UNREADABLE, "tenant-0", POISON_IN_WINDOW_MAX)
 
 
 def test_refused_records_between_unreadable_ones_do_not_make_those_harmless() -> None:
     budget = PoisonBudget()
-    for tenant in range(POISON_IN_A_ROW_MAX):
-        budget.set_aside(UNREADABLE, "acme")
-        budget.set_aside(REFUSED, f"tenant-{tenant}")
-    assert budget.is_exceeded_by(UNREADABLE, "acme")
+    for n in range(POISON_IN_A_ROW_MAX):
+        budget.set_aside(UNREADABLE, "acme", WINDOW_RECORDS * n)
+        budget.set_aside(REFUSED, f"tenant-{n}", WINDOW_RECORDS * n + 1)
+    assert budget.is_exceeded_by(UNREADABLE, "acme", WINDOW_RECORDS * POISON_IN_A_ROW_MAX)
 
 
 @given(st.lists(st.integers(1, 400), min_size=1))
 def test_good_records_alone_never_spend_it(batches: list[int]) -> None:
     budget = PoisonBudget()
+    offset = 0
     for records in batches:
-        budget.good(records)
-    assert not budget.is_exceeded_by(UNREADABLE, "acme")
-    assert len(budget.window) <= WINDOW_RECORDS
+        offset += records
+        budget.good(offset)
+    assert not budget.is_exceeded_by(UNREADABLE, "acme", offset + 1)
+    assert PartitionState(budget).to_metadata() == ""
+
+
+@given(st.lists(st.tuples(st.sampled_from(["good", "unreadable", "refused"]), st.integers(0, 99))))
+def test_a_state_is_the_same_after_any_restart(records: list[tuple[str, int]]) -> None:
+    kept, restarted = PartitionState(), PartitionState()
+    for offset, (what, tenant) in enumerate(records):
+        error = REFUSED if what == "refused" else UNREADABLE
+        for state in (kept, restarted):
+            if what == "good":
+                state.budget.good(offset)
+            elif not state.budget.is_exceeded_by(error, f"tenant-{tenant}", offset):
+                state.budget.set_aside(error, f"tenant-{tenant}", offset)
+        restarted = PartitionState.from_metadata(restarted.to_metadata())
+        for error in (UNREADABLE, REFUSED):
+            assert kept.budget.is_exceeded_by(error, "another", offset + 1) == restarted.budget.is_exceeded_by(
+                error, "another", offset + 1
+            )
+
+
+def test_the_largest_state_fits_beside_an_offset() -> None:
+    """Offsets of 19 digits, fifty tenants, and a reason of nothing but characters that JSON writes as six."""
+    first = 2**63 - WINDOW_RECORDS
+    budget = PoisonBudget(good_offset=first)
+    for n in range(POISON_IN_WINDOW_MAX):
+        budget.set_aside(REFUSED, f"tenant-{n}", first + n)
+    state = PartitionState(budget, Stop(first + WINDOW_RECORDS, "\0" * 1_000))
+    metadata = state.to_metadata()
+    assert len(metadata.encode()) <= METADATA_BYTES_MAX
+    assert PartitionState.from_metadata(metadata).budget == budget
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    ["", "somebody's note", "[]", "null", '"v"', "{}", '{"v":1}', '{"v":2,"good":1}', '{"v":1,"good":"x"}',
+     '{"v":1,"good":1,"unreadable":null,"refused":{}}', '{"v":1,"good":1,"unreadable":[],"refused":{},"stop":3}'],
+)  # fmt: skip
+def test_metadata_that_is_not_ours_is_an_empty_state(metadata: str) -> None:
+    assert PartitionState.from_metadata(metadata) == PartitionState()

@@ -23,9 +23,9 @@ async def fill(books: Books) -> None:
     )  # fmt: skip
 
 
-def ledger_check(url: str) -> "subprocess.CompletedProcess[str]":
+def ledger_check(url: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "ledger", "check"], env={**inherited(), "DATABASE_URL_WORKER": url},
+        [sys.executable, "-m", "ledger", "check"], env={**inherited(), "DATABASE_URL_WORKER": url, **environment},
         capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False,
     )  # fmt: skip
 

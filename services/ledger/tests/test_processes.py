@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from embedded.environment import DEVELOPMENT_JWT_SECRET, SIMULATOR_SECRET_KEY, inherited
 from embedded.http_process import HttpProcess
 from embedded.servers import KafkaServer
+from load.waiting import until
 from shared.auth import Scope
 from shared.clock import utc_now
 from shared.events import UsageRecorded, encode
@@ -132,6 +133,50 @@ async def test_a_record_that_nobody_can_read_is_set_aside_and_the_rest_go_on(run
     await running.read_until(TopicName.BALANCE_CHANGED, lambda each: each["available"] == 98)
     await running.read_until(dead_letter_name(TopicName.USAGE_RECORDED, "ledger"), lambda each: each == {})
     await running.books.assert_right()
+
+
+async def test_check_and_readiness_tell_of_a_stopped_partition_until_its_poison_is_accepted_and_dropped(
+    running: Running,
+) -> None:
+    async def run(*module: str) -> tuple[int | None, str]:
+        command = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", *module, env=running.environment | {"HTTP_PORT": "1"},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        async with asyncio.timeout(TIMEOUT_S):
+            output, _ = await command.communicate()
+        return command.returncode, output.decode()
+
+    async def is_stopped() -> bool:
+        async with httpx.AsyncClient(base_url=running.worker.url) as client:
+            ready = await client.get("/readyz")
+            return ready.status_code == 503 and "too much poison" in ready.text
+
+    events, group = running.prefix + TopicName.STRIPE_EVENTS, ("--group", "ledger", "--topic", "stripe.events")
+    await running.stripe("payment_intent.succeeded", payment_intent_object())
+    await running.read_until(TopicName.ENTRY_POSTED, lambda each: each["reference"] == "pi_1")
+    for _ in range(8):
+        metadata = await running.producer.send_and_wait(events, b"no event", key=b"pi_1")
+    await running.stripe("payment_intent.succeeded", payment_intent_object("pi_2"))
+    await until(is_stopped)
+    code, said = await run("ledger", "check")
+    assert (code, "HELD BACK" in said, "every book is right" in said) == (1, True, True), said
+    assert f"{events}:{metadata.partition} is stopped at offset {metadata.offset - 2}, 4 records wait" in said
+    assert f"{events}.ledger.dead-letter has 5 dead letters, offsets 0 to 4" in said
+
+    accept = ("shared.dead_letters", "accept", *group, "--partition", str(metadata.partition))
+    code, said = await run(*accept, "--until", "999")
+    assert (code, "999 is none of them" in said) == (1, True), said
+    code, said = await run(*accept, "--until", str(metadata.offset))
+    assert (code, "accepted 3 records" in said) == (0, True), said
+    await running.read_until(TopicName.ENTRY_POSTED, lambda each: each["reference"] == "pi_2")
+
+    code, said = await run("shared.dead_letters", "show", "--group", "ledger")
+    assert (code, "stopped" in said, "has 8 dead letters, offsets 0 to 7" in said) == (1, False, True), said
+    assert (await run("shared.dead_letters", "drop", *group, "--until", "7"))[0] == 0
+    assert await run("shared.dead_letters", "show") == (0, "nothing is held back\n")
+    code, said = await run("ledger", "check")
+    assert (code, "HELD BACK" in said) == (0, False), said
 
 
 async def test_republish_sends_every_balance_again(running: Running) -> None:

@@ -13,7 +13,7 @@ while that is handled the offset after the first is committed: only who has noth
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -28,10 +28,11 @@ from structlog.contextvars import bound_contextvars
 from shared.clock import utc_now
 from shared.database import is_time_out, is_transient
 from shared.faults import fault_point
+from shared.groups import Group
 from shared.kafka import Record
 from shared.logs import get_logger, redact
 from shared.outbox import Outbox, Transaction
-from shared.poison import Poison, PoisonBudget, send_to_dead_letters
+from shared.poison import REASON_CHARACTERS_MAX, PartitionState, Poison, Stop, send_to_dead_letters
 from shared.producer import Sender
 from shared.topics import TopicName
 from shared.trace import current_traceparent
@@ -54,6 +55,7 @@ _records = Counter("consumer_records_total", "Records handled.", ["topic", "outc
 _batch_seconds = Histogram("consumer_batch_seconds", "From a fetched batch to its commit.", ["topic"])
 _lag = Gauge("consumer_lag_records", "Records behind the end of the partition.", ["topic", "partition"])
 _stopped = Gauge("consumer_partition_stopped", "1: too much poison, an operator has to look.", ["topic", "partition"])
+_held_back = Gauge("consumer_held_back_records", "Records that a stopped partition holds back.", ["topic", "partition"])
 
 Handler = Callable[[Transaction, Sequence[Record]], Awaitable[None]]
 DeadLetterHandler = Callable[[Transaction, Record], Awaitable[None]]
@@ -92,8 +94,8 @@ class _Lane:
     failures: int = 0
     time_outs_in_a_row: int = 0
     resume_at: float | None = None
-    is_stopped: bool = False
-    budget: PoisonBudget = field(default_factory=PoisonBudget)
+    state: PartitionState | None = None  # None: not yet read from the group's offsets
+    stop: Stop | None = None
 
 
 class ConsumerLoop(ConsumerRebalanceListener):
@@ -104,7 +106,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self,
         consumer: AIOKafkaConsumer,
         *,
-        group: str,
+        group: Group,
         subscriptions: Iterable[Subscription],
         engine: AsyncEngine,
         outbox: Outbox,
@@ -116,7 +118,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
     ) -> None:
         self._consumer = consumer
         self._clock = clock
-        self._group = group.removeprefix(topic_prefix)
+        self._group = group
         self._subscriptions = {topic_prefix + each.topic: each for each in subscriptions}
         self._engine = engine
         self._outbox = outbox
@@ -129,7 +131,9 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self._lanes: dict[TopicPartition, _Lane] = {}
         self._is_running = False
         self._fetches: dict[asyncio.Task[None], frozenset[TopicPartition]] = {}
-        self._handled_to: dict[TopicPartition, int] = {}  # offsets that wait to be committed
+        self._handled_to: dict[TopicPartition, tuple[int, str]] = {}  # offsets and their metadata, to be committed
+        self._states: Mapping[TopicPartition, PartitionState] | None = None  # as they were when these were given out
+        self._reading_states = asyncio.Lock()
         self._committing: asyncio.Task[None] | None = None
         self.caught_up_at: dict[tuple[TopicName, int], datetime] = {}
 
@@ -138,6 +142,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self._consumer.subscribe(list(self._subscriptions), listener=self)
         await self._start(stopping)
         if stopping.is_set():
+            await self._stop_consumer()  # it may have joined: the group need not wait for its session to end
             return
         self._is_running = True
         stop = asyncio.create_task(stopping.wait())
@@ -247,15 +252,18 @@ class ConsumerLoop(ConsumerRebalanceListener):
         """What keeps this consumer from its work, or None. For /readyz."""
         if not self._is_running:
             return "has not joined its group yet"
-        stopped = sorted(f"{tp.topic}:{tp.partition}" for tp, lane in self._lanes.items() if lane.is_stopped)
-        if stopped:
-            return f"stopped for too much poison: {', '.join(stopped)}"
         try:
             async with asyncio.timeout(OBSERVE_TIMEOUT_S):
-                await self._consumer.end_offsets(list(self._consumer.assignment()))
+                ends = await self._consumer.end_offsets(list(self._consumer.assignment()))
         except (TimeoutError, KafkaError) as error:
             return f"Kafka does not answer ({type(error).__name__})"
-        return None
+        stopped = sorted(
+            f"{tp.topic}:{tp.partition} at offset {lane.stop.offset}, "
+            f"{max(0, ends.get(tp, 0) - lane.stop.offset)} records held back"
+            for tp, lane in self._lanes.items()
+            if lane.stop is not None
+        )
+        return f"stopped for too much poison: {'; '.join(stopped)}" if stopped else None
 
     async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]  # aiokafka awaits it
         self, revoked: Iterable[TopicPartition]
@@ -265,9 +273,10 @@ class ConsumerLoop(ConsumerRebalanceListener):
         log.info("partitions_revoking")
         self._ours = frozenset()
         await self._batches_end()
+        self._states = None
         for partition in revoked:
             self._lanes.pop(partition, None)
-            for gauge in (_lag, _stopped):  # whoever has the partition next tells about it
+            for gauge in (_lag, _stopped, _held_back):  # whoever has the partition next tells about it
                 gauge.remove(partition.topic, partition.partition)
             self.caught_up_at.pop((self._topic_name(partition), partition.partition), None)
 
@@ -278,7 +287,8 @@ class ConsumerLoop(ConsumerRebalanceListener):
         log.info("partitions_assigned", partitions=sorted(f"{tp.topic}:{tp.partition}" for tp in assigned))
 
     async def observe(self) -> None:
-        """Measures the lag, and notes which partitions have been read, and handled, to their end."""
+        """Measures the lag, notes which partitions have been read, and handled, to their end, and lets stopped ones go
+        on whose poison an operator has accepted."""
         if not self._is_running:
             return
         now = self._clock()
@@ -293,8 +303,12 @@ class ConsumerLoop(ConsumerRebalanceListener):
                 continue
             behind = max(0, end - handled_to[partition])
             _lag.labels(partition.topic, partition.partition).set(behind)
+            lane = self._lanes.get(partition)
+            if lane is not None and lane.stop is not None:
+                _held_back.labels(partition.topic, partition.partition).set(behind)
             if behind == 0:
                 self.caught_up_at[self._topic_name(partition), partition.partition] = now
+        await self._go_on_where_accepted()
 
     async def _position(self, partition: TopicPartition) -> int:
         """Up to where the partition's records have been handled."""
@@ -322,10 +336,16 @@ class ConsumerLoop(ConsumerRebalanceListener):
             if partition not in self._ours or lane.rewinds != rewinds:
                 return
             records = [Record.of(each) for each in raw]
-            await fault_point(f"{self._group}.fetched")
-            end = await self._handle_partition(partition, lane, records)
-        if end > records[0].offset:
-            self._handled_to[partition] = end
+            await fault_point(f"{self._group.service}.fetched")
+            try:
+                state = lane.state = lane.state or await self._remembered(partition)
+            except (TimeoutError, KafkaError) as error:
+                self._back_off(partition, lane, records[0].offset, error)
+                return
+            end = await self._handle_partition(partition, lane, state, records)
+        if end > records[0].offset or lane.stop is not None:
+            state.stop = lane.stop
+            self._handled_to[partition] = end, state.to_metadata()
             if self._committing is None or self._committing.done():
                 self._committing = asyncio.create_task(self._commit_offsets())
 
@@ -337,9 +357,35 @@ class ConsumerLoop(ConsumerRebalanceListener):
                 await self._consumer.commit(offsets)
             except KafkaError as error:  # the records come again and change nothing
                 log.warning("offsets_not_committed", error=type(error).__name__)
-            await fault_point(f"{self._group}.offsets_committed")
+            await fault_point(f"{self._group.service}.offsets_committed")
 
-    async def _handle_partition(self, partition: TopicPartition, lane: _Lane, records: list[Record]) -> int:
+    async def _remembered(self, partition: TopicPartition) -> PartitionState:
+        """What the group knows of the partition. Whoever has it writes it, so one question is enough for all that are
+        given out together."""
+        async with self._reading_states:
+            if self._states is None:
+                self._states = await self._group.states()
+            return self._states.get(partition) or PartitionState()
+
+    async def _go_on_where_accepted(self) -> None:
+        stopped = {partition: lane for partition, lane in self._lanes.items() if lane.stop is not None}
+        if not stopped:
+            return
+        accepted = await self._group.accepted()
+        for partition, lane in stopped.items():
+            if lane.state is None or lane.stop is None or accepted.get(partition, 0) <= lane.stop.offset:
+                continue
+            log.info("poison_accepted", topic=partition.topic, partition=partition.partition, to=accepted[partition])
+            lane.state.budget.accepted_to = accepted[partition]
+            lane.stop = None
+            lane.resume_at = asyncio.get_running_loop().time()
+            if self._lanes.get(partition) is lane:
+                _stopped.labels(partition.topic, partition.partition).set(0)
+                _held_back.labels(partition.topic, partition.partition).set(0)
+
+    async def _handle_partition(
+        self, partition: TopicPartition, lane: _Lane, state: PartitionState, records: list[Record]
+    ) -> int:
         """Handles what it can and returns the offset to go on from; where that is not the end, it pauses there."""
         next_offset = records[0].offset
         parts = _parts_of(records, halved=lane.time_outs_in_a_row // TIME_OUTS_BEFORE_HALVES)
@@ -347,7 +393,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
             part = parts.pop(0)
             try:
                 await self._apply(part)
-                lane.budget.good(len(part))
+                state.budget.good(part[-1].offset)
             except Exception as error:
                 if _is_passing(error):
                     self._back_off(partition, lane, next_offset, error)
@@ -356,17 +402,17 @@ class ConsumerLoop(ConsumerRebalanceListener):
                     middle = len(part) // 2
                     parts[:0] = [part[:middle], part[middle:]]
                     continue
-                if lane.budget.is_exceeded_by(error, part[0].key):
+                if state.budget.is_exceeded_by(error, part[0].key, next_offset):
                     self._stop(partition, lane, next_offset, error)
                     return next_offset
                 try:
+                    await self._spend(partition, state, part[0], error)
                     await self._set_aside(part[0], error, tries=lane.failures + 1)
                 except Exception as failure:
                     if not _is_passing(failure):
                         raise
                     self._back_off(partition, lane, next_offset, failure)
                     return next_offset
-                lane.budget.set_aside(error, part[0].key)
             next_offset = part[-1].offset + 1
         lane.failures = lane.time_outs_in_a_row = 0
         return next_offset
@@ -382,12 +428,20 @@ class ConsumerLoop(ConsumerRebalanceListener):
             try:
                 async with asyncio.timeout(HANDLER_TIMEOUT_S), self._outbox.transaction(self._engine) as transaction:
                     await subscription.handle(transaction, records)
-                    await fault_point(f"{self._group}.handled")
+                    await fault_point(f"{self._group.service}.handled")
             finally:
                 current_traceparent.reset(token)
             log.debug("batch_committed", records=len(records))
         _records.labels(subscription.topic, "handled").inc(len(records))
-        await fault_point(f"{self._group}.committed")
+        await fault_point(f"{self._group.service}.committed")
+
+    async def _spend(self, partition: TopicPartition, state: PartitionState, record: Record, error: Exception) -> None:
+        """Counts the record before it is set aside, for whoever has the partition after a crash. A worker that has lost
+        the partition learns it here, and sets nothing aside."""
+        state.budget.set_aside(error, record.key, record.offset)
+        state.stop = None
+        self._handled_to.pop(partition, None)  # older; what is being committed comes before this
+        await self._consumer.commit({partition: (record.offset, state.to_metadata())})
 
     async def _set_aside(self, record: Record, error: Exception, tries: int) -> None:
         subscription = self._subscriptions[record.topic]
@@ -398,13 +452,14 @@ class ConsumerLoop(ConsumerRebalanceListener):
         await send_to_dead_letters(
             self._producer,
             record,
-            group=self._group,
+            group=self._group.service,
             reason=redact(reason),
             tries=tries,
             now=utc_now(),
             topic_prefix=self._prefix,
         )
         _records.labels(subscription.topic, "dead_lettered").inc()
+        await fault_point(f"{self._group.service}.set_aside")
         log.error(
             "record_dead_lettered",
             topic=record.topic,
@@ -433,7 +488,8 @@ class ConsumerLoop(ConsumerRebalanceListener):
         )
 
     def _stop(self, partition: TopicPartition, lane: _Lane, offset: int, error: Exception) -> None:
-        lane.is_stopped = True
+        reason = redact(f"{type(error).__name__}: {error}")[:REASON_CHARACTERS_MAX]
+        lane.stop = Stop(offset, reason)
         self._pause(partition, offset)
         _stopped.labels(partition.topic, partition.partition).set(1)
         log.critical(
@@ -441,8 +497,9 @@ class ConsumerLoop(ConsumerRebalanceListener):
             topic=partition.topic,
             partition=partition.partition,
             offset=offset,
-            error=f"{type(error).__name__}: {error}"[:500],
-            next_step="Too many records cannot be read: fix or roll back this deploy, then restart the worker.",
+            error=reason,
+            next_step="Too many records cannot be read: fix or roll back this deploy, then restart the worker. Records "
+            "that are wrong in themselves can be accepted: python -m shared.dead_letters accept.",
         )
 
     def _pause(self, partition: TopicPartition, offset: int) -> None:
@@ -453,7 +510,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
     def _resume_partitions(self) -> None:
         now = asyncio.get_running_loop().time()
         for partition, lane in self._lanes.items():
-            if lane.resume_at is not None and lane.resume_at <= now and not lane.is_stopped:
+            if lane.resume_at is not None and lane.resume_at <= now and lane.stop is None:
                 lane.resume_at = None
                 if partition in self._consumer.assignment():
                     self._consumer.resume(partition)

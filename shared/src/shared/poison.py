@@ -1,9 +1,15 @@
-"""What becomes of records that no handler can read: a few are set aside, many mean that the deploy is bad."""
+"""What becomes of records that no handler can read: a few are set aside, many mean that the deploy is bad.
+
+How much of a partition's budget is spent is kept with its group's committed offset, in that offset's metadata. So it
+moves with the partition, and neither a restart nor a rebalance gives a bad deploy a new one.
+"""
 
 import asyncio
-from collections import deque
+import hashlib
+import json
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, Self
 
 from shared.kafka import Record, kafka_headers
 from shared.producer import Sender
@@ -13,6 +19,10 @@ POISON_IN_A_ROW_MAX = 5
 WINDOW_RECORDS = 1_000
 POISON_IN_WINDOW_MAX = 50
 ACKNOWLEDGEMENT_TIMEOUT_S = 15.0
+#: Kafka's default `offset.metadata.max.bytes`.
+METADATA_BYTES_MAX = 4096
+REASON_CHARACTERS_MAX = 300
+_METADATA_VERSION = 1
 
 
 class Poison(Exception):
@@ -24,40 +34,114 @@ class RecordRefused(Poison):
     unless it happens to many tenants: else a few could stop a partition that others share."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Where a partition has stopped: at a record that is one too many. `reason` has no secret in it."""
+
+    offset: int
+    reason: str
+
+
 @dataclass(slots=True)
 class PoisonBudget:
-    """How much poison one partition may hold before it is taken for our own fault: 5 in a row or 5 % of 1,000.
+    """How much poison one partition may hold before it is taken for our own fault: 5 in a row, or 50 within 1,000
+    offsets.
 
-    Records that are refused never count in the first rule, and once a key in the second.
+    Records that are refused never count in the first rule, and once a key in the second. A record counts once, however
+    often it comes. Records before `accepted_to` do not count: an operator has looked at them.
     """
 
-    in_a_row: int = 0
-    window: deque[bool] = field(default_factory=lambda: deque[bool](maxlen=WINDOW_RECORDS))
-    refused_keys: deque[str | None] = field(default_factory=lambda: deque[str | None](maxlen=WINDOW_RECORDS))
+    good_offset: int = -1
+    unreadable: list[int] = field(default_factory=list[int])
+    refused: dict[str, int] = field(default_factory=dict[str, int])
+    accepted_to: int = 0
 
-    def good(self, records: int) -> None:
-        """Counts records that were handled."""
-        self.in_a_row = 0
-        self.window.extend([False] * min(records, WINDOW_RECORDS))
+    def good(self, offset: int) -> None:
+        """Counts records that were handled, the last of which is at `offset`."""
+        self.good_offset = offset
+        if self.unreadable or self.refused:
+            self._forget_before(offset)
 
-    def is_exceeded_by(self, error: Exception, key: str | None) -> bool:
+    def is_exceeded_by(self, error: Exception, key: str | None, offset: int) -> bool:
         """Whether this record is one too many, so that the partition has to stop before it."""
-        if isinstance(error, RecordRefused):
-            return key not in self.refused_keys and self._is_window_full
-        return self.in_a_row >= POISON_IN_A_ROW_MAX or self._is_window_full
+        if self._is_counted(error, key, offset):
+            return False
+        self._forget_before(offset)
+        if len(self.unreadable) + len(self.refused) >= POISON_IN_WINDOW_MAX:
+            return True
+        return not isinstance(error, RecordRefused) and self._in_a_row >= POISON_IN_A_ROW_MAX
 
-    def set_aside(self, error: Exception, key: str | None) -> None:
-        """Counts a record that was set aside for this error."""
-        if not isinstance(error, RecordRefused):
-            self.in_a_row += 1
-            self.window.append(True)
-        elif key not in self.refused_keys:
-            self.refused_keys.append(key)
-            self.window.append(True)
+    def set_aside(self, error: Exception, key: str | None, offset: int) -> None:
+        """Counts a record that is set aside for this error."""
+        if self._is_counted(error, key, offset):
+            return
+        if isinstance(error, RecordRefused):
+            self.refused[_digest(key)] = offset
+        else:
+            self.unreadable.append(offset)
 
     @property
-    def _is_window_full(self) -> bool:
-        return sum(self.window) >= POISON_IN_WINDOW_MAX
+    def _in_a_row(self) -> int:
+        return sum(offset > self.good_offset for offset in self.unreadable)
+
+    def _is_counted(self, error: Exception, key: str | None, offset: int) -> bool:
+        if offset < self.accepted_to:
+            return True
+        return _digest(key) in self.refused if isinstance(error, RecordRefused) else offset in self.unreadable
+
+    def _forget_before(self, offset: int) -> None:
+        """Forgets what lies further back than the window; of those in a row, none."""
+        first = offset - WINDOW_RECORDS
+        self.unreadable = [each for each in self.unreadable if each > min(first, self.good_offset)]
+        self.refused = {key: each for key, each in self.refused.items() if each > first}
+
+
+@dataclass(slots=True)
+class PartitionState:
+    """What a group remembers of a partition beside its offset."""
+
+    budget: PoisonBudget = field(default_factory=PoisonBudget)
+    stop: Stop | None = None
+
+    def to_metadata(self) -> str:
+        """For the committed offset; empty where there is nothing to remember. At most `METADATA_BYTES_MAX`."""
+        budget = self.budget
+        if not budget.unreadable and not budget.refused and self.stop is None:
+            return ""
+        state: dict[str, Any] = {
+            "v": _METADATA_VERSION,
+            "good": budget.good_offset,
+            "unreadable": budget.unreadable,
+            "refused": budget.refused,
+        }
+        if self.stop is not None:
+            state["stop"] = {"offset": self.stop.offset, "reason": self.stop.reason[:REASON_CHARACTERS_MAX]}
+        return json.dumps(state, separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_metadata(cls, metadata: str) -> Self:
+        """The state as it was written. Nothing is remembered where the text is empty or not ours: an operator who sets
+        a group's offsets with Kafka's tools leaves no metadata, and gives the partition a new budget."""
+        try:
+            state = json.loads(metadata) if metadata else {}
+            if state.get("v") != _METADATA_VERSION:
+                return cls()
+            stop = state.get("stop")
+            return cls(
+                PoisonBudget(
+                    int(state["good"]),
+                    [int(offset) for offset in state["unreadable"]],
+                    {str(key): int(offset) for key, offset in state["refused"].items()},
+                ),
+                None if stop is None else Stop(int(stop["offset"]), str(stop["reason"])),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return cls()
+
+
+def _digest(key: str | None) -> str:
+    """A key in eight characters, so that fifty fit beside an offset."""
+    return "" if key is None else hashlib.sha256(key.encode()).hexdigest()[:8]
 
 
 async def send_to_dead_letters(

@@ -13,6 +13,7 @@ from shared.clock import DatabaseClock
 from shared.consumer import ConsumerLoop, Subscription
 from shared.database import is_transient, make_engine, wait_for_database
 from shared.garbage import spare_the_collector
+from shared.groups import Group
 from shared.http import Readiness, create_http_app, serve
 from shared.kafka import make_consumer, make_producer
 from shared.outbox import Outbox
@@ -87,7 +88,7 @@ def make_consumer_loop(
     group = kafka.topic_prefix + runtime.service
     return ConsumerLoop(
         make_consumer(kafka.kafka_bootstrap_servers, runtime.service, group),
-        group=group,
+        group=Group(kafka.kafka_bootstrap_servers, runtime.service, kafka.topic_prefix),
         subscriptions=subscriptions,
         engine=runtime.engine,
         outbox=runtime.outbox,

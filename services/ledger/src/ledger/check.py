@@ -1,7 +1,10 @@
 """`python -m ledger check`: proves the books against themselves, from one snapshot, while the ledger works on.
 
-Ends with 0 if every book is right, with 1 if one is wrong (and says whose, and how), and with 2 if nothing was compared
-or the role does not see every row.
+Then asks Kafka what the ledger has not read: books can be right and lack a payment that waits in a stopped partition or
+among the dead letters.
+
+Ends with 0 if every book is right and nothing is held back, with 1 if one is wrong (and says whose, and how) or records
+are held back, and with 2 if nothing was compared, the role does not see every row, or Kafka does not answer.
 """
 
 import asyncio
@@ -11,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from aiokafka.errors import KafkaError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -20,16 +24,20 @@ from ledger.payment_intent_rows import payment_intent_of
 from ledger.repository import Statements
 from ledger.settings import OperatorSettings
 from shared.database import DatabaseUnavailable, make_engine, wait_for_database
+from shared.groups import Group
 from shared.logs import configure_logging
 
 PAGE_TENANTS = 1_000
 STATEMENT_TIMEOUT_S = 600
 WRONG_SHOWN_MAX = 100
+KAFKA_IS_NOT_SET = "KAFKA_BOOTSTRAP_SERVERS is not set"
+KAFKA_IS_AWAY = "Kafka does not answer"
 
 
 @dataclass(slots=True)
 class Findings:
-    """What was compared, and what is wrong: one sentence each. `unseen`: tables that the role cannot see in full."""
+    """What was compared, and what is wrong: one sentence each. `unseen`: tables that the role cannot see in full.
+    `kafka`: why it was not asked what is held back, if it was not."""
 
     tenants: int = 0
     transfers: int = 0
@@ -38,14 +46,16 @@ class Findings:
     waiting_payment_intents: int = 0
     open_receipts: Sequence[str] = ()
     unseen: Sequence[str] = ()
+    held_back: Sequence[str] = ()
+    kafka: str | None = None
     wrong: list[str] = field(default_factory=list[str])
 
     @property
     def exit_code(self) -> int:
-        """0 right, 1 wrong, 2 nothing proven."""
-        if self.unseen or not self.transfers:
-            return 2
-        return 1 if self.wrong else 0
+        """0 right, 1 wrong or records are held back, 2 nothing proven."""
+        if self.wrong or self.held_back:
+            return 1
+        return 2 if self.unseen or not self.transfers or self.kafka == KAFKA_IS_AWAY else 0
 
 
 async def check(engine: AsyncEngine) -> Findings:
@@ -91,6 +101,17 @@ async def _check_page(reading: "Reading", findings: Findings, after: str, upto: 
         due = credits_to_reverse(intent.credit, intent)
         if due != intent.credit.reversed_credits:
             findings.wrong.append(f"{name}: {intent.credit.reversed_credits} credits are reversed, {due} are due")
+
+
+async def ask_kafka(findings: Findings, bootstrap_servers: str | None, topic_prefix: str) -> None:
+    """Adds what the ledger's group holds back."""
+    if bootstrap_servers is None:
+        findings.kafka = KAFKA_IS_NOT_SET
+        return
+    try:
+        findings.held_back = (await Group(bootstrap_servers, "ledger", topic_prefix).held_back()).sentences()
+    except (KafkaError, TimeoutError):
+        findings.kafka = KAFKA_IS_AWAY
 
 
 def _wrong(row: Any, rules: Sequence[tuple[str, str, str]], name: str) -> list[str]:
@@ -142,6 +163,11 @@ def report(findings: Findings) -> str:
         lines += [f"  {sentence}" for sentence in findings.wrong[:WRONG_SHOWN_MAX]]
     else:
         lines.append("every book is right" if findings.transfers else "there is nothing to compare")
+    if findings.kafka is not None:
+        lines.append(f"what is held back is unknown: {findings.kafka}")
+    if findings.held_back:
+        lines.append("HELD BACK: the books lack what is in these records, payments perhaps")
+        lines += [f"  {sentence}" for sentence in findings.held_back]
     return "\n".join(lines)
 
 
@@ -155,7 +181,9 @@ def run(settings: OperatorSettings) -> int:
         )
         try:
             await wait_for_database(engine, settings.start_timeout_s)
-            return await check(engine)
+            findings = await check(engine)
+            await ask_kafka(findings, settings.kafka_bootstrap_servers, settings.topic_prefix)
+            return findings
         finally:
             await engine.dispose()
 

@@ -28,3 +28,5 @@ class OperatorSettings(WorkerDatabaseSettings):
 
     log_level: str = "warning"
     start_timeout_s: float = 60.0
+    kafka_bootstrap_servers: str | None = None
+    topic_prefix: str = ""

@@ -1,0 +1,78 @@
+"""`python -m shared.dead_letters show|accept|drop`: what a group holds back, and an operator's answer to it."""
+
+import argparse
+import asyncio
+import sys
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from shared.groups import Group, NotAccepted
+from shared.process import run_command
+from shared.settings import KafkaSettings, load_settings
+from shared.topics import TOPICS
+
+SERVICES = sorted({reader for topic in TOPICS for reader in topic.readers})
+
+
+async def _show(groups: list[Group]) -> int:
+    sentences = [f"{group.service}: {each}" for group in groups for each in (await group.held_back()).sentences()]
+    print("\n".join(sentences) if sentences else "nothing is held back")  # noqa: T201
+    return 1 if sentences else 0
+
+
+async def _accept(group: Group, topic: str, partition: int, until: int) -> int:
+    records = await group.accept(TopicPartition(topic, partition), until)
+    print(  # noqa: T201
+        f"accepted {records} records of {topic}:{partition} for {group.service}. Its worker goes on within seconds: "
+        "what it can read of them it handles, the rest goes to the dead letters."
+    )
+    return 0
+
+
+async def _drop(group: Group, topic: str, until: int) -> int:
+    print(f"dropped {await group.drop(topic, until)} dead letters of {topic} for {group.service}")  # noqa: T201
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command. 0: done, or nothing is held back; 1: something is, or the command was refused; 2: wrong usage,
+    settings are missing, or Kafka does not answer."""
+    parser = argparse.ArgumentParser(
+        prog="python -m shared.dead_letters", description="Stopped partitions and dead letters of the services' groups."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("show", help="say what is held back; ends with 1 if something is")
+    show.add_argument("--group", choices=SERVICES, help="of this service alone")
+    accept = commands.add_parser("accept", help="let a stopped partition go on: its poison is wrong in itself")
+    drop = commands.add_parser("drop", help="delete dead letters that have been handled")
+    for command in (accept, drop):
+        command.add_argument("--group", choices=SERVICES, required=True, help="the service that holds them back")
+        command.add_argument("--topic", required=True, help="the topic that was read, without .dead-letter")
+    accept.add_argument("--partition", type=int, required=True)
+    accept.add_argument("--until", type=int, required=True, help="offset of the last record that is accepted")
+    drop.add_argument("--until", type=int, required=True, help="offset of the last dead letter to be deleted")
+    options = parser.parse_args(arguments)
+    settings = load_settings(KafkaSettings)
+    servers, prefix = settings.kafka_bootstrap_servers, settings.topic_prefix
+    names = [options.group] if options.group else SERVICES
+    groups = [Group(servers, name, prefix) for name in names]
+    try:
+        match options.command:
+            case "show":
+                return asyncio.run(_show(groups))
+            case "accept":
+                return asyncio.run(_accept(groups[0], prefix + options.topic, options.partition, options.until))
+            case _:
+                return asyncio.run(_drop(groups[0], prefix + options.topic, options.until))
+    except NotAccepted as refused:
+        print(refused, file=sys.stderr)  # noqa: T201
+        return 1
+    except (KafkaError, TimeoutError) as error:
+        reason = f"Kafka at {servers} does not answer ({type(error).__name__})."
+        print(f"{reason} Check KAFKA_BOOTSTRAP_SERVERS and that the brokers run.", file=sys.stderr)  # noqa: T201
+        return 2
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(sys.argv[1:]))
