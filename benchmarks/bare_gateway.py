@@ -1,6 +1,7 @@
-"""The limit that the gateway is measured against: the same server, the work that nobody can leave out, nothing of ours.
+"""The limit that the gateway is measured against: the work that nobody can leave out, nothing of ours.
 
-ASGI, one HMAC, aiokafka with acks=all. Run as `python -m benchmarks.bare_gateway PORT BOOTSTRAP_SERVERS TOPIC SECRET`.
+granian and ASGI, one HMAC, aiokafka with acks=all. Run as
+`python -m benchmarks.bare_gateway PORT BOOTSTRAP_SERVERS TOPIC SECRET`.
 """
 
 import hashlib

@@ -88,6 +88,7 @@ def run(options: RunOptions) -> Sequence[Measurement]:
         "pairs": pairs,
         "seconds": seconds,
         "cpus": os.cpu_count(),
+        "uvicorn": version("uvicorn"),
         "granian": version("granian"),
         "aiokafka": version("aiokafka"),
     }

@@ -2,18 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from httpx import ASGITransport, AsyncClient
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from sqlalchemy.exc import OperationalError
 
 from shared import http
-from shared.http import Readiness, create_http_app
+from shared.auth import Authenticator, Principal, authenticate, mint_development_token
+from shared.http import SMALL_BODY_BYTES, BodiesInMemory, Readiness, create_http_app
 from shared.problems import Problem
+from shared.settings import AuthSettings
 
 BODY_BYTES_MAX = 1_000
+SECRET = "thirty-two-characters-or-a-few-more"
 
 
 class Item(BaseModel):
@@ -124,6 +128,42 @@ async def test_a_body_that_does_not_arrive_is_refused(client: AsyncClient, monke
     async with asyncio.timeout(5):
         response = await client.post("/items", content=stalls(), headers={"Content-Type": "application/json"})
     assert (response.status_code, response.json()["code"]) == (408, "body_too_slow")
+
+
+async def test_no_body_is_read_of_a_caller_without_a_valid_token(readiness: Readiness) -> None:
+    settings = AuthSettings(_env_file=None, auth_jwt_secret=SecretStr(SECRET))  # pyright: ignore[reportCallIssue]
+    app = create_http_app("test", description="", readiness=readiness, authenticator=Authenticator(settings))
+    read: list[int] = []
+
+    @app.post("/items")
+    async def create(caller: Annotated[Principal, Depends(authenticate)], item: Item) -> str:
+        return f"{caller.subject}: {item.name}"
+
+    async def body() -> AsyncIterator[bytes]:
+        read.append(1)
+        yield b'{"name": "pen"}'
+
+    token = mint_development_token(SECRET, subject="me", tenant="acme", scopes=(), expires_at=2**33)
+    transport = ASGITransport(app)
+    async with AsyncClient(transport=transport, base_url="http://test") as client:
+        for authorization in ({}, {"Authorization": "Bearer x"}, {"Authorization": f"Basic {token}"}):
+            headers = {"Content-Type": "application/json"} | authorization
+            refused = await client.post("/items", content=body(), headers=headers)
+            assert (refused.status_code, refused.json()["code"], read) == (401, "unauthorized", [])
+            assert refused.headers["www-authenticate"] == "Bearer"
+        taken = await client.post("/items", content=body(), headers=headers | {"Authorization": f"Bearer {token}"})
+    assert (taken.status_code, taken.json(), read) == (200, "me: pen", [1])
+
+
+async def test_large_bodies_hold_no_more_memory_than_allowed_together() -> None:
+    bodies = BodiesInMemory(3_000)
+    held = bodies.hold(0, SMALL_BODY_BYTES)
+    assert held == 0, "small ones never count"
+    held = bodies.hold(bodies.hold(held, SMALL_BODY_BYTES + 1_000), SMALL_BODY_BYTES + 3_000)
+    with pytest.raises(Problem, match="Too many large bodies"):
+        bodies.hold(0, SMALL_BODY_BYTES + 1)
+    bodies.release(held)
+    assert bodies.hold(0, SMALL_BODY_BYTES + 3_000) == 3_000
 
 
 async def test_readiness_names_what_is_wrong(client: AsyncClient, readiness: Readiness) -> None:

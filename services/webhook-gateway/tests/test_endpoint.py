@@ -1,11 +1,14 @@
 """The ASGI endpoint alone, for what a well-behaved HTTP client does not do."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
+from load.webhooks import signature
+from shared.http import SMALL_BODY_BYTES
 from webhook_gateway import webhooks
 from webhook_gateway.publisher import EventPublisher
 from webhook_gateway.webhooks import Message, WebhookEndpoint
@@ -36,7 +39,10 @@ def make_endpoint() -> WebhookEndpoint:
 def call(
     caller: Caller, headers: list[tuple[bytes, bytes]] | None = None, endpoint: WebhookEndpoint | None = None
 ) -> Coroutine[Any, Any, None]:
-    scope = {"type": "http", "method": "POST", "path": webhooks.PATH, "headers": headers or []}
+    """A webhook with these headers, or with one that claims to be signed."""
+    claimed = [(b"stripe-signature", signature(b"", "whsec_a").encode())]
+    headers = claimed if headers is None else headers
+    scope = {"type": "http", "method": "POST", "path": webhooks.PATH, "headers": headers}
     return (endpoint or make_endpoint())(scope, caller.receive, caller.send)
 
 
@@ -53,6 +59,15 @@ async def test_a_caller_that_hangs_up_gets_no_answer(before: list[Message]) -> N
     caller = Caller(*before, {"type": "http.disconnect"})
     await call(caller)
     assert caller.answers == []
+
+
+@pytest.mark.parametrize(
+    "header", [None, b"t=1,v1=00", b"v1=00", signature(b"", "whsec_a", at=time.time() - 600).encode()]
+)
+async def test_no_body_is_read_whose_header_cannot_be_right(header: bytes | None) -> None:
+    caller = Caller()  # has nothing to give
+    await call(caller, [] if header is None else [(b"stripe-signature", header)])
+    assert caller.answers[0]["status"] == 400
 
 
 async def test_a_body_announced_too_large_is_refused_whatever_it_holds() -> None:
@@ -76,7 +91,7 @@ async def test_unfinished_bodies_hold_no_more_memory_than_allowed_and_small_ones
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(webhooks, "LARGE_BODIES_BYTES_MAX", 3_000)
-    part: Message = {"type": "http.request", "body": b" " * (webhooks.SMALL_BODY_BYTES + 1_000), "more_body": True}
+    part: Message = {"type": "http.request", "body": b" " * (SMALL_BODY_BYTES + 1_000), "more_body": True}
     endpoint = make_endpoint()
     slow = [Caller(part) for _ in range(3)]
     tasks = [asyncio.create_task(call(caller, endpoint=endpoint)) for caller in slow]

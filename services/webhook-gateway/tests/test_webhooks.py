@@ -153,7 +153,8 @@ async def test_a_body_that_does_not_announce_its_size_is_refused_at_the_limit(cl
         for _ in range(40):
             yield b" " * 64 * 1024
 
-    assert_problem(await client.post(PATH, content=endless()), 413, "body_too_large")
+    headers = {"Stripe-Signature": signature(b"", NEW_SECRET)}
+    assert_problem(await client.post(PATH, content=endless(), headers=headers), 413, "body_too_large")
 
 
 async def test_an_unannounced_body_within_the_limit_is_published(

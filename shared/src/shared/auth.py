@@ -1,7 +1,7 @@
 """Who calls: a JWT with a tenant and scopes. One token for all services."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ LEEWAY_S = 30
 _TENANT = re.compile(r"[\x21-\x7e]{1,200}")
 _SUBJECT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 _ABSENT = object()
+_PRINCIPAL = "prepaid.principal"  # in a request's scope
 _bearer = HTTPBearer(auto_error=False, description="A JWT with `tenant_id` and `scope`.")
 
 
@@ -96,6 +97,18 @@ class Authenticator:
             raise unauthorized(f"The token is not valid: {type(error).__name__}. Get a new one.") from error
         return principal_of(claims)
 
+    async def authenticate(self, scope: MutableMapping[str, Any]) -> Principal:
+        """The caller of an ASGI request, by its Authorization header; once a request, however often it is asked. Raises
+        what `verify` does, and a Problem 401 where there is no such header."""
+        known: Principal | None = scope.get(_PRINCIPAL)
+        if known is None:
+            header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+            scheme, _, token = header.decode("latin-1").partition(" ")
+            if scheme.lower() != "bearer" or not token.strip():
+                raise unauthorized("Send `Authorization: Bearer <token>`.")
+            known = scope[_PRINCIPAL] = await self.verify(token.strip())
+        return known
+
     async def _key_of(self, token: str) -> tuple[Any, list[str]]:
         if self._keys is not None:
             kid = jwt.get_unverified_header(token).get("kid")
@@ -135,13 +148,12 @@ def unauthorized(detail: str) -> Problem:
 
 
 async def authenticate(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request,
+    _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Principal:
     """FastAPI dependency: the caller, by `app.state.authenticator`."""
-    if credentials is None:
-        raise unauthorized("Send `Authorization: Bearer <token>`.")
     authenticator: Authenticator = request.app.state.authenticator
-    return await authenticator.verify(credentials.credentials)
+    return await authenticator.authenticate(request.scope)
 
 
 def requires(*scopes: Scope) -> Callable[[Principal], Awaitable[Principal]]:

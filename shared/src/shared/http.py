@@ -9,31 +9,33 @@ from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
-from granian.constants import Interfaces
-from granian.http import HTTP1Settings
-from granian.server.embed import Server
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from shared.auth import Authenticator
+from shared.http_server import ConnectionLimits, serve_http
 from shared.logs import get_logger
 from shared.problems import Problem, install_problem_handlers, problem_response
+from shared.settings import ProcessSettings
 from shared.trace import continue_traceparent, current_traceparent
 
 log = get_logger()
 
 BODY_BYTES_MAX = 1024 * 1024
-#: What our APIs are sent has a few hundred bytes; a body is kept before its token is looked at.
+#: What our APIs are sent has a few hundred bytes.
 API_BODY_BYTES_MAX = 64 * 1024
 #: From a request's head to the last byte of its body: who sends slower keeps a connection from everybody else.
 BODY_TIMEOUT_S = 10.0
-CONNECTION_BACKLOG = 1_024
 READY_CHECK_TIMEOUT_S = 3.0
-#: How much of a refused body is read all the same, and for how long.
-DISCARDED_BYTES_MAX = 4 * BODY_BYTES_MAX
-DISCARD_TIMEOUT_S = 2.0
+#: Bodies that are being read may hold so much of memory together, beyond so much each.
+LARGE_BODIES_BYTES_MAX = 32 * 1024 * 1024
+SMALL_BODY_BYTES = 64 * 1024
+RETRY_LARGE_BODY_AFTER_S = 5
 
 #: Returns None when all is well, or what is wrong.
 ReadyCheck = Callable[[], Awaitable[str | None]]
 Scope = dict[str, Any]
+#: Returns if the request's headers prove who calls; a Problem otherwise.
+Authenticate = Callable[[Scope], Awaitable[object]]
 
 
 @dataclass(slots=True)
@@ -64,8 +66,10 @@ def create_http_app(
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
     cors_origins: list[str] | None = None,
     body_bytes_max: int = API_BODY_BYTES_MAX,
+    authenticator: Authenticator | None = None,
 ) -> FastAPI:
-    """A FastAPI app with what every process of ours answers."""
+    """A FastAPI app with what every process of ours answers. With an `authenticator`, no body is read of a caller whose
+    token it does not know."""
     app = FastAPI(title=title, description=description, version="1", lifespan=lifespan, redoc_url=None)
     install_problem_handlers(app)
     if cors_origins:
@@ -75,7 +79,12 @@ def create_http_app(
             allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "traceparent"],
         )
-    app.add_middleware(_BodyLimit, bytes_max=body_bytes_max)
+    app.state.authenticator = authenticator
+    app.add_middleware(
+        _BodyLimit,
+        bytes_max=body_bytes_max,
+        authenticate=None if authenticator is None else authenticator.authenticate,
+    )
     app.add_middleware(_Trace)
 
     @app.get("/healthz", include_in_schema=False)
@@ -97,39 +106,10 @@ def create_http_app(
     return app
 
 
-async def serve(app: Any, host: str, port: int, stopping: asyncio.Event) -> None:
+async def serve(app: Any, process: ProcessSettings, stopping: asyncio.Event) -> None:
     """Serves an ASGI app in this event loop until `stopping`; requests in flight are answered first."""
-    server = Server(
-        app,
-        address=host,
-        port=port,
-        interface=Interfaces.ASGI,
-        backlog=CONNECTION_BACKLOG,
-        log_enabled=False,
-        websockets=False,
-        http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=64 * 1024),
-    )
-    serving = asyncio.create_task(server.serve())
-    stop = asyncio.create_task(stopping.wait())
-    await asyncio.wait([serving, stop], return_when=asyncio.FIRST_COMPLETED)
-    stop.cancel()
-    if not serving.done():
-        server.stop()
-    await serving
-
-
-async def discard_body(receive: Callable[[], Awaitable[Any]]) -> None:
-    """Reads a refused body, bounded, and throws it away: closing on a caller who still sends costs it the answer."""
-    discarded = 0
-    try:
-        async with asyncio.timeout(DISCARD_TIMEOUT_S):
-            while discarded < DISCARDED_BYTES_MAX:
-                message = await receive()
-                discarded += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    return
-    except TimeoutError:
-        return
+    limits = ConnectionLimits(process.http_connections_max, process.http_connections_per_address_max)
+    await serve_http(app, process.http_host, process.http_port, stopping, limits)
 
 
 class _Trace:
@@ -149,12 +129,43 @@ class _BodyRefused(Exception):
     pass
 
 
-class _BodyLimit:
-    """Refuses bodies over the limit, announced or not, before anything reads them, and those that do not arrive."""
+class BodiesInMemory:
+    """What all bodies of a process hold in memory together, beyond a small part of each."""
 
-    def __init__(self, app: Any, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+
+    def hold(self, held: int, received: int) -> int:
+        """Counts a body of which `received` bytes are there and `held` were counted; returns how many are counted now.
+        A Problem 503 where that is too much for all together."""
+        more = max(0, received - SMALL_BODY_BYTES) - held
+        if more <= 0:
+            return held
+        if self._bytes + more > self._bytes_max:
+            raise Problem(
+                503,
+                "too_many_in_flight",
+                "Too many large bodies arrive at once. Send it again later.",
+                {"Retry-After": str(RETRY_LARGE_BODY_AFTER_S)},
+            )
+        self._bytes += more
+        return held + more
+
+    def release(self, held: int) -> None:
+        """Takes back what was counted for a body."""
+        self._bytes -= held
+
+
+class _BodyLimit:
+    """Refuses bodies of callers without a valid token, those over the limit, announced or not, those that do not
+    arrive, and more large ones than memory is meant for. What comes of a refused body is thrown away by the server."""
+
+    def __init__(self, app: Any, bytes_max: int, authenticate: Authenticate | None) -> None:
         self._app = app
         self._bytes_max = bytes_max
+        self._authenticate = authenticate
+        self._bodies = BodiesInMemory(LARGE_BODIES_BYTES_MAX)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -162,31 +173,36 @@ class _BodyLimit:
             return
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         deadline = asyncio.get_running_loop().time() + BODY_TIMEOUT_S
-        received = 0
+        received = held = 0
         is_whole = False
         has_answered = False
         refusal: Problem | None = None
-        too_large = Problem(413, "body_too_large", f"The body is larger than {self._bytes_max} bytes. Send less.")
-        too_slow = Problem(
-            408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:g} s.", {"Connection": "close"}
-        )
+
+        async def piece() -> Any:
+            nonlocal received, held, is_whole
+            if not received and self._authenticate is not None:
+                await self._authenticate(scope)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise Problem(408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from None
+            received += len(message.get("body", b""))
+            if received > self._bytes_max:
+                raise self._too_large()
+            held = self._bodies.hold(held, received)
+            is_whole = not message.get("more_body", False)
+            return message
 
         async def limited() -> Any:
-            nonlocal received, is_whole, refusal
+            nonlocal refusal
             if is_whole:
                 return await receive()
             if refusal is None:
                 try:
-                    async with asyncio.timeout_at(deadline):
-                        message = await receive()
-                except TimeoutError:
-                    refusal = too_slow
-                    raise _BodyRefused from None
-                received += len(message.get("body", b""))
-                is_whole = not message.get("more_body", False)
-                if received <= self._bytes_max:
-                    return message
-                refusal, is_whole = too_large, False
+                    return await piece()
+                except Problem as problem:
+                    refusal = problem
             raise _BodyRefused
 
         async def unless_refused(message: Any) -> None:
@@ -197,12 +213,15 @@ class _BodyLimit:
             await send(message)
 
         if announced.isdigit() and int(announced) > self._bytes_max:
-            await discard_body(receive)
-            await problem_response(too_large)(scope, receive, send)
+            await problem_response(self._too_large())(scope, receive, send)
             return
-        with contextlib.suppress(_BodyRefused):
-            await self._app(scope, limited, unless_refused)
+        try:
+            with contextlib.suppress(_BodyRefused):
+                await self._app(scope, limited, unless_refused)
+        finally:
+            self._bodies.release(held)
         if refusal is not None and not has_answered:
-            if refusal is too_large:
-                await discard_body(receive)
             await problem_response(refusal)(scope, receive, send)
+
+    def _too_large(self) -> Problem:
+        return Problem(413, "body_too_large", f"The body is larger than {self._bytes_max} bytes. Send less.")

@@ -75,7 +75,7 @@ async def run_api(stopping: asyncio.Event, runtime: Runtime, app: Any, process: 
         publishing = tasks.create_task(runtime.publisher.run())
         measuring = tasks.create_task(run_job(_measure_clock(runtime)))
         spare_the_collector()
-        await serve(app, process.http_host, process.http_port, stopping)
+        await serve(app, process, stopping)
         await runtime.publisher.drain(DRAIN_TIMEOUT_S)
         publishing.cancel()
         measuring.cancel()
@@ -124,7 +124,7 @@ async def run_worker(
             *(tasks.create_task(run_job(job)) for job in standing_jobs),
             *(tasks.create_task(run_job(replace(job, run=runtime.clock.guard(job.run)))) for job in jobs),
         ]
-        serving = tasks.create_task(serve(app, process.http_host, process.http_port, stopping))
+        serving = tasks.create_task(serve(app, process, stopping))
         spare_the_collector()
         await loop.run(stopping)
         for job in endless[1:]:

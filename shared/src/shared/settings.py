@@ -108,6 +108,12 @@ class ProcessSettings(EnvironmentSettings):
     log_level: LogLevel = "info"
     http_host: str = "127.0.0.1"
     http_port: int = Field(description="Where this process answers HTTP: its API, /healthz, /readyz, /metrics.")
+    http_connections_max: int = Field(512, ge=1, description="Connections that this process takes at once.")
+    http_connections_per_address_max: int = Field(
+        256,
+        ge=1,
+        description="How many of them from one address. Behind a proxy, whose address all have: as many as all.",
+    )
     start_timeout_s: float = Field(60.0, description="How long to wait for PostgreSQL and Kafka at start.")
 
 

@@ -59,8 +59,8 @@ def create_app(
         readiness=runtime.readiness,
         cors_origins=list(cors_origins),
         body_bytes_max=BODY_BYTES_MAX,
+        authenticator=authenticator,
     )
-    app.state.authenticator = authenticator
     app.state.api_engine = api_engine
     app.state.worker_engine = runtime.engine
     app.state.groups = GroupCommit(commit)

@@ -74,8 +74,8 @@ def create_app(
         description="Packages, purchases, saved cards, automatic recharge, balance and history of a tenant.",
         readiness=readiness,
         cors_origins=cors_origins,
+        authenticator=authenticator,
     )
-    app.state.authenticator = authenticator
     common = problem_responses(401, 403, 422, 503)
 
     @app.get("/api/stripe/config", tags=["stripe"])

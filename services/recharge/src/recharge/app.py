@@ -59,8 +59,8 @@ def create_app(settings: AppSettings, readiness: Readiness) -> FastAPI:
         description="Automatic recharge of saved cards: what was decided and what came of it.",
         readiness=readiness,
         cors_origins=settings.cors_origins,
+        authenticator=Authenticator(settings),
     )
-    app.state.authenticator = Authenticator(settings)
     app.include_router(router)
     return app
 

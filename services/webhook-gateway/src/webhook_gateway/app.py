@@ -47,6 +47,6 @@ async def run_app(stopping: asyncio.Event, settings: AppSettings) -> None:
         endpoint = WebhookEndpoint(publisher, secrets=settings.webhook_secrets, livemode=settings.stripe_livemode)
         spare_the_collector()
         log.info("serving", path=PATH, port=settings.http_port, livemode=settings.stripe_livemode)
-        await serve(Dispatcher(endpoint, app), settings.http_host, settings.http_port, stopping)
+        await serve(Dispatcher(endpoint, app), settings, stopping)
     finally:
         await producer.stop()

@@ -47,7 +47,7 @@ async def run_backfill(stopping: asyncio.Event, settings: BackfillSettings) -> N
         job = Job("backfill", run, every_s=settings.backfill_every_s, timeout_s=RUN_TIMEOUT_S, reasons=BACKFILL_REASONS)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(run_job(job))
-            await serve(app, settings.http_host, settings.http_port, stopping)
+            await serve(app, settings, stopping)
             running.cancel()
 
 

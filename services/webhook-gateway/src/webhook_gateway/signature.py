@@ -6,6 +6,7 @@ where each v1 is HMAC-SHA256 over `<t>.<body>`. While a secret is being rolled, 
 
 import hmac
 from collections.abc import Sequence
+from typing import NamedTuple
 
 #: How far `t` may be from our clock, before or after: it bounds replays and shows a clock that is wrong.
 TOLERANCE_S = 300
@@ -23,33 +24,48 @@ class SignatureRejected(Exception):
         self.detail = detail
 
 
-def verify(header: bytes | None, body: bytes, secrets: Sequence[bytes], now: float) -> None:
-    """Returns if a v1 entry of the header was made with one of the secrets, at most 300 s from `now` (epoch seconds).
+class Claim(NamedTuple):
+    """What a header says, before anything of it is proven: the time as it was signed, and the v1 signatures."""
 
-    Raises `SignatureRejected`: `signature_missing`, `signature_malformed`, `signature_invalid` or `signature_stale`.
-    Every entry is compared with every secret in constant time, so that timing tells nothing about either.
+    timestamp: bytes
+    signatures: Sequence[bytes]
+
+
+def read_header(header: bytes | None, now: float) -> Claim:
+    """What the header claims, at most 300 s from `now` (epoch seconds). Needs no body.
+
+    Raises `SignatureRejected`: `signature_missing`, `signature_malformed` or `signature_stale`.
     """
     if not header:
         raise SignatureRejected("signature_missing", "There is no Stripe-Signature header. Only Stripe may call this.")
-    timestamp, signatures = _entries(header)
+    claim = _entries(header)
+    if abs(now - int(claim.timestamp)) > TOLERANCE_S:
+        raise SignatureRejected(
+            "signature_stale", f"The signature is more than {TOLERANCE_S} s away from our clock. Check the clock."
+        )
+    return claim
+
+
+def verify(claim: Claim, body: bytes, secrets: Sequence[bytes]) -> None:
+    """Returns if one of the signatures was made with one of the secrets; raises `SignatureRejected`:
+    `signature_invalid`.
+
+    Every signature is compared with every secret in constant time, so that timing tells nothing about either.
+    """
     matches = 0
     for secret in secrets:
-        expected = hmac.digest(secret, b"%b.%b" % (timestamp, body), "sha256").hex().encode()
-        for signature in signatures:
+        expected = hmac.digest(secret, b"%b.%b" % (claim.timestamp, body), "sha256").hex().encode()
+        for signature in claim.signatures:
             matches += hmac.compare_digest(expected, signature)
     if not matches:
         raise SignatureRejected(
             "signature_invalid",
             "No signature fits. Set STRIPE_WEBHOOK_SECRET to this endpoint's secret; nothing may rewrite the body.",
         )
-    if abs(now - int(timestamp)) > TOLERANCE_S:
-        raise SignatureRejected(
-            "signature_stale", f"The signature is more than {TOLERANCE_S} s away from our clock. Check the clock."
-        )
 
 
-def _entries(header: bytes) -> tuple[bytes, list[bytes]]:
-    """The timestamp, as it was signed, and the v1 signatures. Entries of other schemes are passed over."""
+def _entries(header: bytes) -> Claim:
+    """The header's entries. Those of other schemes are passed over."""
     timestamps: list[bytes] = []
     signatures: list[bytes] = []
     if len(header) <= HEADER_BYTES_MAX:
@@ -67,4 +83,4 @@ def _entries(header: bytes) -> tuple[bytes, list[bytes]]:
     )
     if not is_well_formed:
         raise SignatureRejected("signature_malformed", "Stripe-Signature is not of the form t=<seconds>,v1=<hex>.")
-    return timestamps[0], signatures
+    return Claim(timestamps[0], signatures)

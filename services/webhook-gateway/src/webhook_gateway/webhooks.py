@@ -13,7 +13,7 @@ from typing import Any
 from prometheus_client import Counter, Gauge, Histogram
 
 from shared.clock import utc_now
-from shared.http import BODY_BYTES_MAX, discard_body
+from shared.http import BODY_BYTES_MAX, BodiesInMemory
 from shared.logs import get_logger
 from shared.problems import Problem, problem_response
 from shared.stripe_events import MalformedEvent, is_of_own_account, parse_event
@@ -21,15 +21,14 @@ from shared.trace import current_traceparent, new_traceparent
 from webhook_gateway.deadlines import Deadlines
 from webhook_gateway.publisher import EventPublisher, NotPublished
 from webhook_gateway.records import is_taken, record_of
-from webhook_gateway.signature import SignatureRejected, verify
+from webhook_gateway.signature import SignatureRejected, read_header, verify
 
 PATH = "/api/stripe/webhooks"
 #: From the request's head to the last byte of its body.
 BODY_TIMEOUT_S = 10.0
 RETRY_AFTER_S = 5
-#: Stripe's events are a few kB. Whoever has not proved to be Stripe yet may hold no more memory than this altogether
-#: beyond so much a body.
-SMALL_BODY_BYTES = 64 * 1024
+#: Stripe's events are a few kB. The signature is over the body, so callers who have not proved yet to be Stripe have
+#: theirs read: together they may hold so much of memory, beyond a small part of each.
 LARGE_BODIES_BYTES_MAX = 64 * 1024 * 1024
 
 Message = MutableMapping[str, Any]
@@ -70,7 +69,7 @@ class WebhookEndpoint:
         self._deadlines = Deadlines()
         self._log = get_logger().bind()  # bound once: get_logger's proxy looks its methods up anew each time
         self.in_flight = 0
-        self._large_bodies_bytes = 0
+        self._bodies = BodiesInMemory(LARGE_BODIES_BYTES_MAX)
         _in_flight.set_function(lambda: self.in_flight)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -82,8 +81,6 @@ class WebhookEndpoint:
             _outcomes.labels(problem.code).inc()
             if problem.status != 405:
                 self._log.warning("webhook_refused", code=problem.code, detail=problem.detail)
-            if problem.status == 413:
-                await discard_body(receive)
             await problem_response(problem)(scope, receive, send)
         except ClientGone:
             _outcomes.labels("client_gone").inc()
@@ -111,12 +108,16 @@ class WebhookEndpoint:
             elif name == b"content-length" and _announced(value) > BODY_BYTES_MAX:
                 raise _too_large()
         try:
+            claim = read_header(signature, time.time())
+        except SignatureRejected as rejected:  # and its body is not read
+            raise Problem(400, rejected.code, rejected.detail) from None
+        try:
             with self._deadlines.limit(BODY_TIMEOUT_S):
                 body = await self._read_body(receive)
         except TimeoutError:
             raise Problem(408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from None
         try:
-            verify(signature, body, self._secrets, time.time())
+            verify(claim, body, self._secrets)
             event = parse_event(body)
         except SignatureRejected as rejected:
             raise Problem(400, rejected.code, rejected.detail) from None
@@ -149,7 +150,7 @@ class WebhookEndpoint:
         """The whole body; a Problem 413 beyond the limit, announced or not, and 503 beyond what all may hold."""
         parts: list[bytes] = []
         bytes_read = 0
-        bytes_counted = 0
+        bytes_held = 0
         try:
             while True:
                 message = await receive()
@@ -160,15 +161,11 @@ class WebhookEndpoint:
                 bytes_read += len(part)
                 if bytes_read > BODY_BYTES_MAX:
                     raise _too_large()
-                if bytes_read > SMALL_BODY_BYTES:
-                    self._large_bodies_bytes += bytes_read - SMALL_BODY_BYTES - bytes_counted
-                    bytes_counted = bytes_read - SMALL_BODY_BYTES
-                    if self._large_bodies_bytes > LARGE_BODIES_BYTES_MAX:
-                        raise _too_many()
+                bytes_held = self._bodies.hold(bytes_held, bytes_read)
                 if not message.get("more_body", False):
                     return b"".join(parts)
         finally:
-            self._large_bodies_bytes -= bytes_counted
+            self._bodies.release(bytes_held)
 
 
 def _announced(content_length: bytes) -> int:
@@ -176,13 +173,4 @@ def _announced(content_length: bytes) -> int:
 
 
 def _too_large() -> Problem:
-    return Problem(413, "body_too_large", f"The body is larger than {BODY_BYTES_MAX} bytes.", {"Connection": "close"})
-
-
-def _too_many() -> Problem:
-    return Problem(
-        503,
-        "too_many_in_flight",
-        "Too many large bodies arrive at once. Send it again later.",
-        {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"},
-    )
+    return Problem(413, "body_too_large", f"The body is larger than {BODY_BYTES_MAX} bytes.")

@@ -1,0 +1,304 @@
+"""The server behind every HTTP port of ours: uvicorn's HTTP/1 protocol, with limits that it does not have.
+
+    accepted ─▶ HEAD ─▶ BODY ─▶ BUSY: the app works ─▶ (ANSWER: the caller does not read) ─▶ IDLE ─▶ HEAD …
+
+In every state but BUSY the caller is waited for, and no longer than the state's time-out. Where a process, or one
+address, has as many connections as it may, the one that has been waited for longest makes way for the new one; only
+where all are busy is the new one refused. So silent and slow callers never keep others out, and never use up the
+process's files.
+"""
+
+import asyncio
+import resource
+import socket
+from collections import Counter as Counts
+from collections import OrderedDict
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from ipaddress import IPv6Address
+from typing import Any
+
+from prometheus_client import Counter, Gauge
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import Server
+
+#: From the first byte that is waited for to the end of the head; a connection that never sends one counts as well.
+HEAD_TIMEOUT_S = 10.0
+#: From the end of the head to the end of the body. Apps answer 408 before; this ends the connection.
+BODY_TIMEOUT_S = 12.0
+#: Without the caller reading any of its answer.
+ANSWER_TIMEOUT_S = 10.0
+#: Between two requests. Longer than the 60 s of nginx and of AWS's load balancers, so that they close first.
+IDLE_TIMEOUT_S = 75.0
+#: A request's line and headers; also what comes between two pieces of a body, or after it.
+HEAD_BYTES_MAX = 32 * 1024
+#: Requests of one connection that wait for the answers to those before them.
+PIPELINED_MAX = 8
+#: Files that a process may need beside its connections: PostgreSQL, Kafka, logs, libraries.
+OTHER_FILES = 256
+CONNECTION_BACKLOG_MAX = 1_024
+SHUTDOWN_TIMEOUT_S = 6
+
+_open = Gauge("http_connections", "Connections that callers have open.")
+_ended = Counter("http_connections_ended_total", "Connections that were ended, or refused, for a limit.", ["reason"])
+
+_REFUSED = (
+    b'{"type":"about:blank","title":"Service Unavailable","status":503,"code":"too_many_connections",'
+    b'"detail":"Too many connections are open. Try again."}'
+)
+_REFUSAL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n"
+    b"content-type: application/problem+json\r\ncontent-length: %d\r\n\r\n%b" % (len(_REFUSED), _REFUSED)
+)
+
+
+class State(Enum):
+    """What a connection does. Its caller is waited for in all but BUSY."""
+
+    HEAD = "head"
+    BODY = "body"
+    ANSWER = "answer"
+    IDLE = "idle"
+    BUSY = "busy"
+
+
+TIMEOUT_S = {
+    State.HEAD: HEAD_TIMEOUT_S,
+    State.BODY: BODY_TIMEOUT_S,
+    State.ANSWER: ANSWER_TIMEOUT_S,
+    State.IDLE: IDLE_TIMEOUT_S,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How many connections a process takes, and how many of those from one address."""
+
+    process_max: int
+    address_max: int
+
+
+class _Connections:
+    """All connections of one server."""
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self._limits = limits
+        self._addresses: dict[_Connection, str] = {}
+        self._count_of = Counts[str]()
+        self._waited_for: OrderedDict[_Connection, float] = OrderedDict()  # since when, the longest first
+        _open.set_function(lambda: len(self._addresses))
+
+    def admit(self, connection: "_Connection", address: str) -> bool:
+        """Whether the connection is taken; another may have to make way."""
+        if self._count_of[address] >= self._limits.address_max:
+            longest = next((each for each in self._waited_for if self._addresses[each] == address), None)
+        elif len(self._addresses) >= self._limits.process_max:
+            longest = next(iter(self._waited_for), None)
+        else:
+            longest = connection
+        if longest is None:
+            _ended.labels("refused").inc()
+            return False
+        if longest is not connection:
+            self._end(longest, "made_way")
+        self._addresses[connection] = address
+        self._count_of[address] += 1
+        return True
+
+    def waits(self, connection: "_Connection", now: float) -> None:
+        """The connection's caller is waited for, beginning now."""
+        if connection in self._addresses:
+            self._waited_for[connection] = now
+            self._waited_for.move_to_end(connection)
+
+    def is_busy(self, connection: "_Connection") -> None:
+        """The connection's caller waits for us."""
+        self._waited_for.pop(connection, None)
+
+    def forget(self, connection: "_Connection") -> None:
+        """The connection is over."""
+        address = self._addresses.pop(connection, None)
+        self._waited_for.pop(connection, None)
+        if address is not None:
+            self._count_of[address] -= 1
+            if not self._count_of[address]:
+                del self._count_of[address]
+
+    def end_overdue(self, now: float) -> None:
+        """Ends the connections whose callers have been waited for too long."""
+        for connection, since in list(self._waited_for.items()):
+            if now - since > TIMEOUT_S[connection.state]:
+                self._end(connection, f"{connection.state.value}_timeout")
+
+    def _end(self, connection: "_Connection", reason: str) -> None:
+        self.forget(connection)
+        _ended.labels(reason).inc()
+        connection.transport.abort()
+
+
+class _Connection(HttpToolsProtocol):
+    """One connection. Requests are uvicorn's; this keeps account of who waits for whom."""
+
+    def __init__(self, connections: _Connections, **options: Any) -> None:
+        super().__init__(**options)
+        self._all = connections
+        self._unread_bytes = 0  # received since a head, a piece of a body or a request was complete
+        self.state = State.HEAD
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if not self._all.admit(self, _address_of(transport)):
+            self.parser = None  # type: ignore[assignment]
+            transport.write(_REFUSAL)
+            transport.close()
+            return
+        super().connection_made(transport)
+        self._all.waits(self, self.loop.time())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._all.forget(self)
+        if self.parser is not None:
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.parser is None or self.transport.is_closing():
+            return
+        self._unread_bytes += len(data)
+        super().data_received(data)
+        if self._unread_bytes > HEAD_BYTES_MAX:
+            _ended.labels("head_too_large").inc()
+            self.transport.abort()
+        self._note_state()
+
+    def on_headers_complete(self) -> None:
+        self._unread_bytes = 0
+        if len(self.pipeline) >= PIPELINED_MAX:
+            raise ValueError("too many requests in a pipeline")  # httptools makes it a parser's error: 400
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unread_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unread_bytes = 0
+        super().on_message_complete()
+        self.cycle.more_body = False  # also where it was answered before its body came
+
+    def on_response_complete(self) -> None:
+        self.cycle.body = bytearray()  # what the app has not read of it
+        super().on_response_complete()
+        self._note_state()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._note_state()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._note_state()
+
+    def shutdown(self) -> None:
+        if self.state in (State.HEAD, State.BODY):
+            self.transport.abort()
+        super().shutdown()
+
+    def _note_state(self) -> None:
+        before, self.state = self.state, self._state_now()
+        if self.state is State.BUSY:
+            self._all.is_busy(self)
+        elif self.state is not before:
+            self._all.waits(self, self.loop.time())
+
+    def _state_now(self) -> State:
+        cycle = self.cycle
+        if self.flow.write_paused or self.transport.is_closing():
+            return State.ANSWER
+        if cycle is None:  # pyright: ignore[reportUnnecessaryComparison]  # before the first request
+            return State.HEAD
+        if cycle.more_body:
+            return State.BODY
+        if not cycle.response_complete:
+            return State.BUSY
+        return State.HEAD if self._unread_bytes else State.IDLE
+
+
+class _Server(Server):
+    """uvicorn's server, whose process listens to signals itself, and which ends overdue connections once a second."""
+
+    def __init__(self, config: Config, connections: _Connections) -> None:
+        super().__init__(config)
+        self._all = connections
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:
+            self._all.end_overdue(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+
+async def serve_http(app: Any, host: str, port: int, stopping: asyncio.Event, limits: ConnectionLimits) -> None:
+    """Serves an ASGI app in this event loop until `stopping`; requests that have come in whole are answered first.
+
+    Raises OSError where the address cannot be listened at.
+    """
+    room = _raise_file_limit(limits.process_max + CONNECTION_BACKLOG_MAX + OTHER_FILES) - OTHER_FILES
+    process_max = max(1, min(limits.process_max, room // 2))
+    connections = _Connections(ConnectionLimits(process_max, limits.address_max))
+    config = Config(
+        app,
+        loop="none",
+        http=partial(_Connection, connections),  # type: ignore[arg-type]
+        ws="none",
+        interface="asgi3",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=max(1, min(CONNECTION_BACKLOG_MAX, room - process_max)),
+        timeout_keep_alive=int(IDLE_TIMEOUT_S),
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+    )
+    server = _Server(config, connections)
+    with _listening(host, port) as listener:
+        serving = asyncio.create_task(server.serve([listener]))
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait([serving, stop], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        server.should_exit = True
+        await serving
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Generator[socket.socket]:
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    with socket.create_server(address[:2], family=family, backlog=1) as listener:
+        yield listener
+
+
+def _raise_file_limit(wanted: int) -> int:
+    """The number of files that this process may open; as many as are wanted where the machine allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
+
+
+def _address_of(transport: asyncio.Transport) -> str:
+    """Who is counted as one: an IPv4 address, or the /64 of an IPv6 one, all of which one host may use."""
+    peer = transport.get_extra_info("peername")
+    host = str(peer[0]) if peer else ""
+    if ":" not in host:
+        return host
+    address = IPv6Address(host.partition("%")[0])
+    return str(address.ipv4_mapped) if address.ipv4_mapped else address.exploded[:19]
