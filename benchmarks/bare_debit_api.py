@@ -12,7 +12,7 @@ from ledger.api.bodies_of_use import DebitBatchRequest, DebitRequest
 from ledger.api.callers import Debitor
 from shared.auth import Authenticator
 from shared.http import Readiness, create_http_app, serve
-from shared.settings import AuthSettings
+from shared.settings import AuthSettings, ProcessSettings
 
 ANSWER = (
     b'{"tenantId":"tenant-1","reference":"load-1","credits":1,"available":999999999,"balanceVersion":2,'
@@ -21,8 +21,10 @@ ANSWER = (
 
 
 async def _serve(port: int, secret: str) -> None:
-    app = create_http_app("bare", description="", readiness=Readiness(), body_bytes_max=1024 * 1024)
-    app.state.authenticator = Authenticator(AuthSettings(_env_file=None, auth_jwt_secret=SecretStr(secret)))  # pyright: ignore[reportCallIssue]
+    authenticator = Authenticator(AuthSettings(_env_file=None, auth_jwt_secret=SecretStr(secret)))  # pyright: ignore[reportCallIssue]
+    app = create_http_app(
+        "bare", description="", readiness=Readiness(), body_bytes_max=1024 * 1024, authenticator=authenticator
+    )
 
     @app.post("/api/ledger/debits")
     async def debit(request: Request, principal: Debitor, body: DebitRequest) -> Response:
@@ -32,7 +34,7 @@ async def _serve(port: int, secret: str) -> None:
     async def batch(request: Request, principal: Debitor, body: DebitBatchRequest) -> Response:
         return Response(ANSWER, media_type="application/json")
 
-    await serve(app, "127.0.0.1", port, asyncio.Event())
+    await serve(app, ProcessSettings(_env_file=None, http_port=port), asyncio.Event())  # pyright: ignore[reportCallIssue]
 
 
 if __name__ == "__main__":
