@@ -28,7 +28,7 @@ from structlog.contextvars import bound_contextvars
 from shared.clock import utc_now
 from shared.database import is_time_out, is_transient
 from shared.faults import fault_point
-from shared.kafka import Record
+from shared.kafka import Record, stop_consumer
 from shared.logs import get_logger, redact
 from shared.outbox import Outbox, Transaction
 from shared.poison import Poison, PoisonBudget, send_to_dead_letters
@@ -156,17 +156,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
             for task in ends:
                 task.cancel()
             await asyncio.gather(*ends, return_exceptions=True)
-            await self._stop_consumer()
-
-    async def _stop_consumer(self) -> None:
-        """Leaves the group. aiokafka ends its own fetches by cancelling them, and one that was in its back-off from a
-        broker that is away lets that cancellation out; only one of ours is passed on."""
-        try:
-            await self._consumer.stop()
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
+            await stop_consumer(self._consumer)
 
     async def _advance(self, stop: asyncio.Task[Any]) -> None:
         """Waits for what comes first: new batches, one that is handled, a partition that may go on, or the end."""

@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from aiokafka.errors import KafkaError
+
 from shared.http import Readiness, create_http_app, serve
 from shared.kafka import make_producer
 from shared.process import Job, run_job, wait_for_kafka
 from shared.producer import Producer
 from shared.topics import TopicName
 from webhook_gateway.backfill import Backfill
+from webhook_gateway.event_log import open_event_log
 from webhook_gateway.publisher import EventPublisher, NotPublished
 from webhook_gateway.settings import BackfillSettings
 from webhook_gateway.stripe_gateway import StripeRefused, open_stripe
@@ -18,7 +21,7 @@ RUN_TIMEOUT_S = 900.0
 #: So many runs in a row may fail before the process says that it is not ready.
 RUNS_MISSED_MAX = 3
 #: What may keep a backfill from its end without anything being broken here.
-BACKFILL_REASONS = (StripeRefused, NotPublished)
+BACKFILL_REASONS = (StripeRefused, NotPublished, KafkaError)
 
 
 async def run_backfill(stopping: asyncio.Event, settings: BackfillSettings) -> None:
@@ -41,7 +44,7 @@ async def run_backfill(stopping: asyncio.Event, settings: BackfillSettings) -> N
 
         async def run() -> None:
             nonlocal succeeded_at
-            await backfill.run()
+            await _run(backfill, settings)
             succeeded_at = loop.time()
 
         job = Job("backfill", run, every_s=settings.backfill_every_s, timeout_s=RUN_TIMEOUT_S, reasons=BACKFILL_REASONS)
@@ -54,7 +57,12 @@ async def run_backfill(stopping: asyncio.Event, settings: BackfillSettings) -> N
 async def backfill_once(settings: BackfillSettings) -> None:
     """One run. Raises what kept it from its end."""
     async with _open(settings) as (_producer, backfill), asyncio.timeout(RUN_TIMEOUT_S):
-        await backfill.run()
+        await _run(backfill, settings)
+
+
+async def _run(backfill: Backfill, settings: BackfillSettings) -> None:
+    async with open_event_log(settings.kafka_bootstrap_servers, settings.topic_prefix) as event_log:
+        await backfill.run(event_log)
 
 
 @asynccontextmanager

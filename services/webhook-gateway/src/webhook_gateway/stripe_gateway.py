@@ -21,6 +21,16 @@ class StripeRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class EventsAsked:
+    """Events created from `since` on and before `until` (epoch seconds; None: up to now): all of them, or those that no
+    endpoint has acknowledged."""
+
+    since: int
+    until: int | None
+    are_undelivered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Events as JSON, newest first, and whether older ones follow. `last_id` is where to go on."""
 
@@ -42,14 +52,15 @@ class StripeGateway:
     def __init__(self, client: stripe.StripeClient) -> None:
         self._client = client
 
-    async def undelivered_events(self, types: Sequence[str], created_since: int, after: str | None) -> Page:
-        """A page of the events of at most 20 types that no endpoint has acknowledged. Raises `StripeRefused`."""
+    async def events(self, types: Sequence[str], asked: EventsAsked, after: str | None) -> Page:
+        """A page of the events of at most 20 types, after the one that `after` names. Raises `StripeRefused`."""
         params: stripe.params.EventListParams = {
-            "delivery_success": False,
             "types": list(types),
-            "created": {"gte": created_since},
+            "created": {"gte": asked.since} if asked.until is None else {"gte": asked.since, "lt": asked.until},
             "limit": PAGE_EVENTS_MAX,
         }
+        if asked.are_undelivered:
+            params["delivery_success"] = False
         if after is not None:
             params["starting_after"] = after
         try:
