@@ -1,8 +1,9 @@
 """What the gateway asks of Stripe: the events it did not get, and the endpoint that sends them."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import stripe
 from pydantic_core import to_json
@@ -14,6 +15,9 @@ TIMEOUT_S = 20.0
 #: Stripe's limits: events a page, and types a question (https://docs.stripe.com/api/events/list).
 PAGE_EVENTS_MAX = 100
 TYPES_MAX = 20
+
+#: What can be fetched by its id.
+ObjectKind = Literal["payment_intent", "refund", "dispute"]
 
 
 class StripeRefused(Exception):
@@ -71,6 +75,27 @@ class StripeGateway:
             [to_json(event.to_dict(for_json=True)) for event in listed.data],
             listed.data[-1].id if listed.data and listed.has_more else None,
         )
+
+    async def object_of(self, kind: ObjectKind, name: str) -> Mapping[str, Any] | None:
+        """An object as it is now, as Stripe's JSON; None where the account has none of this id. Raises `StripeRefused`.
+
+        Stripe says that an object is missing with an error of its own: a proxy's 404 says nothing of it.
+        """
+        try:
+            match kind:
+                case "payment_intent":
+                    found = await self._client.v1.payment_intents.retrieve_async(name)
+                case "refund":
+                    found = await self._client.v1.refunds.retrieve_async(name)
+                case "dispute":
+                    found = await self._client.v1.disputes.retrieve_async(name)
+        except stripe.InvalidRequestError as error:
+            if error.http_status == 404 and error.code == "resource_missing":
+                return None
+            raise StripeRefused(_advice(error)) from error
+        except stripe.StripeError as error:
+            raise StripeRefused(_advice(error)) from error
+        return found.to_dict(for_json=True)
 
     async def create_endpoint(self, url: str, types: Sequence[str]) -> CreatedEndpoint:
         """Makes the endpoint that sends us `types`, in the version that we read. Raises `StripeRefused`."""
