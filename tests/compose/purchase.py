@@ -109,8 +109,9 @@ def main() -> int:
             wait = ("--wait", "--wait-timeout", str(START_TIMEOUT_S))
             compose.run("up", "--detach", *wait, timeout_s=START_TIMEOUT_S + COMMAND_TIMEOUT_S)
         asyncio.run(buy(compose.addresses()))
-        with step("python -m ledger check proves the books"):
-            print(compose.run("exec", "-T", "ledger-worker", "python", "-m", "ledger", "check"))
+        with step("python -m ledger check and reconcile prove the books"):
+            for command in (["check"], ["reconcile", "--since", "1d", "--grace", "0s"]):
+                print(compose.run("exec", "-T", "ledger-worker", "python", "-m", "ledger", *command))
     except (
         subprocess.CalledProcessError,
         subprocess.TimeoutExpired,

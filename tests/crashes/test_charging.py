@@ -79,6 +79,7 @@ async def _recharged_once(flow, tenant) -> None:
     assert await flow.simulator.settle_webhooks()
     verdict = await flow.verdict()
     assert verdict.wrong == []
+    await flow.prove_books()
     assert await tenant.available() == PACKAGE_CREDITS - 600 + PACKAGE_CREDITS
     attempt = await _attempt(tenant)
     assert attempt["state"] == "credited"

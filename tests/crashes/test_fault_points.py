@@ -59,4 +59,4 @@ async def test_two_hundred_purchases_survive_a_death_at_every_fault_point_of_eve
     assert market.debits > 0
     balances = await asyncio.gather(*(tenant.available() for tenant in buyers))
     assert balances == [PURCHASES // len(buyers) * 1_000] * len(buyers)
-    await asyncio.to_thread(flow.stack.run, "ledger", "check")
+    await flow.prove_books()

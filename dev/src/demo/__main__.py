@@ -16,6 +16,7 @@ from demo.traffic import PATIENCE_S
 from embedded.environment import DEVELOPMENT_JWT_SECRET, SIMULATOR_PUBLISHABLE_KEY
 from embedded.process import NotReady
 from embedded.stack import GATEWAY_APP, LEDGER_APP, PAYMENTS_APP, RECHARGE_APP, Stack, StackConfig
+from proof.books import prove_books
 from proof.judge import Verdict, judge_when_settled
 
 CROWD = 5
@@ -50,7 +51,7 @@ async def tell(console: Console, stack: Stack) -> Verdict:
         )
         await play(cast)
         verdict = await judge_when_settled(http, addresses.stripe, stack.postgres_server)
-    stack.run("ledger", "check")
+    prove_books(stack)
     return verdict
 
 

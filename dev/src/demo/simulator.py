@@ -5,6 +5,8 @@ from typing import Any
 
 import httpx
 
+from embedded.environment import SIMULATOR_SECRET_KEY
+
 
 @dataclass(frozen=True, slots=True)
 class Simulator:
@@ -38,6 +40,16 @@ class Simulator:
         await self.http.delete(f"{self.url}/_sim/webhooks/faults")
         released = await self._post("/webhooks/release", {"shuffle": shuffle, "copies": copies, "seed": seed})
         return int(released["sent"])
+
+    async def enable_endpoint(self, *, enabled: bool) -> None:
+        """Disables every endpoint, as Stripe does after days of failures, or enables them again. What happens meanwhile
+        is never sent, and no list says so."""
+        headers = {"Authorization": f"Bearer {SIMULATOR_SECRET_KEY}"}
+        url = f"{self.url}/v1/webhook_endpoints"
+        listed = (await self.http.get(url, headers=headers)).raise_for_status().json()
+        for endpoint in listed["data"]:
+            form = {"disabled": "false" if enabled else "true"}
+            (await self.http.post(f"{url}/{endpoint['id']}", headers=headers, data=form)).raise_for_status()
 
     async def settle_webhooks(self, timeout_s: float = 60.0) -> bool:
         """Waits until no delivery is under way."""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import stripe
 
+from stripe_simulator.settings import RetryPolicy
 from stripe_simulator.testing import API_VERSION, RunningSimulator, WebhookReceiver
 
 
@@ -113,6 +114,55 @@ def test_event_stays_undelivered_until_its_endpoint_has_taken_it(
     assert receiver.received[-1].event(webhook_secret).id == lost.id
     assert undelivered(client) == []
     assert client.v1.events.retrieve(lost.id).pending_webhooks == 0
+
+
+def endpoint_of(client: stripe.StripeClient) -> str:
+    """The id of the only endpoint."""
+    return client.v1.webhook_endpoints.list().data[0].id
+
+
+def test_event_of_the_time_in_which_its_endpoint_was_disabled_is_never_sent_nor_listed_as_undelivered(
+    simulator: RunningSimulator, client: stripe.StripeClient, receiver: WebhookReceiver, webhook_secret: str
+) -> None:
+    endpoint = endpoint_of(client)
+    client.v1.webhook_endpoints.update(endpoint, {"disabled": True})
+    lost = pay(client)
+    client.v1.webhook_endpoints.update(endpoint, {"disabled": False})
+    after = pay(client)
+    simulator.settle()
+    told_of = {webhook.event(webhook_secret).data.object["id"] for webhook in receiver.received}
+    assert after.id in told_of
+    assert lost.id not in told_of
+    assert undelivered(client) == []
+    kept = client.v1.events.list({"type": "payment_intent.succeeded"}).data
+    assert [event.data.object["id"] for event in kept] == [after.id, lost.id]
+
+
+def test_retries_end_for_good_once_the_endpoint_is_disabled(
+    simulator: RunningSimulator, client: stripe.StripeClient, receiver: WebhookReceiver, webhook_secret: str
+) -> None:
+    endpoint = endpoint_of(client)
+    receiver.next_statuses[:] = [500] * 1_000
+    pay(client)
+    client.v1.webhook_endpoints.update(endpoint, {"disabled": True})
+    simulator.settle()
+    client.v1.webhook_endpoints.update(endpoint, {"disabled": False})
+    simulator.settle()
+    made = [attempt["attempt"] for attempt in simulator.get("/webhooks/attempts")]
+    assert max(made, default=0) < RetryPolicy.attempts_max
+    assert "payment_intent.succeeded" in undelivered(client), "what failed before stays listed"
+
+
+def test_disabled_endpoint_gets_nothing_that_was_held_or_is_sent_again(
+    simulator: RunningSimulator, client: stripe.StripeClient, receiver: WebhookReceiver, webhook_secret: str
+) -> None:
+    simulator.post("/webhooks/faults", kind="hold", count=None)
+    pay(client)
+    client.v1.webhook_endpoints.update(endpoint_of(client), {"disabled": True})
+    simulator.post("/webhooks/release")
+    assert simulator.post("/webhooks/redeliver", event_type="*") == {"sent": 0}
+    simulator.settle()
+    assert receiver.received == []
 
 
 def test_lost_webhooks_are_found_page_by_page(

@@ -15,6 +15,7 @@ QUEUE = "a queue's own order: read without a tenant, by the workers of the node 
 NOT_BY_TENANT = {
     ("payment_intent", "payment_intent_pkey"): "locks what Stripe names, which knows no tenants; stays in one place",
     ("payment_intent", "payment_intent_waiting"): "the few of that table that wait for their credit",
+    ("payment_intent", "payment_intent_in_order"): "that table in the order in which it grew, compared with Stripe",
     ("alembic_version", "alembic_version_pkc"): "the one row of the migrations",
     ("outbox", "outbox_due_at"): QUEUE,
     ("outbox_mark", "outbox_mark_due_at"): QUEUE,

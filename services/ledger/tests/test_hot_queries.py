@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from ledger.reading import (
     receipt_query,
     unapplied_receipts_query,
 )
+from ledger.reconcile import books_since_query, payments_query
 from ledger.tables import balance, transfer
 from ledger.waiting_reversals import due_look_ups_query
 from ledger.worker import due_tenants_query
@@ -113,6 +115,8 @@ HOT_QUERIES = {
     "a receipt": compiled(receipt_query("pi_7")),
     "grants and holds that are due": compiled(due_tenants_query(NOW)),
     "PaymentIntents to look up": compiled(due_look_ups_query(NOW)),
+    "payments since": compiled(books_since_query((NOW, "pi_5"), NOW + timedelta(days=400))),
+    "payments by name": compiled(payments_query(["pi_5", "pi_7"])),
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.testing import Databases, ServiceDatabase
-from payments.repository import cards, customers, idempotency, profiles, purchases, read_models
+from payments.repository import cards, customers, idempotency, paid_purchases, profiles, purchases, read_models
 from shared.clock import utc_now
 from shared.database import make_engine
 
@@ -53,6 +53,8 @@ QUERIES: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "old locks": (cards._FORGET_LOCKS, {"before": utc_now().replace(year=2020)}),
     "purchases": (purchases._LOAD, PAIR),
     "due purchases": (purchases._CLAIM_DUE, DUE),
+    "credited purchases": (paid_purchases._FORGET_CREDITED, {"suffix": ":unapplied"}),
+    "overdue credits": (paid_purchases._OVERDUE, {"now": utc_now()}),
     "unfinished purchases": (purchases._COUNT_UNFINISHED, {"tenant": "t1"}),
     "idempotency key": (idempotency._FIND, REQUEST),
     "old idempotency keys": (idempotency._FORGET, {"before": utc_now().replace(year=2020)}),

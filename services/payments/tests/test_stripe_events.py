@@ -129,8 +129,8 @@ async def test_purchases_are_found_by_signed_metadata_and_nothing_else_moves_the
     await deliver([forged, {**succeeded[0], "account": "acct_connected"}])
     assert [row.state for row in await rows("SELECT state FROM purchase")] == ["created"]
     await deliver(succeeded * 2)
-    purchase = (await rows("SELECT state, payment_intent, look_at FROM purchase"))[0]
-    assert tuple(purchase) == ("succeeded", bought["paymentIntentId"], None)
+    purchase = (await rows("SELECT state, payment_intent FROM purchase"))[0]
+    assert tuple(purchase) == ("succeeded", bought["paymentIntentId"])
     items = (await call("acme", "GET", "/api/credits/history")).json()["items"]
     assert [(item["kind"], item["state"], item["credits"]) for item in items] == [("purchase", "succeeded", 1000)]
 

@@ -18,12 +18,16 @@ from embedded.environment import SIMULATOR_SECRET_KEY, inherited
 from embedded.http_process import HttpProcess
 from embedded.servers import KafkaServer
 from load.waiting import until
+from shared.clock import utc_now
 from shared.kafka import make_producer
 from shared.producer import Producer
 from shared.settings import StripeSettings
-from shared.stripe_events import EVENT_TYPES, STRIPE_API_VERSION
+from shared.stripe_events import EVENT_TYPES, STRIPE_API_VERSION, parse_event
+from shared.trace import new_traceparent
 from webhook_gateway.backfill import Backfill
+from webhook_gateway.event_log import EventLog, open_event_log
 from webhook_gateway.publisher import EventPublisher
+from webhook_gateway.records import record_of
 from webhook_gateway.stripe_gateway import StripeGateway, StripeRefused, open_stripe
 
 NOBODY = "http://127.0.0.1:9/api/stripe/webhooks"
@@ -59,8 +63,18 @@ async def publisher(kafka_server: KafkaServer, topic_prefix: str) -> AsyncIterat
 
 
 @pytest.fixture
-async def consumer(kafka_server: KafkaServer, topic_prefix: str) -> AsyncIterator[AIOKafkaConsumer]:
-    """Reads what is published from now on."""
+async def event_log(kafka_server: KafkaServer, topic_prefix: str) -> AsyncIterator[EventLog]:
+    """What the topic has, and a cursor that knows nothing of Stripes of other tests."""
+    async with open_event_log(kafka_server.bootstrap_servers, topic_prefix) as event_log:
+        await event_log.move_cursor(0)
+        yield event_log
+
+
+@pytest.fixture
+async def consumer(
+    kafka_server: KafkaServer, topic_prefix: str, event_log: EventLog
+) -> AsyncIterator[AIOKafkaConsumer]:
+    """Reads what is published from now on; the cursor is where nothing has been read yet."""
     consumer = AIOKafkaConsumer(
         f"{topic_prefix}stripe.events", bootstrap_servers=kafka_server.bootstrap_servers, auto_offset_reset="latest"
     )
@@ -104,10 +118,14 @@ def cancel_many(sdk: stripe.StripeClient, n: int) -> None:
 
 
 async def test_events_that_no_webhook_brought_are_published_like_those_that_one_did(
-    sdk: stripe.StripeClient, asked: StripeGateway, publisher: EventPublisher, consumer: AIOKafkaConsumer
+    sdk: stripe.StripeClient,
+    asked: StripeGateway,
+    publisher: EventPublisher,
+    event_log: EventLog,
+    consumer: AIOKafkaConsumer,
 ) -> None:
     payments = [pay(sdk) for _ in range(3)]
-    assert await Backfill(asked, publisher).run() == 3
+    assert await Backfill(asked, publisher).run(event_log) == 3
     records = await take(consumer, 3)
     assert [record.key.decode() for record in records if record.key] == payments, "oldest first"
     for record in records:
@@ -118,38 +136,98 @@ async def test_events_that_no_webhook_brought_are_published_like_those_that_one_
         assert json.loads(record.value or b"") == sdk.v1.events.retrieve(event_id).to_dict(for_json=True)
 
 
-async def test_a_process_publishes_an_event_once_and_another_one_may_again(
-    sdk: stripe.StripeClient, asked: StripeGateway, publisher: EventPublisher, consumer: AIOKafkaConsumer
+async def test_an_event_is_published_once_whichever_process_finds_it(
+    sdk: stripe.StripeClient,
+    asked: StripeGateway,
+    publisher: EventPublisher,
+    event_log: EventLog,
+    consumer: AIOKafkaConsumer,
 ) -> None:
-    pay(sdk)
+    paid = pay(sdk)
     backfill = Backfill(asked, publisher)
-    assert [await backfill.run(), await backfill.run()] == [1, 0]
-    assert await Backfill(asked, publisher).run() == 1
-    first, again = await take(consumer, 2)
-    assert first.value == again.value
+    assert [await backfill.run(event_log), await backfill.run(event_log)] == [1, 0]
+    assert await Backfill(asked, publisher).run(event_log) == 0
+    sdk.v1.refunds.create({"payment_intent": paid})
+    assert await Backfill(asked, publisher).run(event_log) == 1
+    assert [record.key.decode() for record in await take(consumer, 2) if record.key] == [paid, paid]
 
 
-@pytest.mark.parametrize("pass_events_max", [1_000, 40])
+async def test_an_event_that_a_webhook_brought_is_not_published_again_though_stripe_lists_it(
+    sdk: stripe.StripeClient,
+    asked: StripeGateway,
+    publisher: EventPublisher,
+    event_log: EventLog,
+    consumer: AIOKafkaConsumer,
+) -> None:
+    paid, lost = pay(sdk), pay(sdk)
+    brought = next(
+        event
+        for event in sdk.v1.events.list({"type": "payment_intent.succeeded"}).data
+        if event.data.object["id"] == paid
+    )
+    body = json.dumps(brought.to_dict(for_json=True)).encode()
+    await publisher.publish(
+        record_of(parse_event(body), body, origin="webhook", received_at=utc_now(), traceparent=new_traceparent())
+    )
+    assert await Backfill(asked, publisher).run(event_log) == 1
+    assert [record.key.decode() for record in await take(consumer, 2) if record.key] == [paid, lost]
+
+
+async def test_the_cursor_spares_what_was_read_long_ago(
+    sdk: stripe.StripeClient,
+    lossy_stripe: HttpProcess,
+    asked: StripeGateway,
+    publisher: EventPublisher,
+    event_log: EventLog,
+    consumer: AIOKafkaConsumer,
+) -> None:
+    sdk.v1.webhook_endpoints.update(sdk.v1.webhook_endpoints.list().data[0].id, {"disabled": True})
+    await asyncio.to_thread(cancel_many, sdk, 105)
+    assert await Backfill(asked, publisher).run(event_log) == 105
+    async with httpx.AsyncClient(base_url=lossy_stripe.url) as control:
+        (await control.post("/_sim/clock/advance", json={"seconds": 3_600})).raise_for_status()
+        (await control.delete("/_sim/requests")).raise_for_status()
+        assert await Backfill(asked, publisher).run(event_log) == 0
+        pages = {"of all types since the cursor": 3, "of the undelivered ones": 2}
+        assert len((await control.get("/_sim/requests")).json()) == sum(pages.values()), "what is new overlaps"
+        before = await event_log.cursor()
+        pay(sdk)
+        backfill = Backfill(asked, publisher)
+        assert await backfill.run(event_log) == 1
+        after = await event_log.cursor()
+        (await control.delete("/_sim/requests")).raise_for_status()
+        assert await backfill.run(event_log) == 0
+        assert len((await control.get("/_sim/requests")).json()) == 4, "one page for each twenty types"
+    assert before is not None
+    assert after is not None
+    assert after - before >= 3_600
+    await take(consumer, 106)
+
+
+@pytest.mark.parametrize("pass_events_max", [1_000, 40, 1])
 async def test_it_reads_to_the_last_page_whatever_it_may_hold_in_memory(
     sdk: stripe.StripeClient,
     asked: StripeGateway,
     publisher: EventPublisher,
+    event_log: EventLog,
     consumer: AIOKafkaConsumer,
     pass_events_max: int,
 ) -> None:
     await asyncio.to_thread(cancel_many, sdk, 105)
-    assert await Backfill(asked, publisher, pass_events_max=pass_events_max).run() == 105
+    assert await Backfill(asked, publisher, pass_events_max=pass_events_max).run(event_log) == 105
     ids = [dict(record.headers)["stripe-event-id"] for record in await take(consumer, 105)]
     assert len(set(ids)) == 105
 
 
-async def test_what_keeps_stripe_from_answering_is_said(lossy_stripe: HttpProcess, publisher: EventPublisher) -> None:
+async def test_what_keeps_stripe_from_answering_is_said(
+    lossy_stripe: HttpProcess, publisher: EventPublisher, event_log: EventLog
+) -> None:
     wrong_key = StripeSettings(stripe_secret_key="sk_test_wrong", stripe_api_base=lossy_stripe.url)  # type: ignore[arg-type]
     nowhere = StripeSettings(stripe_secret_key="sk_test_1", stripe_api_base="http://127.0.0.1:9")  # type: ignore[arg-type]
     for settings, advice in ((wrong_key, "STRIPE_SECRET_KEY"), (nowhere, "STRIPE_API_BASE")):
         async with open_stripe(settings) as gateway:
             with pytest.raises(StripeRefused, match=advice):
-                await Backfill(gateway, publisher).run()
+                await Backfill(gateway, publisher).run(event_log)
 
 
 def environment(kafka: KafkaServer, topic_prefix: str, stripe_url: str) -> dict[str, str]:
@@ -195,6 +273,38 @@ async def test_on_command_it_runs_once_and_says_how_many(
     last = json.loads(failed.stdout.splitlines()[-1])
     assert (last["event"], "STRIPE_SECRET_KEY" in last["reason"]) == ("not_done", True)
     assert "sk_test_wrong_0123" not in failed.stdout
+
+
+async def test_events_of_the_time_in_which_stripe_had_disabled_the_endpoint_are_published(
+    sdk: stripe.StripeClient,
+    lossy_stripe: HttpProcess,
+    kafka_server: KafkaServer,
+    topic_prefix: str,
+    consumer: AIOKafkaConsumer,
+    tmp_path: Path,
+) -> None:
+    """Stripe lists as undelivered only what failed at an endpoint; money taken meanwhile was never credited."""
+    endpoint = sdk.v1.webhook_endpoints.list().data[0].id
+    sdk.v1.webhook_endpoints.update(endpoint, {"disabled": True})
+    paid = pay(sdk)
+    refund = sdk.v1.refunds.create({"payment_intent": paid, "amount": 400}).id
+    async with httpx.AsyncClient(base_url=lossy_stripe.url) as control:
+        (await control.post(f"/_sim/charges/{paid}/dispute", json={})).raise_for_status()
+    customer = sdk.v1.customers.create({}).id
+    card = sdk.v1.payment_methods.attach("pm_card_visa", {"customer": customer}).id
+    sdk.v1.webhook_endpoints.update(endpoint, {"disabled": False})
+    assert sdk.v1.events.list({"delivery_success": False}).data == []
+    env = environment(kafka_server, topic_prefix, lossy_stripe.url)
+    done = await asyncio.to_thread(command, "backfill", "--once", env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = {
+        (dict(record.headers)["stripe-event-type"].decode(), json.loads(record.value or b"")["data"]["object"]["id"])
+        for record in await take(consumer, 5)
+    }
+    assert told >= {("payment_intent.succeeded", paid), ("refund.created", refund), ("payment_method.attached", card)}
+    assert {kind for kind, _ in told} >= {"charge.dispute.created", "charge.dispute.funds_withdrawn"}
+    again = await asyncio.to_thread(command, "backfill", "--once", env=env, cwd=tmp_path)
+    assert (again.returncode, '"published": 0' in again.stdout) == (0, True), again.stdout + again.stderr
 
 
 async def test_as_a_process_it_outlives_an_outage_of_stripe(

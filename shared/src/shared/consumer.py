@@ -29,7 +29,7 @@ from shared.clock import utc_now
 from shared.database import is_time_out, is_transient
 from shared.faults import fault_point
 from shared.groups import Group
-from shared.kafka import Record
+from shared.kafka import Record, stop_consumer
 from shared.logs import get_logger, redact
 from shared.outbox import Outbox, Transaction
 from shared.poison import REASON_CHARACTERS_MAX, PartitionState, Poison, Stop, send_to_dead_letters
@@ -142,7 +142,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self._consumer.subscribe(list(self._subscriptions), listener=self)
         await self._start(stopping)
         if stopping.is_set():
-            await self._stop_consumer()  # it may have joined: the group need not wait for its session to end
+            await stop_consumer(self._consumer)  # it may have joined: the group need not wait for its session to end
             return
         self._is_running = True
         stop = asyncio.create_task(stopping.wait())
@@ -161,17 +161,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
             for task in ends:
                 task.cancel()
             await asyncio.gather(*ends, return_exceptions=True)
-            await self._stop_consumer()
-
-    async def _stop_consumer(self) -> None:
-        """Leaves the group. aiokafka ends its own fetches by cancelling them, and one that was in its back-off from a
-        broker that is away lets that cancellation out; only one of ours is passed on."""
-        try:
-            await self._consumer.stop()
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
+            await stop_consumer(self._consumer)
 
     async def _advance(self, stop: asyncio.Task[Any]) -> None:
         """Waits for what comes first: new batches, one that is handled, a partition that may go on, or the end."""

@@ -83,6 +83,24 @@ class BalanceChanged(TenantEvent):
     changed_at: datetime
 
 
+class StripeObjectMissing(DomainEvent):
+    """The books lack something that is at Stripe: its event was lost. Whoever reads this publishes it anew in
+    `stripe.events`, as Stripe has it now."""
+
+    TYPE = "ledger.stripe-object-missing.v1"
+    SOURCE = "/ledger"
+    TOPIC = TopicName.STRIPE_OBJECT_MISSING
+
+    kind: Literal["payment_intent", "refund", "dispute"]
+    object_id: str = Field(min_length=1, max_length=255)
+    payment_intent: str
+    found_at: datetime
+
+    @property
+    def key(self) -> str:
+        return self.payment_intent
+
+
 class Card(BaseModel):
     """A saved card: Stripe's id and what a person may see of it."""
 
@@ -218,7 +236,8 @@ class UsageRecorded(TenantEvent):
 
 
 EVENT_CLASSES: tuple[type[DomainEvent], ...] = (
-    EntryPosted, BalanceChanged, BillingProfile, CreditPackage, RechargeRequested, AttemptChanged, UsageRecorded,
+    EntryPosted, BalanceChanged, StripeObjectMissing, BillingProfile, CreditPackage, RechargeRequested, AttemptChanged,
+    UsageRecorded,
 )  # fmt: skip
 
 _EXAMPLE_TIME = datetime(2026, 9, 1, 12, 0, tzinfo=UTC)
@@ -230,6 +249,9 @@ EXAMPLES: Mapping[type[DomainEvent], DomainEvent] = {
     BalanceChanged: BalanceChanged(
         tenant="acme", version=7, available=1200, held=100, owed=0, receivable=0, usage_day=date(2026, 9, 1),
         usage_by_purpose={"summaries": 40}, usage_of_other_purposes=3, changed_at=_EXAMPLE_TIME,
+    ),
+    StripeObjectMissing: StripeObjectMissing(
+        kind="refund", object_id="re_3QfExample", payment_intent="pi_3QfExample", found_at=_EXAMPLE_TIME,
     ),
     BillingProfile: BillingProfile(
         tenant="acme", version=4, stripe_customer="cus_Example",

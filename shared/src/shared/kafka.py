@@ -1,5 +1,6 @@
 """Kafka clients with every setting that matters for money stated, and the record that handlers see."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -97,3 +98,17 @@ def make_consumer(bootstrap_servers: str, client_id: str, group: str) -> AIOKafk
         max_partition_fetch_bytes=2 * 1024 * 1024,
         metadata_max_age_ms=30_000,
     )
+
+
+async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Leaves the group and closes the connections.
+
+    aiokafka ends its own fetches by cancelling them, and one that was in its back-off from a broker that is away lets
+    that cancellation out; only one of ours is passed on.
+    """
+    try:
+        await consumer.stop()
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise

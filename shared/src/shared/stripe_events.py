@@ -6,7 +6,7 @@ Reading fields in one place keeps an event of another API version understandable
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from prometheus_client import Counter
 from pydantic_core import from_json
@@ -219,6 +219,10 @@ class DisputeView:
             raise MalformedEvent(f"not a Dispute: {problem}") from problem
 
 
+#: What can happen to the funds of a dispute.
+DisputeMove = Literal["withdrawn", "reinstated"]
+
+
 @dataclass(frozen=True, slots=True)
 class PaymentMethodView:
     """What we read, and all we ever keep, of a card."""
@@ -291,6 +295,32 @@ class CustomerView:
             return CustomerView(_text(obj["id"]), id_of(settings.get("default_payment_method")))
         except (KeyError, TypeError, AttributeError) as problem:
             raise MalformedEvent(f"not a Customer: {problem}") from problem
+
+
+def created_of(obj: Mapping[str, Any]) -> datetime:
+    """When Stripe made an object; raises `MalformedEvent`."""
+    try:
+        return datetime.fromtimestamp(_integer(obj["created"]), UTC)
+    except (KeyError, TypeError) as problem:
+        raise MalformedEvent(f"no time of creation: {problem}") from problem
+
+
+def paid_at_of(payment_intent: Mapping[str, Any]) -> datetime:
+    """When a PaymentIntent was last charged, where `latest_charge` is expanded; else when it was made. Raises
+    `MalformedEvent`."""
+    charge: Any = payment_intent.get("latest_charge")
+    return created_of(cast(Mapping[str, Any], charge) if isinstance(charge, Mapping) else payment_intent)
+
+
+def dispute_moves_of(dispute: Mapping[str, Any]) -> Mapping[DisputeMove, datetime]:
+    """What a Dispute's balance transactions say of its funds, and when it last happened; raises `MalformedEvent`."""
+    moves: dict[DisputeMove, datetime] = {}
+    try:
+        for transaction in cast(list[Mapping[str, Any]], dispute.get("balance_transactions") or []):
+            moves["withdrawn" if _integer(transaction["amount"]) < 0 else "reinstated"] = created_of(transaction)
+    except (KeyError, TypeError, AttributeError) as problem:
+        raise MalformedEvent(f"not a Dispute: {problem}") from problem
+    return moves
 
 
 def _text(value: Any) -> str:

@@ -94,8 +94,8 @@ class WebhookSender:
                 self._submit_one(Delivery(record, endpoint_id))
 
     def send_again(self, record: EventRecord) -> int:
-        """Send an event to every living endpoint once more, whatever became of it. Answers how many."""
-        endpoints = [endpoint["id"] for endpoint in self.account.webhook_endpoints]
+        """Send an event to every enabled endpoint once more, whatever became of it. Answers how many."""
+        endpoints = [each["id"] for each in self.account.webhook_endpoints if each["status"] == "enabled"]
         for endpoint_id in endpoints:
             self._enqueue(Delivery(record, endpoint_id))
         return len(endpoints)
@@ -165,10 +165,10 @@ class WebhookSender:
             connection.close()
 
     async def _attempt(self, connection: PostConnection, delivery: Delivery) -> int | None:
-        """The endpoint's status; None if it has gone, or gave no answer in time."""
+        """The endpoint's status; None if it has gone, is disabled, or gave no answer in time."""
         endpoint = self.account.webhook_endpoints.get(delivery.endpoint_id)
         signing = self.account.endpoints.get(delivery.endpoint_id)
-        if endpoint is None or signing is None:
+        if endpoint is None or signing is None or not self._is_enabled(delivery.endpoint_id):
             return None
         body = delivery.record.body
         headers = {
@@ -192,14 +192,18 @@ class WebhookSender:
             self.account.mark_delivered(delivery.record, delivery.endpoint_id)
         else:
             self.counts.attempts_failed += 1
-            gone = delivery.endpoint_id not in self.account.endpoints
-            if gone or delivery.attempt >= self._settings.retry.attempts_max:
+            if not self._is_enabled(delivery.endpoint_id) or delivery.attempt >= self._settings.retry.attempts_max:
                 self.counts.given_up += 1
             else:
                 self._under_way += 1
                 delay_s = self._settings.retry.delay_s(delivery.attempt)
                 self._later(delay_s, replace(delivery, attempt=delivery.attempt + 1))
         self._progressed()
+
+    def _is_enabled(self, endpoint_id: str) -> bool:
+        """A retry that finds its endpoint gone or disabled is the last one (https://docs.stripe.com/webhooks)."""
+        endpoint = self.account.webhook_endpoints.get(endpoint_id)
+        return endpoint is not None and endpoint_id in self.account.endpoints and endpoint["status"] == "enabled"
 
     def _progressed(self) -> None:
         self._progress.set()

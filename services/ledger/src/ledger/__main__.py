@@ -1,4 +1,4 @@
-"""`python -m ledger app|worker|migrate|check|republish`"""
+"""`python -m ledger app|worker|migrate|check|reconcile|republish`"""
 
 import sys
 from functools import partial
@@ -7,7 +7,7 @@ import shared.loading  # noqa: F401  # before the rest
 from shared.process import run_command, run_process
 from shared.settings import load_settings
 
-USAGE = "usage: python -m ledger app|worker|migrate|check|republish\n"
+USAGE = "usage: python -m ledger app|worker|migrate|check|reconcile|republish\n"
 
 
 def main(arguments: list[str]) -> int:
@@ -34,6 +34,12 @@ def main(arguments: list[str]) -> int:
             from ledger.settings import OperatorSettings
 
             return check.run(load_settings(OperatorSettings))
+        case ["reconcile", *options]:
+            from ledger import reconcile_command
+            from ledger.settings import ReconcileSettings
+
+            wanted = reconcile_command.parse_arguments(options)
+            return reconcile_command.run(load_settings(ReconcileSettings), wanted)
         case ["republish"]:
             from ledger import republish
             from ledger.settings import OperatorSettings

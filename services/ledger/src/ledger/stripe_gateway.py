@@ -1,8 +1,11 @@
-"""The only module that imports stripe: one call, which reads. No transaction is open while it is awaited."""
+"""The only module that imports stripe: calls that read. No transaction is open while one is awaited."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
 
 import stripe
 
@@ -10,6 +13,10 @@ from shared.settings import StripeSettings
 from shared.stripe_events import STRIPE_API_VERSION, MalformedEvent, PaymentIntentView
 
 TIMEOUT_S = 20.0
+#: Objects a page, Stripe's limit; how often a page is asked for, and the first pause in between, which doubles.
+PAGE_OBJECTS_MAX = 100
+PAGE_TRIES_MAX = 5
+PAGE_PAUSE_S = 0.5
 
 
 class StripeGaveNoAnswer(Exception):
@@ -18,6 +25,22 @@ class StripeGaveNoAnswer(Exception):
 
 class StripeAnswerUnfit(Exception):
     """Stripe answered for this object with something that cannot be used; others may be asked for."""
+
+
+class Listed(StrEnum):
+    """What can be listed."""
+
+    PAYMENT_INTENTS = "payment_intents"
+    REFUNDS = "refunds"
+    DISPUTES = "disputes"
+
+
+#: What it takes to know whether an object is ours, and how old its news are.
+_EXPANDED = {
+    Listed.PAYMENT_INTENTS: "data.latest_charge",
+    Listed.REFUNDS: "data.payment_intent",
+    Listed.DISPUTES: "data.payment_intent",
+}
 
 
 class StripeGateway:
@@ -36,7 +59,7 @@ class StripeGateway:
                 found = await self._client.v1.payment_intents.retrieve_async(payment_intent)
             return PaymentIntentView.of(found.to_dict(for_json=True))
         except TimeoutError as error:
-            raise StripeGaveNoAnswer(f"Stripe did not answer within {TIMEOUT_S:.0f} s.") from error
+            raise StripeGaveNoAnswer(_advice(error)) from error
         except MalformedEvent as error:
             raise StripeAnswerUnfit(str(error)) from error
         except stripe.InvalidRequestError as error:
@@ -48,6 +71,51 @@ class StripeGateway:
             return None
         except stripe.StripeError as error:
             raise StripeGaveNoAnswer(_advice(error)) from error
+
+    async def pages(
+        self, listed: Listed, *, since: datetime | None = None, payment_intent: str | None = None
+    ) -> AsyncGenerator[Sequence[Mapping[str, Any]]]:
+        """All objects of one kind created since then, or of that PaymentIntent, as Stripe's JSON: the newest first, a
+        page at a time.
+
+        A page is asked for several times. Raises `StripeGaveNoAnswer`.
+        """
+        params: dict[str, Any] = {"limit": PAGE_OBJECTS_MAX, "expand": [_EXPANDED[listed]]}
+        if since is not None:
+            params["created"] = {"gte": int(since.timestamp())}
+        if payment_intent is not None:
+            params["payment_intent"] = payment_intent
+        while True:
+            page = await self._page(listed, params)
+            yield [each.to_dict(for_json=True) for each in page.data]
+            if not page.has_more or not page.data:
+                return
+            params["starting_after"] = page.data[-1].id
+
+    async def _page(self, listed: Listed, params: Any) -> stripe.ListObject[Any]:
+        resources = self._client.v1
+        pause_s = PAGE_PAUSE_S
+        for tries in range(1, PAGE_TRIES_MAX + 1):
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    match listed:
+                        case Listed.PAYMENT_INTENTS:
+                            return await resources.payment_intents.list_async(params)
+                        case Listed.REFUNDS:
+                            return await resources.refunds.list_async(params)
+                        case Listed.DISPUTES:
+                            return await resources.disputes.list_async(params)
+            except (TimeoutError, stripe.StripeError) as error:
+                is_passing = isinstance(error, TimeoutError) or (error.http_status or 500) in {
+                    409,
+                    429,
+                    *range(500, 600),
+                }
+                if not is_passing or tries == PAGE_TRIES_MAX:
+                    raise StripeGaveNoAnswer(_advice(error)) from error
+            await asyncio.sleep(pause_s)
+            pause_s *= 2
+        raise AssertionError("the last try has returned or raised")
 
 
 @asynccontextmanager
@@ -67,8 +135,10 @@ async def open_stripe(settings: StripeSettings) -> AsyncGenerator[StripeGateway]
         await http_client.close_async()
 
 
-def _advice(error: stripe.StripeError) -> str:
+def _advice(error: stripe.StripeError | TimeoutError) -> str:
     match error:
+        case TimeoutError():
+            return f"Stripe did not answer within {TIMEOUT_S:.0f} s."
         case stripe.AuthenticationError() | stripe.PermissionError():
             return f"Stripe refused the key ({error.http_status}). Check STRIPE_SECRET_KEY and what it may read."
         case stripe.RateLimitError():

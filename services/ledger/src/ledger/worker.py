@@ -12,6 +12,7 @@ from ledger.archive import archive_old_transfers
 from ledger.balance_state import BALANCE_STATE
 from ledger.core.commands import Expire
 from ledger.handlers import Handlers
+from ledger.reconcile_job import reconcile_job
 from ledger.settings import WorkerSettings
 from ledger.stripe_gateway import open_stripe
 from ledger.tables import credit_grant, hold
@@ -61,8 +62,12 @@ async def run(settings: WorkerSettings, stopping: asyncio.Event) -> None:
                 Job("end_what_is_due", end, every_s=END_EVERY_S),
                 Job("archive", archive, every_s=ARCHIVE_EVERY_S, timeout_s=ARCHIVE_TIMEOUT_S),
                 Job("look_up_waiting", look_up, every_s=LOOK_UP_EVERY_S, timeout_s=LOOK_UP_TIMEOUT_S),
+                reconcile_job(
+                    runtime.engine, gateway, signing_keys,
+                    every_s=settings.reconcile_every_s, days=settings.reconcile_days,
+                ),
             ],
-        )
+        )  # fmt: skip
 
 
 def subscriptions(handlers: Handlers) -> Sequence[Subscription]:

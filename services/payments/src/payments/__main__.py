@@ -15,6 +15,7 @@ from payments.schemas import StripeConfig
 from payments.settings import AppSettings, RepublishSettings, WorkerSettings
 from payments.stripe_gateway import stripe_gateway
 from payments.sweeper import Sweeper
+from payments.watch_credits import watch_credits_job
 from payments.worker import SERVICE, STATES, subscriptions
 from shared.auth import Authenticator
 from shared.database import make_engine, wait_for_database
@@ -84,7 +85,8 @@ def worker() -> int:
             signing_keys = [key.get_secret_value() for key in settings.metadata_signing_keys]
             loop = make_consumer_loop(runtime, settings, subscriptions(StripeEvents(signing_keys, runtime.clock.now)))
             sweeper = Sweeper(runtime.engine, runtime.outbox, stripe, runtime.clock.now)
-            await run_worker(stopping, runtime, settings, loop, sweeper.jobs())
+            jobs = (*sweeper.jobs(), watch_credits_job(runtime.engine, runtime.clock.now))
+            await run_worker(stopping, runtime, settings, loop, jobs)
 
     return run_process(SERVICE, settings.log_level, main)
 

@@ -1,12 +1,14 @@
 """The second door: events that no webhook brought, fetched from Stripe. So a lost webhook heals by itself.
 
-It keeps no state: what it publishes again is a duplicate, and those are harmless. To not repeat for 30 days what Stripe
-has given up sending, a process remembers what it has published; the next process does not have to.
+It asks twice. For what an endpoint has failed to take, which Stripe lists as undelivered; and for all events since its
+cursor, because an endpoint that is disabled, deleted or answered for by somebody else fails nothing: what happened in
+that time is listed as undelivered nowhere. What `stripe.events` has already is not published again, and where that is
+not known it is: a duplicate is harmless.
 """
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Counter
@@ -15,19 +17,24 @@ from shared.clock import utc_now
 from shared.logs import get_logger
 from shared.stripe_events import EVENT_TYPES, MalformedEvent, StripeEvent, is_of_own_account, parse_event
 from shared.trace import new_traceparent
+from webhook_gateway.event_log import EventLog
 from webhook_gateway.publisher import EventPublisher
 from webhook_gateway.records import record_of
-from webhook_gateway.stripe_gateway import TYPES_MAX, StripeGateway
+from webhook_gateway.stripe_gateway import TYPES_MAX, EventsAsked, StripeGateway
 
 log = get_logger()
 
 #: Stripe keeps events for 30 days.
 WINDOW_S = 30 * 24 * 60 * 60
+#: So much of what is before the cursor is read again: an event may be listed later than it was created.
+OVERLAP_S = 600
 #: Events held in memory before they are published; if Stripe has more, the rest follows in another pass.
 PASS_EVENTS_MAX = 5_000
 REMEMBERED_EVENTS_MAX = 100_000
 
-_events = Counter("gateway_backfill_events_total", "Events that Stripe could not deliver.", ["outcome"])
+_events = Counter("gateway_backfill_events_total", "Events that no webhook brought.", ["outcome"])
+for _outcome in ("published", "malformed"):  # there from the start, so that the first one is an increase
+    _events.labels(_outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,61 +42,120 @@ class _Found:
     event: StripeEvent
     body: bytes
 
+    @property
+    def created(self) -> int:
+        """Stripe's whole seconds."""
+        return int(self.event.created.timestamp())
+
 
 class Backfill:
-    """Publishes what Stripe lists as undelivered, oldest first in each pass."""
+    """Publishes what no webhook has brought, oldest first in each pass."""
 
     def __init__(
-        self, stripe: StripeGateway, publisher: EventPublisher, *, pass_events_max: int = PASS_EVENTS_MAX
+        self,
+        stripe: StripeGateway,
+        publisher: EventPublisher,
+        *,
+        pass_events_max: int = PASS_EVENTS_MAX,
     ) -> None:
         self._stripe = stripe
         self._publisher = publisher
         self._pass_events_max = pass_events_max
-        self._published: OrderedDict[str, None] = OrderedDict()
+        self._known: OrderedDict[str, None] = OrderedDict()
 
-    async def run(self) -> int:
-        """Publishes all undelivered events of the last 30 days and returns how many it had not published before.
+    async def run(self, event_log: EventLog) -> int:
+        """Publishes all events of Stripe's 30 days that are not in the topic, and returns how many those were.
 
-        Raises `StripeRefused` or `NotPublished`; what was published until then stays published.
+        Raises `StripeRefused`, `NotPublished` or `KafkaError`; what was published until then stays published, and the
+        next run goes on there.
         """
-        total = 0
+        oldest = int(time.time()) - WINDOW_S
+        published = await self._catch_up(event_log, oldest) + await self._publish_undelivered(event_log, oldest)
+        log.info("backfill_done", published=published)
+        return published
+
+    async def _catch_up(self, event_log: EventLog, oldest: int) -> int:
+        """All events since the cursor, in passes of bounded size: a span of time that has too many is halved."""
+        cursor = await event_log.cursor()
+        since = oldest if cursor is None else max(oldest, cursor - OVERLAP_S)
+        span_s: int | None = None
+        newest, published = cursor or 0, 0
         while True:
-            found = await self._collect()
-            found.reverse()  # Stripe lists the newest first, and its times are whole seconds
-            for each in sorted(found, key=lambda each: each.event.created):
-                await self._publish(each)
-            total += len(found)
-            if len(found) < self._pass_events_max:
-                log.info("backfill_done", published=total)
-                return total
+            until = None if span_s is None else since + span_s
+            found, is_cut = await self._listed(EventsAsked(since, until), self._pass_events_max)
+            newest = max([newest, *(each.created for each in found)])
+            if is_cut:
+                span_s = (min(newest + 1, until or newest + 1) - since) // 2
+                if span_s > 0:
+                    continue
+                until = since + 1  # one second has more than a pass holds: it is taken as it is
+                found, _ = await self._listed(EventsAsked(since, until), None)
+            if found:
+                published += await self._publish(found, await event_log.event_ids(since, until))
+                await event_log.move_cursor(max(each.created for each in found))
+            if until is None or until > newest:
+                return published
+            since, span_s = until, 2 * (until - since)
 
-    async def _collect(self) -> list[_Found]:
-        """Undelivered events not published by this process, at most as many as a pass holds."""
+    async def _publish_undelivered(self, event_log: EventLog, oldest: int) -> int:
+        """What Stripe lists as undelivered. It stays in that list for 30 days, so this process remembers it."""
+        published = 0
+        while True:
+            asked = EventsAsked(oldest, until=None, are_undelivered=True)
+            found, is_cut = await self._listed(asked, self._pass_events_max, without_known=True)
+            if found:
+                known = await event_log.event_ids(min(each.created for each in found), until=None)
+                published += await self._publish(found, known)
+                for each in found:
+                    self._remember(each.event.id)
+            if not is_cut:
+                return published
+
+    async def _listed(
+        self, asked: EventsAsked, events_max: int | None, *, without_known: bool = False
+    ) -> tuple[list[_Found], bool]:
+        """Events of all our types, of our own account, and whether there are more than `events_max`."""
         found: list[_Found] = []
-        created_since = int(time.time()) - WINDOW_S
         for types in _chunks(EVENT_TYPES, TYPES_MAX):
-            after: str | None = None
-            while True:
-                page = await self._stripe.undelivered_events(types, created_since, after)
-                for body in page.bodies:
-                    event = _parsed(body)
-                    if event is not None and event.id not in self._published and is_of_own_account(event):
-                        found.append(_Found(event, body))
-                    if len(found) == self._pass_events_max:
-                        return found
-                if page.last_id is None:
-                    break
-                after = page.last_id
-        return found
+            async for body in self._pages(types, asked):
+                event = _parsed(body)
+                if event is None or not is_of_own_account(event) or (without_known and event.id in self._known):
+                    continue
+                if len(found) == events_max:
+                    return found, True
+                found.append(_Found(event, body))
+        return found, False
 
-    async def _publish(self, found: _Found) -> None:
-        record = record_of(found.event, found.body, origin="api", received_at=utc_now(), traceparent=new_traceparent())
-        await self._publisher.publish(record)
-        _events.labels("published").inc()
-        log.debug("backfill_published", event_id=found.event.id, type=found.event.type)
-        self._published[found.event.id] = None
-        if len(self._published) > REMEMBERED_EVENTS_MAX:
-            self._published.popitem(last=False)
+    async def _pages(self, types: Sequence[str], asked: EventsAsked) -> AsyncGenerator[bytes]:
+        after: str | None = None
+        while True:
+            page = await self._stripe.events(types, asked, after)
+            for body in page.bodies:
+                yield body
+            if page.last_id is None:
+                return
+            after = page.last_id
+
+    async def _publish(self, found: list[_Found], known: set[str]) -> int:
+        """Those that are not known, oldest first. Stripe lists the newest first, and its times are whole seconds."""
+        published = 0
+        oldest_first = found[::-1]
+        for each in sorted(oldest_first, key=lambda each: each.created):
+            if each.event.id in known or each.event.id in self._known:
+                continue
+            await self._publisher.publish(
+                record_of(each.event, each.body, origin="api", received_at=utc_now(), traceparent=new_traceparent())
+            )
+            _events.labels("published").inc()
+            log.debug("backfill_published", event_id=each.event.id, type=each.event.type)
+            self._remember(each.event.id)
+            published += 1
+        return published
+
+    def _remember(self, event_id: str) -> None:
+        self._known[event_id] = None
+        if len(self._known) > REMEMBERED_EVENTS_MAX:
+            self._known.popitem(last=False)
 
 
 def _parsed(body: bytes) -> StripeEvent | None:

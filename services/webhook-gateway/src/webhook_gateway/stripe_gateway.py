@@ -1,8 +1,9 @@
 """What the gateway asks of Stripe: the events it did not get, and the endpoint that sends them."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import stripe
 from pydantic_core import to_json
@@ -15,9 +16,22 @@ TIMEOUT_S = 20.0
 PAGE_EVENTS_MAX = 100
 TYPES_MAX = 20
 
+#: What can be fetched by its id.
+ObjectKind = Literal["payment_intent", "refund", "dispute"]
+
 
 class StripeRefused(Exception):
     """Stripe answered no, or not at all; the message says what to do. Nothing was published because of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventsAsked:
+    """Events created from `since` on and before `until` (epoch seconds; None: up to now): all of them, or those that no
+    endpoint has acknowledged."""
+
+    since: int
+    until: int | None
+    are_undelivered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +56,15 @@ class StripeGateway:
     def __init__(self, client: stripe.StripeClient) -> None:
         self._client = client
 
-    async def undelivered_events(self, types: Sequence[str], created_since: int, after: str | None) -> Page:
-        """A page of the events of at most 20 types that no endpoint has acknowledged. Raises `StripeRefused`."""
+    async def events(self, types: Sequence[str], asked: EventsAsked, after: str | None) -> Page:
+        """A page of the events of at most 20 types, after the one that `after` names. Raises `StripeRefused`."""
         params: stripe.params.EventListParams = {
-            "delivery_success": False,
             "types": list(types),
-            "created": {"gte": created_since},
+            "created": {"gte": asked.since} if asked.until is None else {"gte": asked.since, "lt": asked.until},
             "limit": PAGE_EVENTS_MAX,
         }
+        if asked.are_undelivered:
+            params["delivery_success"] = False
         if after is not None:
             params["starting_after"] = after
         try:
@@ -60,6 +75,27 @@ class StripeGateway:
             [to_json(event.to_dict(for_json=True)) for event in listed.data],
             listed.data[-1].id if listed.data and listed.has_more else None,
         )
+
+    async def object_of(self, kind: ObjectKind, name: str) -> Mapping[str, Any] | None:
+        """An object as it is now, as Stripe's JSON; None where the account has none of this id. Raises `StripeRefused`.
+
+        Stripe says that an object is missing with an error of its own: a proxy's 404 says nothing of it.
+        """
+        try:
+            match kind:
+                case "payment_intent":
+                    found = await self._client.v1.payment_intents.retrieve_async(name)
+                case "refund":
+                    found = await self._client.v1.refunds.retrieve_async(name)
+                case "dispute":
+                    found = await self._client.v1.disputes.retrieve_async(name)
+        except stripe.InvalidRequestError as error:
+            if error.http_status == 404 and error.code == "resource_missing":
+                return None
+            raise StripeRefused(_advice(error)) from error
+        except stripe.StripeError as error:
+            raise StripeRefused(_advice(error)) from error
+        return found.to_dict(for_json=True)
 
     async def create_endpoint(self, url: str, types: Sequence[str]) -> CreatedEndpoint:
         """Makes the endpoint that sends us `types`, in the version that we read. Raises `StripeRefused`."""

@@ -20,6 +20,8 @@ CREATION_GRACE = timedelta(seconds=60)
 KEY_TRUSTED_FOR = timedelta(hours=20)
 #: How often a payment in process is looked at, beside its webhooks.
 FOLLOW_EVERY = timedelta(minutes=10)
+#: A paid purchase that the ledger has not told of by then is an alert (`payments.watch_credits`).
+CREDITED_WITHIN = timedelta(minutes=10)
 #: How often, at most, one that should be cancelled is tried again.
 LOOK_EVERY = timedelta(minutes=1)
 
@@ -48,7 +50,8 @@ _STATE_OF_STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The part of a purchase that changes. `observed_at` is the `created` of the newest event applied."""
+    """The part of a purchase that changes. `observed_at` is the `created` of the newest event applied. `look_at`: when
+    the sweeper goes on with it; of a paid one, until its entry has come: when that is overdue."""
 
     state: PurchaseState
     payment_intent: str | None
@@ -91,7 +94,8 @@ def observe(progress: Progress, seen: Observation, *, opened_at: datetime, now: 
     if state is None or progress.state is PurchaseState.SUCCEEDED:
         return progress
     if state is PurchaseState.SUCCEEDED:
-        return Progress(state, seen.payment_intent, seen.status, None, seen.created or progress.observed_at, None)
+        observed_at = seen.created or progress.observed_at
+        return Progress(state, seen.payment_intent, seen.status, None, observed_at, now + CREDITED_WITHIN)
     is_another = progress.payment_intent not in (None, seen.payment_intent)
     if is_another or progress.state is PurchaseState.CANCELED:
         return progress

@@ -170,7 +170,8 @@ _NEXT_TRY = text("""
 _CLAIM_DUE = text("""
     UPDATE purchase SET look_at = CAST(:now AS timestamptz) + interval '2 minutes'
     WHERE (tenant_id, purchase_id) IN (
-        SELECT tenant_id, purchase_id FROM purchase WHERE look_at <= :now ORDER BY look_at LIMIT :limit
+        SELECT tenant_id, purchase_id FROM purchase WHERE look_at <= :now AND state <> 'succeeded'
+        ORDER BY look_at LIMIT :limit
         FOR UPDATE SKIP LOCKED)
     RETURNING *
 """)

@@ -1,0 +1,303 @@
+"""Compares Stripe with the books: every PaymentIntent of ours, refund and dispute that Stripe made since a time, and
+every payment that the books came to know since then. Locks nothing, and both go on working meanwhile.
+
+Ours is what carries our marker, as for the events. What other business on the account has is left out.
+"""
+
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+from sqlalchemy import Select, select, text, tuple_
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ledger import check_sql
+from ledger.core.commands import Credit, DisputeSeen, RefundSeen, Unapplied
+from ledger.core.reconciling import AtStripe, Difference, InBooks, Kind, compare
+from ledger.payment_intent_rows import payment_intent_of
+from ledger.stripe_commands import command_of_payment_intent
+from ledger.stripe_gateway import Listed, StripeAnswerUnfit, StripeGateway
+from ledger.tables import payment_intent, unapplied_receipt
+from shared.clock import transaction_time
+from shared.stripe_events import (
+    DisputeView,
+    MalformedEvent,
+    PaymentIntentView,
+    RefundView,
+    created_of,
+    dispute_moves_of,
+    id_of,
+    paid_at_of,
+)
+
+#: Within this time an event is on its way, not lost.
+GRACE = timedelta(minutes=5)
+ROWS_MAX = 500
+#: What one run holds in memory: ids of our payments, and refunds and disputes of any business.
+OBJECTS_MAX = 500_000
+#: Payments of the books that Stripe did not list, because they were begun before; looked up one by one.
+LOOK_UPS_MAX = 5_000
+#: While Stripe is listed and the books are read, something happens. What is not just missing is looked at twice, each
+#: PaymentIntent at once; of more than so many the rest counts as it was found.
+SECOND_LOOKS_MAX = 1_000
+_MISSING = frozenset([Kind.PAYMENT_MISSING, Kind.REFUND_MISSING, Kind.DISPUTE_MISSING])
+
+
+class NotComparable(Exception):
+    """Nothing is proven; the message says what to do."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was compared since when, and how it differs."""
+
+    since: datetime
+    payments: int = 0
+    refunds: int = 0
+    disputes: int = 0
+    differences: list[Difference] = field(default_factory=list[Difference])
+
+    @property
+    def exit_code(self) -> int:
+        """0 no difference, 1 some."""
+        return 1 if self.differences else 0
+
+
+@dataclass(slots=True)
+class _Reversals:
+    """Refunds and disputes of a PaymentIntent, and the PaymentIntent as it came with them."""
+
+    payment: Credit | Unapplied
+    refunds: dict[str, RefundSeen] = field(default_factory=dict[str, RefundSeen])
+    disputes: dict[str, tuple[DisputeSeen, ...]] = field(default_factory=dict[str, tuple[DisputeSeen, ...]])
+    on_their_way: set[str] = field(default_factory=set[str])
+
+
+async def reconcile(
+    engine: AsyncEngine,
+    gateway: StripeGateway,
+    signing_keys: Sequence[str],
+    since: timedelta | datetime,
+    grace: timedelta = GRACE,
+) -> Findings:
+    """Compares what was made since then. Raises `StripeGaveNoAnswer` or `NotComparable`."""
+    async with engine.connect() as connection:
+        begun_at = await transaction_time(connection)
+        unseen = [row.name for row in await connection.execute(text(check_sql.TABLES_NOT_FULLY_VISIBLE))]
+    if unseen:
+        raise NotComparable(f"This role does not see all rows of {', '.join(unseen)}: use the role ledger_worker.")
+    findings = Findings(begun_at - since if isinstance(since, timedelta) else since)
+    run = _Run(engine, gateway, signing_keys, findings, begun_at - grace)
+    try:
+        reversals = await run.reversals()
+        seen = await run.compare_payments(reversals)
+        await run.compare_older_payments({name: each for name, each in reversals.items() if name not in seen})
+        await run.compare_books(seen)
+        await run.look_again()
+    except (MalformedEvent, StripeAnswerUnfit) as error:
+        raise NotComparable(f"Something at Stripe cannot be read: {error}") from error
+    return findings
+
+
+@dataclass(slots=True)
+class _Run:
+    engine: AsyncEngine
+    gateway: StripeGateway
+    signing_keys: Sequence[str]
+    findings: Findings
+    young_after: datetime
+
+    async def reversals(self) -> dict[str, _Reversals]:
+        """All refunds and disputes of our payments, by PaymentIntent."""
+        found: dict[str, _Reversals] = {}
+        for listed in (Listed.REFUNDS, Listed.DISPUTES):
+            count = 0
+            async for page in self.gateway.pages(listed, since=self.findings.since):
+                count += len(page)
+                _bound(count)
+                for obj in page:
+                    known = self._reversals_of(found, obj)
+                    if known is not None:
+                        self._add(known, listed, obj)
+        self.findings.refunds = sum(len(each.refunds) for each in found.values())
+        self.findings.disputes = sum(len(each.disputes) for each in found.values())
+        return found
+
+    async def compare_payments(self, reversals: Mapping[str, _Reversals]) -> set[str]:
+        """Our payments that Stripe made since then; returns their ids."""
+        seen: set[str] = set()
+        async for page in self.gateway.pages(Listed.PAYMENT_INTENTS, since=self.findings.since):
+            listed: list[AtStripe] = []
+            for obj in page:
+                payment = self._paid(PaymentIntentView.of(obj))
+                if payment is None:
+                    continue
+                name = payment.payment_intent
+                known = reversals.get(name) or _Reversals(payment)
+                young = {name} if paid_at_of(obj) > self.young_after else set[str]()
+                listed.append(
+                    AtStripe(
+                        name, payment, known.refunds, known.disputes, frozenset(known.on_their_way | young),
+                        has_all_reversals=True,
+                    )
+                )  # fmt: skip
+            seen.update(each.payment_intent for each in listed)
+            _bound(len(seen))
+            self.findings.payments += len(listed)
+            await self._compare(listed)
+        return seen
+
+    async def compare_older_payments(self, reversals: Mapping[str, _Reversals]) -> None:
+        """Payments made before, of which something was refunded or disputed since."""
+        older = [
+            AtStripe(name, each.payment, each.refunds, each.disputes, frozenset(each.on_their_way))
+            for name, each in reversals.items()
+        ]
+        for start in range(0, len(older), ROWS_MAX):
+            await self._compare(older[start : start + ROWS_MAX])
+
+    async def compare_books(self, seen: set[str]) -> None:
+        """Payments that the books came to know since then and Stripe has not listed: begun before, or not there."""
+        looked_up = 0
+        async for rows in self._books_since():
+            unlisted = [row for row in rows if row["payment_intent"] not in seen]
+            looked_up += len(unlisted)
+            if looked_up > LOOK_UPS_MAX:
+                raise NotComparable(
+                    f"Stripe lists none of more than {LOOK_UPS_MAX} payments of the books. Is STRIPE_SECRET_KEY of the "
+                    "account and mode that these books are of?"
+                )
+            for row in unlisted:
+                name = row["payment_intent"]
+                self.findings.payments += 1
+                # Refunds and disputes made since have been compared: here it is about the payment alone.
+                self.findings.differences += compare(AtStripe(name, await self._looked_up(name)), _in_books(row))
+
+    async def look_again(self) -> None:
+        """Keeps of the differences that may only come of looking at different moments those that are there twice."""
+        first = self.findings.differences
+        doubtful = sorted({each.payment_intent for each in first if each.kind not in _MISSING})[:SECOND_LOOKS_MAX]
+        second: set[tuple[Kind, str]] = set()
+        for name in doubtful:
+            at_stripe = await self._all_of(name)
+            in_books = (await self._books([name])).get(name)
+            second.update((each.kind, each.object_id) for each in compare(at_stripe, in_books))
+        self.findings.differences = [
+            each for each in first
+            if each.payment_intent not in doubtful or (each.kind, each.object_id) in second
+        ]  # fmt: skip
+
+    async def _all_of(self, name: str) -> AtStripe:
+        payment = await self._looked_up(name)
+        if payment is None:
+            return AtStripe(name, None)
+        known = _Reversals(payment)
+        for listed in (Listed.REFUNDS, Listed.DISPUTES):
+            async for page in self.gateway.pages(listed, payment_intent=name):
+                for obj in page:
+                    self._add(known, listed, obj)
+        return AtStripe(name, payment, known.refunds, known.disputes, has_all_reversals=True)
+
+    async def _looked_up(self, name: str) -> Credit | Unapplied | None:
+        view = await self.gateway.payment_intent(name)
+        return self._paid(view) if view is not None else None
+
+    async def _compare(self, listed: Sequence[AtStripe]) -> None:
+        books = await self._books(each.payment_intent for each in listed)
+        for each in listed:
+            self.findings.differences += compare(each, books.get(each.payment_intent))
+
+    def _paid(self, view: PaymentIntentView) -> Credit | Unapplied | None:
+        """What the books owe a PaymentIntent; None where it has taken no money, or is not ours."""
+        return command_of_payment_intent(view, self.signing_keys) if view.status == "succeeded" else None
+
+    def _add(self, known: _Reversals, listed: Listed, obj: Mapping[str, Any]) -> None:
+        """Adds a refund or dispute, as its events would tell of it."""
+        intent = known.payment.payment_intent
+        if listed is Listed.REFUNDS:
+            refund = RefundView.of(obj)
+            if refund.amount_minor > 0:
+                known.refunds[refund.id] = RefundSeen(
+                    intent, refund.id, refund.amount_minor, refund.currency, refund.status
+                )
+            if created_of(obj) > self.young_after:
+                known.on_their_way.add(refund.id)
+            return
+        dispute, moves = DisputeView.of(obj), dispute_moves_of(obj)
+        if dispute.amount_minor > 0:
+            known.disputes[dispute.id] = tuple(
+                DisputeSeen(intent, dispute.id, dispute.amount_minor, dispute.currency, moved) for moved in moves
+            )
+        if moves and max(moves.values()) > self.young_after:
+            known.on_their_way.add(dispute.id)
+
+    def _reversals_of(self, found: dict[str, _Reversals], obj: Mapping[str, Any]) -> _Reversals | None:
+        """Where a refund or dispute belongs; None where its PaymentIntent, which is expanded, is not ours."""
+        name, intent = id_of(obj.get("payment_intent")), obj.get("payment_intent")
+        if name in found:
+            return found[name]
+        payment = (
+            self._paid(PaymentIntentView.of(cast(Mapping[str, Any], intent))) if isinstance(intent, Mapping) else None
+        )
+        if name is None or payment is None:
+            return None
+        return found.setdefault(name, _Reversals(payment))
+
+    async def _books(self, names: Iterable[str]) -> dict[str, InBooks]:
+        async with self.engine.connect() as connection:
+            rows = await connection.execute(payments_query(list(names)))
+            return {row["payment_intent"]: _in_books(row) for row in rows.mappings()}
+
+    async def _books_since(self) -> AsyncGenerator[Sequence[Any]]:
+        after: tuple[datetime, str] = (self.findings.since, "")
+        while True:
+            async with self.engine.connect() as connection:
+                rows = (await connection.execute(books_since_query(after, self.young_after))).mappings().all()
+            if rows:
+                yield rows
+            if len(rows) < ROWS_MAX:
+                return
+            after = rows[-1]["first_seen_at"], rows[-1]["payment_intent"]
+
+
+_PAYMENTS = select(
+    payment_intent,
+    unapplied_receipt.c.amount_minor.label("receipt_amount_minor"),
+    unapplied_receipt.c.currency.label("receipt_currency"),
+).select_from(
+    payment_intent.outerjoin(
+        unapplied_receipt,
+        (unapplied_receipt.c.tenant_id == payment_intent.c.receipt_tenant)
+        & (unapplied_receipt.c.payment_intent == payment_intent.c.payment_intent),
+    )
+)
+
+
+def payments_query(names: Sequence[str]) -> Select[Any]:
+    """What the books have of these PaymentIntents."""
+    return _PAYMENTS.where(payment_intent.c.payment_intent.in_(names))
+
+
+def books_since_query(after: tuple[datetime, str], until: datetime) -> Select[Any]:
+    """A page of payments that the books came to know after that one (time and PaymentIntent) and by `until`."""
+    position = payment_intent.c.first_seen_at, payment_intent.c.payment_intent
+    return (
+        _PAYMENTS.where(
+            tuple_(*position) > tuple_(*after),
+            payment_intent.c.first_seen_at <= until,
+            payment_intent.c.tenant_id.is_not(None) | payment_intent.c.receipt_tenant.is_not(None),
+        )
+        .order_by(*position)
+        .limit(ROWS_MAX)
+    )
+
+
+def _in_books(row: Any) -> InBooks:
+    receipt_minor: int | None = row["receipt_amount_minor"]
+    return InBooks(payment_intent_of(row), None if receipt_minor is None else (receipt_minor, row["receipt_currency"]))
+
+
+def _bound(objects: int) -> None:
+    if objects > OBJECTS_MAX:
+        raise NotComparable(f"There are more than {OBJECTS_MAX} objects of a kind: choose a later time.")

@@ -1,0 +1,38 @@
+"""A purchase that is paid has its entry in the ledger within seconds. One that has none after 10 minutes is an alert:
+its event was lost on the way to the ledger, or is a dead letter there."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from prometheus_client import Gauge
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from payments.repository import paid_purchases
+from shared.logs import get_logger
+from shared.process import Job
+
+log = get_logger()
+
+EVERY_S = 30.0
+LOGGED_MAX = 20
+
+_not_credited = Gauge(
+    "payments_paid_not_credited", "Purchases paid more than 10 minutes ago that the ledger has told nothing of."
+)
+
+
+def watch_credits_job(engine: AsyncEngine, clock: Callable[[], datetime]) -> Job:
+    """Counts them. `engine` has the worker's role."""
+
+    async def run() -> None:
+        async with engine.begin() as connection:
+            await paid_purchases.forget_credited(connection)
+            late = await paid_purchases.overdue(connection, clock())
+        _not_credited.set(len(late))
+        for purchase in late[:LOGGED_MAX]:
+            log.error(
+                "purchase_paid_not_credited", tenant=purchase.tenant_id, purchase=purchase.purchase_id,
+                payment_intent=purchase.payment_intent,
+            )  # fmt: skip
+
+    return Job("watch_credits", run, every_s=EVERY_S)
