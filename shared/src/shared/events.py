@@ -141,6 +141,17 @@ class AutoRecharge(BaseModel):
     )
 
 
+class OpenPurchase(BaseModel):
+    """A purchase that may still be paid, or is paid and not credited yet: `open` until its payer has confirmed it,
+    `processing` while the bank decides, `succeeded` from the payment to the credit."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    purchase: str
+    state: Literal["open", "processing", "succeeded"]
+    since: datetime = Field(description="When it came to this state.")
+
+
 class BillingProfile(TenantEvent):
     """State: how a tenant may be charged. A higher version replaces a lower one."""
 
@@ -156,6 +167,7 @@ class BillingProfile(TenantEvent):
     open_purchases: tuple[str, ...] = Field(
         default=(), description="Purchases that may still be paid, or are paid and not credited yet."
     )
+    purchases: tuple[OpenPurchase, ...] = Field(default=(), description="The same purchases, with their states.")
     credited_in_version: int = Field(
         default=0, description="The balance that credits were last seen posted to: an older one does not have them."
     )
