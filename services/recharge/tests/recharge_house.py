@@ -226,7 +226,6 @@ class House:
 
     async def receive(self, handler: Handler, *events: DomainEvent) -> None:
         """Handles events as one batch."""
-        await self.refresh_progress()
         records = [
             Record(event.TOPIC, 0, offset, event.key, encode(event, event_id=new_id("evt"), now=self.now))
             for offset, event in enumerate(events)
@@ -234,6 +233,7 @@ class House:
         await self.call(handler, records)
 
     async def call(self, handler: Handler, records: Sequence[Record]) -> None:
+        await self.refresh_progress()
         async with self.outbox.transaction(self.engine) as transaction:
             await handler(transaction, records)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from hypothesis import find, given, settings
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ from recharge.core.decide import (
     best_package,
     decide,
 )
-from shared.events import AutoRecharge, BillingProfile, Card, Consent, CreditPackage
+from shared.events import AutoRecharge, BillingProfile, Card, Consent, CreditPackage, OpenPurchase
 
 NOW = datetime(2026, 9, 15, 12, tzinfo=UTC)
 EARLIER = NOW - timedelta(days=1)
@@ -53,13 +53,18 @@ PROFILE = BillingProfile(
 )  # fmt: skip
 IN_NEED = Situation(
     profile=PROFILE, balance=LOW, packages=PACKAGES, month=Month({}, False), open_attempt=None,
-    dispute_open_since=None, stopped_cards=frozenset(), suspension=None, is_frozen=False, inputs_caught_up_at=NOW,
-    breaker_open_until=None, breaker_is_half_open=False, request=None,
+    dispute_open_since=None, stopped_cards={}, card_proven_at=None, purchase_left_since=None, suspension=None,
+    is_frozen=False, inputs_caught_up_at=NOW, breaker_open_until=None, breaker_is_half_open=False, request=None,
 )  # fmt: skip
 
 
 def with_settings(**changes: object) -> Situation:
     return replace(IN_NEED, profile=PROFILE.model_copy(update={"auto_recharge": SETTINGS.model_copy(update=changes)}))
+
+
+def with_purchase(state: Literal["open", "processing", "succeeded"], age: timedelta) -> Situation:
+    purchase = OpenPurchase(purchase="pur_1", state=state, since=NOW - age)
+    return replace(IN_NEED, profile=PROFILE.model_copy(update={"purchases": (purchase,)}))
 
 
 def reason(situation: Situation) -> Reason | None:
@@ -85,12 +90,14 @@ def test_each_reason_has_its_situation() -> None:
         Reason.BALANCE_UNKNOWN: replace(IN_NEED, balance=None),
         Reason.BALANCE_OLDER_THAN_CREDIT: replace(IN_NEED, balance=replace(LOW, last_entry_version=4)),
         Reason.ABOVE_THRESHOLD: replace(IN_NEED, balance=replace(LOW, available=50)),
-        Reason.NEED_ALREADY_SERVED: replace(IN_NEED, balance=replace(LOW, served_available=9)),
+        Reason.NEED_ALREADY_SERVED: replace(IN_NEED, balance=replace(LOW, served_available=9, served_at=NOW)),
         Reason.SUSPENDED: replace(IN_NEED, suspension=suspended),
         Reason.DISPUTE_OPEN: replace(IN_NEED, dispute_open_since=NOW),
         Reason.RECEIVABLE_OPEN: replace(IN_NEED, balance=replace(LOW, receivable=5, receivable_since=NOW)),
-        Reason.OPEN_PURCHASE: replace(IN_NEED, profile=PROFILE.model_copy(update={"open_purchases": ("pur_1",)})),
-        Reason.NO_CARD: replace(IN_NEED, stopped_cards=frozenset(["a"])),
+        Reason.OPEN_PURCHASE: with_purchase("open", timedelta(minutes=4)),
+        Reason.PURCHASE_LEFT_OPEN: with_purchase("open", timedelta(minutes=6)),
+        Reason.NO_CARD: with_settings(payment_method=None),
+        Reason.CARD_STOPPED: replace(IN_NEED, stopped_cards={"pm_a": "lost_card"}),
         Reason.CURRENCY: with_settings(currency="eur"),
         Reason.NO_PACKAGE_FITS: with_settings(amount_minor=499),
         Reason.CAP_REACHED: replace(IN_NEED, month=Month({"usd": 19_600}, False)),
@@ -125,13 +132,21 @@ situations = st.builds(
     st.just(IN_NEED),
     profile=st.builds(
         lambda cards, purchases, settings: PROFILE.model_copy(
-            update={"cards": cards, "open_purchases": purchases, "auto_recharge": settings}
+            update={"cards": cards, "purchases": purchases, "auto_recharge": settings}
         ),
         mostly(
             st.just((_card("a"), _card("b"))),
             st.lists(st.builds(_card, st.sampled_from("abc"), usable=st.booleans()), max_size=3).map(tuple),
         ),
-        mostly(st.just(()), st.just(("pur_1",))),
+        mostly(
+            st.just(()),
+            st.builds(
+                OpenPurchase,
+                purchase=st.just("pur_1"),
+                state=st.sampled_from(["open", "processing", "succeeded"]),
+                since=st.integers(0, 30).map(lambda minutes: NOW - timedelta(minutes=minutes)),
+            ).map(lambda purchase: (purchase,)),
+        ),
         st.builds(
             AutoRecharge,
             enabled=mostly(st.just(True), st.just(False)),
@@ -167,7 +182,9 @@ situations = st.builds(
     ),
     open_attempt=mostly(st.none(), st.just("att_1")),
     dispute_open_since=mostly(st.none(), st.just(NOW)),
-    stopped_cards=mostly(st.just(frozenset[str]()), st.frozensets(st.sampled_from("abc"))),
+    stopped_cards=mostly(
+        st.just(dict[str, str]()), st.dictionaries(st.sampled_from(["pm_a", "pm_b", "pm_c"]), st.just("lost_card"))
+    ),
     suspension=mostly(st.none(), st.just(Suspension(NOW, "declined", frozenset("abc")))),
     is_frozen=mostly(st.just(False), st.just(True)),
     inputs_caught_up_at=mostly(st.just(NOW), st.sampled_from([None, NOW - timedelta(minutes=1)])),
@@ -201,15 +218,17 @@ def test_a_charge_is_always_allowed_wanted_and_within_the_cap(situation: Situati
     assert situation.month.spent_minor.get(terms.currency, 0) + bought.price_minor <= terms.monthly_cap_minor
     assert not situation.month.spent_minor.keys() - {terms.currency}
     assert any(
-        card.payment_method == terms.payment_method and card.usable and card.fingerprint not in situation.stopped_cards
+        card.payment_method == terms.payment_method
+        and card.usable
+        and card.payment_method not in situation.stopped_cards
         for card in situation.profile.cards
     )
     assert situation.open_attempt is None
     assert not situation.is_frozen
     assert situation.dispute_open_since is None
     assert situation.suspension is None
-    assert not situation.profile.open_purchases
+    assert not any(each.since + timedelta(minutes=5) > NOW for each in situation.profile.purchases)
     is_requested = situation.request is not None and situation.request.expires_at > NOW
-    is_low = balance is not None and balance.available < terms.threshold_credits
+    is_low = balance is not None and balance.available < max(terms.threshold_credits, 1)
     assert is_requested or is_low
     assert balance is None or balance.receivable == 0

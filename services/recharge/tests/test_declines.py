@@ -94,10 +94,9 @@ async def test_a_card_that_must_never_be_tried_again_is_stopped_by_its_fingerpri
     assert customer is not None
     again = await house.save_card(customer, "pm_card_visa")
     assert again.fingerprint == card.fingerprint
-    await house.settings(tenant)
     await house.profile(tenant, cards=(again,), default_payment_method=again.payment_method)
     await house.work()
-    assert await house.last_reason(tenant) == "no_card"
+    assert await house.last_reason(tenant) == "card_stopped"
     assert house.charges(tenant) == []
 
 

@@ -1,13 +1,16 @@
 """The HTTP door: why it charged and why it did not."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Query
 from fastapi import Request as HttpRequest
 
+from recharge.core.attempts import ENDED
+from recharge.core.status import status_of
 from recharge.repository.reading import attempts_of, decisions_of
-from recharge.schemas import Attempt, Attempts, Decision, Decisions
+from recharge.schemas import Attempt, Attempts, Decision, Decisions, Status
 from recharge.settings import AppSettings
 from shared.auth import Authenticator, Principal, Scope, requires
 from shared.database import make_engine, tenant_transaction, wait_for_database
@@ -50,6 +53,19 @@ async def attempts(
         attempts=[Attempt.model_validate(row) for row in rows],
         next_cursor=rows[-1].attempt if len(rows) == limit else None,
     )
+
+
+@router.get("/status", summary="Whether a card would be charged now, and what would change that.")
+async def status(request: HttpRequest, principal: Reader) -> Status:
+    async with tenant_transaction(request.app.state.api_engine, principal.own_tenant) as connection:
+        decided = await decisions_of(connection, principal.own_tenant, None, 1)
+        attempted = await attempts_of(connection, principal.own_tenant, None, 1)
+    under_way = next((each for each in attempted if each.state not in ENDED), None)
+    action_required = under_way.action_required if under_way else None
+    last = decided[0] if decided else None
+    found = status_of(last.outcome, last.reason, last.detail, action_required) if last else status_of(None, None, None)
+    since, attempt = last.decided_at if last else None, under_way.attempt if under_way else None
+    return Status.model_validate({**asdict(found), "since": since, "attempt": attempt})
 
 
 def create_app(settings: AppSettings, readiness: Readiness) -> FastAPI:

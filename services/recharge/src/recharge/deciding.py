@@ -21,7 +21,7 @@ log = get_logger()
 #: A request may overtake the profile that makes it possible; so long a refusal is not final.
 REQUEST_PATIENCE = timedelta(seconds=15)
 #: Refusals that pass by themselves: the request waits until it expires.
-_PASSING = frozenset([Reason.INPUTS_STALE, Reason.BREAKER_OPEN])
+_PASSING = frozenset([Reason.INPUTS_STALE, Reason.BREAKER_OPEN, Reason.PURCHASE_LEFT_OPEN])
 #: Refusals that answer the request: what it asks for is under way, or its owner is buying.
 _FINAL_AT_ONCE = frozenset([Reason.ATTEMPT_OPEN, Reason.OPEN_PURCHASE])
 
@@ -141,10 +141,11 @@ async def _write_down(
 
 
 def _reason(each: TenantSituation, outcome: Charge | Skip, now: datetime) -> str:
-    """The refusal, and the request that it answers: the same refusal of another request is another decision."""
-    reason = "" if isinstance(outcome, Charge) else str(outcome.reason)
+    """The refusal, the request that it answers and its detail: where one differs it is another decision."""
+    reason, detail = ("", None) if isinstance(outcome, Charge) else (str(outcome.reason), outcome.detail)
     request = each.situation.request
-    return f"{reason}:{request.request}" if request is not None and request.expires_at > now else reason
+    answered = request.request if request is not None and request.expires_at > now else ""
+    return ":".join([reason, answered, detail or ""]).rstrip(":")
 
 
 def _decision(each: TenantSituation, outcome: Charge | Skip, attempt: Attempt | None, now: datetime) -> dict[str, Any]:
@@ -167,4 +168,10 @@ def _decision(each: TenantSituation, outcome: Charge | Skip, attempt: Attempt | 
         "profile_version": situation.profile.version,
         "spent_minor": situation.month.spent_minor.get(currency, 0) if currency else 0,
         "decided_at": now,
+        "detail": outcome.detail if isinstance(outcome, Skip) else None,
+        "purchase_left_since": (situation.purchase_left_since or now) if _is_left_open(outcome) else None,
     }
+
+
+def _is_left_open(outcome: Charge | Skip) -> bool:
+    return isinstance(outcome, Skip) and outcome.reason is Reason.PURCHASE_LEFT_OPEN

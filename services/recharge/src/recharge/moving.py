@@ -7,7 +7,8 @@ from typing import Any
 from recharge.announcing import announce, sound
 from recharge.core.attempts import Attempt, State
 from recharge.core.moves import Breaker, Move
-from recharge.repository.attempts import close_breaker, open_breaker, save_attempts, save_tries, stop_card, suspend
+from recharge.repository.attempts import close_breaker, open_breaker, save_attempts, save_tries, suspend
+from recharge.repository.card_evidence import stop_card
 from recharge.repository.inputs import answer_waiting_requests, save_payment_intents
 from recharge.repository.situations import need_is_served
 from shared.events import BillingProfile
@@ -47,7 +48,7 @@ async def write_moves(
     await need_is_served(
         connection,
         [
-            {"tenant_id": attempt.tenant_id, "available": attempt.balance_available, "served_at": attempt.created_at}
+            {"tenant_id": attempt.tenant_id, "available": attempt.balance_available, "served_at": now}
             for attempt in newly_credited
             if attempt.trigger == "automatic"
         ],
@@ -65,7 +66,10 @@ async def _follow_up(
 ) -> None:
     connection, tenant = transaction.connection, move.attempt.tenant_id
     if move.stop_card is not None:
-        await stop_card(connection, tenant, move.stop_card, move.attempt.reason or "declined", now)
+        stopped, reason = move.stop_card, move.attempt.reason or "declined"
+        await stop_card(
+            connection, tenant, card=stopped.card, payment_method=stopped.payment_method, reason=reason, now=now
+        )
     if move.suspend is not None:
         await suspend(connection, tenant, profiles[tenant], move.suspend, now)
     if move.breaker is Breaker.OPEN:

@@ -3,8 +3,10 @@
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
+from recharge.core.status import LiftedBy
 
 
 class Body(BaseModel):
@@ -17,6 +19,7 @@ class Decision(Body):
     id: int
     outcome: Literal["charge", "skip"]
     reason: str | None
+    detail: str | None = Field(description="More about the reason: a decline code, or what is missing.")
     attempt: str | None
     request: str | None
     package: str | None
@@ -28,6 +31,21 @@ class Decision(Body):
     profile_version: int
     spent_minor: int
     decided_at: datetime
+
+
+class Status(Body):
+    """Whether a tenant's card would be charged now, and what would change that."""
+
+    state: Literal["off", "waiting", "charging", "paused"] = Field(
+        description="`waiting`: on, and nothing has to be done. `paused`: nothing is charged until somebody acts."
+    )
+    reason: str | None = Field(description="Why no card is charged, as in decisions; null while one is.")
+    detail: str | None = Field(description="More about the reason: a decline code, or what is missing.")
+    since: datetime | None = Field(description="When that was decided; null before the first decision.")
+    lifted_by: list[LiftedBy] = Field(
+        description="What would change it, any one of them. Empty where it passes by itself."
+    )
+    attempt: str | None = Field(description="The attempt that is under way.")
 
 
 class Attempt(Body):

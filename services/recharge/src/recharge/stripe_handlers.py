@@ -8,11 +8,13 @@ from typing import Any
 from prometheus_client import Counter
 
 from recharge.core.attempts import Attempt, State, Try
+from recharge.core.evidence import CardEvidence, evidence_in
 from recharge.core.follow import canceled, charged
 from recharge.core.moves import Alert, Move
 from recharge.deciding import decide_about
 from recharge.moving import write_moves
 from recharge.repository.attempts import load_attempts, load_tries, tenants_of
+from recharge.repository.card_evidence import save_card_evidence, tenants_of_customers
 from recharge.repository.inputs import freeze_customer, freeze_tenant, save_disputes
 from recharge.repository.situations import lock_tenants
 from shared.kafka import Record
@@ -61,6 +63,7 @@ class StripeEvents:
         now = transaction.now
         intents: list[_Seen] = []
         disputes: list[dict[str, Any]] = []
+        evidence: list[CardEvidence] = []
         for record in records:
             try:
                 event = parse_event(record.value or b"")
@@ -74,14 +77,20 @@ class StripeEvents:
                 elif event.type.startswith("charge.dispute."):
                     disputes += _dispute(event)
                     continue
+                if (proof := evidence_in(event, self._signing_keys)) is not None:
+                    evidence.append(proof)
+                    continue
             except MalformedEvent as error:
                 raise Poison(str(error)) from error
             _ignored.labels(event.type).inc()
         connection = transaction.connection
         disputed = await save_disputes(connection, disputes) if disputes else []
-        await lock_tenants(connection, [*disputed, *await tenants_of(connection, (each.attempt for each in intents))])
+        buyers = await tenants_of_customers(connection, (each.customer for each in evidence)) if evidence else []
+        payers = await tenants_of(connection, (each.attempt for each in intents))
+        await lock_tenants(connection, [*disputed, *buyers, *payers])
+        proven = await save_card_evidence(connection, evidence)
         ended = await _move_attempts(transaction, intents, now)
-        await decide_about(transaction, [*disputed, *ended], now)
+        await decide_about(transaction, [*disputed, *proven, *ended], now)
 
     def _seen(self, view: PaymentIntentView) -> _Seen:
         try:

@@ -18,7 +18,15 @@ from recharge.core.attempts import Asked, Attempt, State, Try
 from recharge.core.cards import chargeable
 from recharge.core.charge import answered, begin, call_again
 from recharge.core.decide import Reason, Situation, Skip, may_charge
-from recharge.core.find_out import Question, gone, list_window, next_question, not_found, reconsidered
+from recharge.core.find_out import (
+    Question,
+    gone,
+    is_of_another_card,
+    list_window,
+    next_question,
+    not_found,
+    reconsidered,
+)
 from recharge.core.follow import follow, give_up
 from recharge.core.moves import LEASE, Breaker, Move, asked_again_at
 from recharge.core.proof import is_of, proven
@@ -38,13 +46,15 @@ _PASSING = frozenset([Reason.INPUTS_STALE, Reason.BREAKER_OPEN])
 #: Refusals that may pass: an attempt whose PaymentIntent may exist waits for them, one that has made nothing ends.
 _WAITED_FOR = frozenset(
     [
-        Reason.BALANCE_OLDER_THAN_CREDIT, Reason.BALANCE_UNKNOWN, Reason.OPEN_PURCHASE, Reason.DISPUTE_OPEN,
-        Reason.RECEIVABLE_OPEN, Reason.FROZEN,
+        Reason.BALANCE_OLDER_THAN_CREDIT, Reason.BALANCE_UNKNOWN, Reason.OPEN_PURCHASE,
+        Reason.PURCHASE_LEFT_OPEN, Reason.DISPUTE_OPEN, Reason.RECEIVABLE_OPEN, Reason.FROZEN,
     ]
 )  # fmt: skip
 _WAIT = timedelta(seconds=60)
 #: A tenant's authentication is no longer waited for when its owner refuses or the need is gone.
-_STILL_WANTED = frozenset([*_PASSING, *_WAITED_FOR, Reason.NO_CARD, Reason.CAP_REACHED, Reason.SUSPENDED])
+_STILL_WANTED = frozenset(
+    [*_PASSING, *_WAITED_FOR, Reason.NO_CARD, Reason.CARD_STOPPED, Reason.CAP_REACHED, Reason.SUSPENDED]
+)
 
 _calls = Counter("recharge_stripe_calls_total", "Calls to Stripe.", ["call", "answer"])
 _reserved_to_asked_s = Histogram(
@@ -238,7 +248,9 @@ async def _refuse(
 async def _reconsider(transaction: Transaction, attempt: Attempt, tries: Sequence[Try], now: datetime) -> None:
     situation = await _situation(transaction.connection, attempt, now)
     refusal = may_charge(situation, attempt, now)
-    unwanted = refusal.reason if refusal is not None and refusal.reason not in _STILL_WANTED else None
+    unwanted = str(refusal.reason) if refusal is not None and refusal.reason not in _STILL_WANTED else None
+    if unwanted is None and is_of_another_card(tries, situation.profile):
+        unwanted = "card_changed"
     move = reconsidered(attempt, tries, unwanted, now)
     profiles: dict[str, Any] = {attempt.tenant_id: situation.profile}
     await write_moves(transaction, [(attempt, move)], now, profiles=profiles)

@@ -71,6 +71,11 @@ class Try:
     may_repeat: bool = True
     answered_at: datetime | None = None
 
+    @property
+    def card(self) -> str:
+        """The identity of the card, as `cards.identity` has it."""
+        return self.fingerprint or self.payment_method
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:

@@ -4,14 +4,15 @@ Sources: Stripe's documentation on decline codes and advice codes, and on the ca
 must never be tried again (https://docs.stripe.com/declines/codes, https://docs.stripe.com/declines/card).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from recharge.core.attempts import Try
 from shared.events import BillingProfile, Card
 
-#: The issuer says that this card will never pay: it is stopped for good, by fingerprint.
+#: The issuer says that this card will never pay: it is stopped by its fingerprint, until later evidence.
 NEVER_AGAIN_CODES = frozenset(
     [
         "card_not_supported", "currency_not_supported", "fraudulent", "incorrect_number", "invalid_account",
@@ -67,13 +68,56 @@ def identity(card: Card) -> str:
     return card.fingerprint or card.payment_method
 
 
-def chargeable(profile: BillingProfile, stopped: frozenset[str]) -> tuple[Card, ...]:
-    """The card that its owner has chosen, if it may be charged: consent is to a card, not to whatever is saved."""
+@dataclass(frozen=True, slots=True)
+class CardStop:
+    """A card, by its `identity`, that was stopped after a decline of `payment_method` (None: not written down then)."""
+
+    card: str
+    payment_method: str | None
+    reason: str
+    stopped_at: datetime
+
+
+def still_stopped(
+    profile: BillingProfile, stops: Iterable[CardStop], proven_at: Mapping[str, datetime]
+) -> dict[str, str]:
+    """The payment methods of the profile that are stopped, with the reason.
+
+    Later evidence lifts a stop: the payment method has paid with its owner present or was updated by its network
+    (`proven_at`), or its owner has entered the card again, chosen it and consented since.
+    """
+    by_card = {stop.card: stop for stop in stops}
+    settings = profile.auto_recharge
+    consented_at = settings.consent.given_at if settings is not None and settings.consent is not None else None
+    stopped: dict[str, str] = {}
+    for card in profile.cards:
+        stop = by_card.get(identity(card))
+        if stop is None:
+            continue
+        seen_at = proven_at.get(card.payment_method)
+        is_proven = seen_at is not None and seen_at > stop.stopped_at
+        is_entered_again = stop.payment_method not in (None, card.payment_method)
+        is_consented_to = (
+            settings is not None
+            and settings.payment_method == card.payment_method
+            and consented_at is not None
+            and consented_at > stop.stopped_at
+        )
+        if not is_proven and not (is_entered_again and is_consented_to):
+            stopped[card.payment_method] = stop.reason
+    return stopped
+
+
+def chargeable(profile: BillingProfile, stopped: Collection[str]) -> tuple[Card, ...]:
+    """The card that its owner has chosen, if it may be charged: consent is to a card, not to whatever is saved.
+
+    `stopped` are payment methods that must not be charged.
+    """
     chosen = profile.auto_recharge.payment_method if profile.auto_recharge else None
     return tuple(
         card
         for card in profile.cards
-        if card.payment_method == chosen and card.usable and identity(card) not in stopped
+        if card.payment_method == chosen and card.usable and card.payment_method not in stopped
     )
 
 
@@ -86,11 +130,11 @@ def choose(cards: Sequence[Card], tries: Iterable[Try]) -> Card | None:
 
 def remaining(cards: Sequence[Card], tries: Iterable[Try]) -> tuple[Card, ...]:
     """The cards that nothing in this attempt speaks against."""
-    burnt = {one.fingerprint or one.payment_method for one in tries if not one.may_repeat}
+    burnt = {one.card for one in tries if not one.may_repeat}
     return tuple(card for card in cards if identity(card) not in burnt)
 
 
 def untried(cards: Sequence[Card], tries: Iterable[Try]) -> tuple[Card, ...]:
     """The cards that this attempt has not charged yet."""
-    tried = {one.fingerprint or one.payment_method for one in tries}
+    tried = {one.card for one in tries}
     return tuple(card for card in cards if identity(card) not in tried)

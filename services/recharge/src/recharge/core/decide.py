@@ -7,11 +7,16 @@ from enum import StrEnum
 
 from recharge.core.attempts import Attempt, month_of
 from recharge.core.cards import chargeable, identity
+from recharge.core.purchases import holding_purchase
 from shared.events import AutoRecharge, BillingProfile, CreditPackage
 from shared.money import is_chargeable
 
 #: How old the last look at the end of the profile topic may be when a card is charged.
 INPUTS_FRESH_FOR = timedelta(seconds=30)
+#: How far the clock that dated a consent may be ahead of ours.
+CONSENT_CLOCK_SKEW = timedelta(minutes=5)
+#: So long after its credits have come a charge answers the need that it was made for.
+SERVED_FOR = timedelta(minutes=10)
 
 
 class Reason(StrEnum):
@@ -30,7 +35,9 @@ class Reason(StrEnum):
     DISPUTE_OPEN = "dispute_open"
     RECEIVABLE_OPEN = "receivable_open"
     OPEN_PURCHASE = "open_purchase"
+    PURCHASE_LEFT_OPEN = "purchase_left_open"
     NO_CARD = "no_card"
+    CARD_STOPPED = "card_stopped"
     CURRENCY = "currency"
     NO_PACKAGE_FITS = "no_package_fits"
     CAP_REACHED = "cap_reached"
@@ -40,8 +47,8 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """The latest balance. `served_available` is where it stood when the last automatic charge was decided, at
-    `served_at`; both are None once the balance has been seen at or above the threshold since."""
+    """The latest balance. `served_available` is where it stood when the last automatic charge was decided, `served_at`
+    when its credits came; both are None once the balance has been seen at or above the threshold since."""
 
     version: int
     available: int
@@ -82,7 +89,9 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Situation:
     """All that a decision about one tenant rests on. `month` and `open_attempt` leave out the attempt that is being
-    decided about."""
+    decided about. `stopped_cards` are payment methods that are never to be charged again, with the reason;
+    `card_proven_at` is when the chosen card last paid with its owner present, or was updated by its network;
+    `purchase_left_since` is since when a purchase that was left open has been in the way."""
 
     profile: BillingProfile
     balance: Balance | None
@@ -90,7 +99,9 @@ class Situation:
     month: Month
     open_attempt: str | None
     dispute_open_since: datetime | None
-    stopped_cards: frozenset[str]
+    stopped_cards: Mapping[str, str]
+    card_proven_at: datetime | None
+    purchase_left_since: datetime | None
     suspension: Suspension | None
     is_frozen: bool
     inputs_caught_up_at: datetime | None
@@ -109,10 +120,11 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Do not charge. `look_again_at`: when time alone may have changed that."""
+    """Do not charge. `look_again_at`: when time alone may have changed that. `detail` says more about the reason."""
 
     reason: Reason
     look_again_at: datetime | None = None
+    detail: str | None = None
 
 
 def decide(situation: Situation, now: datetime) -> Charge | Skip:
@@ -124,7 +136,7 @@ def decide(situation: Situation, now: datetime) -> Charge | Skip:
         _owner_refuses(situation, now)
         or (Skip(Reason.ATTEMPT_OPEN) if situation.open_attempt is not None else None)
         or (None if request is not None else _no_need(situation, now))
-        or _something_is_wrong(situation, now)
+        or _something_is_wrong(situation, now, left_since=situation.purchase_left_since)
         or _size(situation, now)
     )
 
@@ -144,7 +156,7 @@ def may_charge(situation: Situation, attempt: Attempt, now: datetime) -> Skip | 
         _owner_refuses(situation, now)
         or (Skip(Reason.ATTEMPT_OPEN) if situation.open_attempt is not None else None)
         or (_no_need(situation, now, of_open_attempt=True) if is_automatic else None)
-        or _something_is_wrong(situation, now)
+        or _something_is_wrong(situation, now, left_since=attempt.created_at)
         or (None if settings is None else _cap_refuses(situation, settings, attempt, now))
         or _not_now(situation, now)
     )
@@ -156,8 +168,10 @@ def _owner_refuses(situation: Situation, now: datetime) -> Skip | None:
         return Skip(Reason.FROZEN)
     if settings is None or not settings.enabled:
         return Skip(Reason.DISABLED)
-    if settings.consent is None or settings.consent.given_at > now + timedelta(minutes=5):
+    if settings.consent is None:
         return Skip(Reason.NO_CONSENT)
+    if settings.consent.given_at > now + CONSENT_CLOCK_SKEW:
+        return Skip(Reason.NO_CONSENT, settings.consent.given_at - CONSENT_CLOCK_SKEW, detail="dated_in_the_future")
     return None
 
 
@@ -167,29 +181,40 @@ def _no_need(situation: Situation, now: datetime, *, of_open_attempt: bool = Fal
         return Skip(Reason.BALANCE_UNKNOWN)
     if balance.version < max(balance.last_entry_version, situation.profile.credited_in_version):
         return Skip(Reason.BALANCE_OLDER_THAN_CREDIT)
-    if settings is None or balance.available >= settings.threshold_credits:
+    if settings is None or not is_low(balance.available, settings):
         return Skip(Reason.ABOVE_THRESHOLD)
-    if not of_open_attempt and _is_served(balance, settings):
-        return Skip(Reason.NEED_ALREADY_SERVED)
+    served_until = None if of_open_attempt else _served_until(balance, settings)
+    if served_until is not None and now < served_until:
+        return Skip(Reason.NEED_ALREADY_SERVED, served_until)
     return None
 
 
-def _is_served(balance: Balance, settings: AutoRecharge) -> bool:
-    """Whether this shortfall has had its charge, which did not lift the balance over the threshold.
+def is_low(available: int, settings: AutoRecharge) -> bool:
+    """Whether a balance asks for a recharge: it is below the threshold, or nothing is left (a threshold of 0)."""
+    return available < max(settings.threshold_credits, 1)
 
-    It is a new need where the product is refused (nothing is available), where as much is missing again as before the
-    charge, and where its owner has saved the settings since, with consent: more was charged than asked for in other
-    systems, and nothing although it was needed (redguava/cliniko-api#167).
+
+def _served_until(balance: Balance, settings: AutoRecharge) -> datetime | None:
+    """Until when this shortfall counts as answered by its charge, which did not lift the balance over the threshold.
+
+    It is a new need at once where the product is refused (nothing is available), where as much is missing again as
+    before the charge, and where its owner has saved the settings since, with consent; otherwise after `SERVED_FOR`,
+    because what the product was refused is not known here. In other systems more was charged than asked for, and
+    nothing although it was needed (redguava/cliniko-api#167).
     """
     if balance.served_available is None or balance.available <= balance.served_available or balance.available <= 0:
-        return False
+        return None
     consented_at = settings.consent.given_at if settings.consent else None
-    return balance.served_at is None or consented_at is None or consented_at <= balance.served_at
+    if balance.served_at is None or (consented_at is not None and consented_at > balance.served_at):
+        return None
+    return balance.served_at + SERVED_FOR
 
 
-def _something_is_wrong(situation: Situation, now: datetime) -> Skip | None:
+def _something_is_wrong(situation: Situation, now: datetime, *, left_since: datetime | None) -> Skip | None:
+    if (stopped := _chosen_card_is_stopped(situation)) is not None:
+        return stopped
     if is_suspended(situation):
-        return Skip(Reason.SUSPENDED)
+        return Skip(Reason.SUSPENDED, detail=situation.suspension.reason if situation.suspension else None)
     if situation.dispute_open_since is not None and not _owner_acted_since(situation, situation.dispute_open_since):
         return Skip(Reason.DISPUTE_OPEN)
     balance = situation.balance
@@ -197,23 +222,43 @@ def _something_is_wrong(situation: Situation, now: datetime) -> Skip | None:
         since = balance.receivable_since
         if since is None or not _owner_acted_since(situation, since):
             return Skip(Reason.RECEIVABLE_OPEN)
-    if situation.profile.open_purchases:
-        return Skip(Reason.OPEN_PURCHASE)
-    if situation.profile.stripe_customer is None:
-        return Skip(Reason.NO_CARD)
-    if not chargeable(situation.profile, situation.stopped_cards):
-        return Skip(Reason.NO_CARD)
-    return None
+    holding = holding_purchase(situation.profile, left_since, now)
+    if holding is not None:
+        reason = Reason.PURCHASE_LEFT_OPEN if holding.is_left else Reason.OPEN_PURCHASE
+        return Skip(reason, holding.until, detail=holding.purchase)
+    if chargeable(situation.profile, situation.stopped_cards):
+        return None
+    return _no_card(situation)
+
+
+def _no_card(situation: Situation) -> Skip:
+    profile = situation.profile
+    chosen = profile.auto_recharge.payment_method if profile.auto_recharge else None
+    card = next((card for card in profile.cards if card.payment_method == chosen), None)
+    if profile.stripe_customer is None or chosen is None:
+        return Skip(Reason.NO_CARD, detail="not_chosen")
+    if card is None:
+        return Skip(Reason.NO_CARD, detail="removed")
+    return Skip(Reason.NO_CARD, detail="unusable")
+
+
+def _chosen_card_is_stopped(situation: Situation) -> Skip | None:
+    settings = situation.profile.auto_recharge
+    why = situation.stopped_cards.get(settings.payment_method) if settings and settings.payment_method else None
+    return None if why is None else Skip(Reason.CARD_STOPPED, detail=why)
 
 
 def is_suspended(situation: Situation) -> bool:
-    """A suspension is over when its owner has consented anew, or saved a card that was not there."""
+    """A suspension is over when its owner has consented anew, chosen a card that was not there, or paid with the chosen
+    one, or when that card was updated by its network."""
     suspension = situation.suspension
     if suspension is None:
         return False
     settings = situation.profile.auto_recharge
     consent = settings.consent if settings else None
     if consent is not None and consent.given_at > suspension.since:
+        return False
+    if situation.card_proven_at is not None and situation.card_proven_at > suspension.since:
         return False
     return all(
         identity(card) in suspension.known_cards for card in chargeable(situation.profile, situation.stopped_cards)

@@ -14,7 +14,10 @@ from recharge.core.moves import (
     Move,
     ended_canceled,
 )
+from shared.events import BillingProfile
 
+#: States in which an attempt waits for time to pass, or for its tenant.
+WAITING = frozenset([State.RETRY_SCHEDULED, State.REQUIRES_ACTION])
 #: Stripe keeps a key for 24 h at least: within 20 h the same call again is certainly the same call.
 KEY_REPEATED_FOR = timedelta(hours=20)
 LISTED_AGAIN_AFTER = timedelta(minutes=10)
@@ -98,6 +101,28 @@ def not_found(attempt: Attempt, tries: Sequence[Try], asked_at: datetime, now: d
 def gone(attempt: Attempt, now: datetime) -> Move:
     """Stripe says that it knows no such PaymentIntent although it has told us its id: for a person to look at."""
     return Move(replace(attempt, next_at=now + timedelta(hours=1)), alert=Alert.PAYMENT_INTENT_GONE)
+
+
+def is_worth_trying_now(attempt: Attempt, tries: Sequence[Try], profile: BillingProfile) -> bool:
+    """Whether its owner has done something for which an attempt that waits is not to wait any longer: chosen another
+    card than the one tried last, or consented since to the same card being tried again."""
+    settings = profile.auto_recharge
+    if settings is None or attempt.canceling or attempt.state not in WAITING or not tries:
+        return False
+    if is_of_another_card(tries, profile):
+        return True
+    answered_at = tries[-1].answered_at or attempt.changed_at
+    return (
+        attempt.state is State.RETRY_SCHEDULED
+        and settings.consent is not None
+        and settings.consent.given_at > answered_at
+    )
+
+
+def is_of_another_card(tries: Sequence[Try], profile: BillingProfile) -> bool:
+    """Whether its owner has chosen another card since the last try."""
+    chosen = profile.auto_recharge.payment_method if profile.auto_recharge else None
+    return chosen is not None and bool(tries) and tries[-1].payment_method != chosen
 
 
 def reconsidered(attempt: Attempt, tries: Sequence[Try], refusal: str | None, now: datetime) -> Move:

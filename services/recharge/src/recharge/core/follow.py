@@ -105,7 +105,7 @@ def after_decline(
     may_repeat = verdict is Verdict.LATER
     settled = _settle(tries, Outcome.DECLINED, now, codes.reason, may_repeat=may_repeat)
     last = tries[-1]
-    stop = (last.fingerprint or last.payment_method) if verdict is Verdict.NEVER_AGAIN else None
+    stop = last if verdict is Verdict.NEVER_AGAIN else None
     move = _next_card(attempt, (*tries[:-1], *settled) if settled else tuple(tries), codes.reason, cards, now)
     return replace(move, tries=settled, stop_card=stop)
 

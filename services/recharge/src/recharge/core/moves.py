@@ -43,12 +43,12 @@ class Breaker(StrEnum):
 class Move:
     """An attempt as it becomes, with the tries that change, and what else follows from it.
 
-    `stop_card` is the fingerprint of a card that is never to be charged again; `suspend` stops recharge for the tenant.
+    `stop_card` is the try whose card is not to be charged again; `suspend` stops recharge for the tenant.
     """
 
     attempt: Attempt
     tries: tuple[Try, ...] = ()
-    stop_card: str | None = None
+    stop_card: Try | None = None
     suspend: str | None = None
     breaker: Breaker | None = None
     alert: Alert | None = None

@@ -51,6 +51,13 @@ _LOAD = text(f"""
     ORDER BY tenant_id, attempt FOR UPDATE
 """)  # noqa: S608
 
+_LOAD_WAITING = text(f"""
+    SELECT {", ".join(_ATTEMPT_COLUMNS)} FROM attempt
+    WHERE tenant_id = ANY (CAST(:tenants AS text[])) AND state NOT IN ('credited', 'canceled')
+      AND state = ANY (CAST(:states AS text[])) AND next_at > :now
+    ORDER BY tenant_id, attempt FOR UPDATE
+""")  # noqa: S608
+
 _LOAD_ONE_UNLOCKED = text(f"""
     SELECT {", ".join(_ATTEMPT_COLUMNS)} FROM attempt
     WHERE tenant_id = :tenant AND attempt = :attempt FOR UPDATE SKIP LOCKED
@@ -87,11 +94,6 @@ _DUE = text("""
     WHERE state NOT IN ('credited', 'canceled') AND next_at <= :now
       AND attempt <> ALL (CAST(:in_flight AS text[]))
     ORDER BY next_at LIMIT :limit
-""")
-
-_STOP_CARD = text("""
-    INSERT INTO card_stop (tenant_id, card, reason, stopped_at) VALUES (:tenant, :card, :reason, :now)
-    ON CONFLICT DO NOTHING
 """)
 
 _SUSPEND = text("""
@@ -136,6 +138,14 @@ async def load_attempts(connection: AsyncConnection, attempts: Iterable[str]) ->
     """Loads and locks attempts, whatever their state. Their tenants are locked before (`lock_tenants`)."""
     rows = await connection.execute(_LOAD, {"attempts": sorted(set(attempts))})
     return {row.attempt: _attempt(row) for row in rows}
+
+
+async def load_waiting(
+    connection: AsyncConnection, tenants: Iterable[str], states: Iterable[State], now: datetime
+) -> list[Attempt]:
+    """Loads and locks the attempts of these tenants, which the caller has locked, that wait in one of the states."""
+    wanted = {"tenants": sorted(set(tenants)), "states": sorted(states), "now": now}
+    return [_attempt(row) for row in await connection.execute(_LOAD_WAITING, wanted)]
 
 
 async def claim_attempt(connection: AsyncConnection, tenant: str, attempt: str) -> Attempt | None:
@@ -185,11 +195,6 @@ async def due_attempts(
     """Open attempts that somebody has to look at, the longest waiting first. Not locked: claiming is."""
     result = await connection.execute(_DUE, {"now": now, "in_flight": sorted(in_flight), "limit": limit})
     return result.all()
-
-
-async def stop_card(connection: AsyncConnection, tenant: str, card: str, reason: str, now: datetime) -> None:
-    """The card is never charged again for this tenant."""
-    await connection.execute(_STOP_CARD, {"tenant": tenant, "card": card, "reason": reason, "now": now})
 
 
 async def suspend(

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 _DECISIONS = text("""
     SELECT id, outcome, reason, attempt, request, package, amount_minor, currency, limited_by_cap, available,
-           balance_version, profile_version, spent_minor, decided_at
+           balance_version, profile_version, spent_minor, decided_at, detail
     FROM decision WHERE tenant_id = :tenant AND (CAST(:before AS bigint) IS NULL OR id < :before)
     ORDER BY id DESC LIMIT :limit
 """)

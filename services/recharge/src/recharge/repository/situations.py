@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pydantic import TypeAdapter
 from sqlalchemy import text
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from recharge.core.attempts import month_of
+from recharge.core.cards import CardStop, still_stopped
 from recharge.core.decide import Balance, Month, Request, Situation, Suspension
 from recharge.repository.rows import write_rows
 from shared.events import BillingProfile, CreditPackage
@@ -27,11 +29,12 @@ _SITUATIONS = text("""
     SELECT CASE WHEN row_number() OVER (ORDER BY profile.tenant_id) = 1 THEN facts.packages END AS packages,
            facts.caught_up_at, facts.breaker_open_until, facts.breaker_is_half_open,
            profile.tenant_id, profile.profile, profile.frozen_reason, profile.suspended_at, profile.suspended_reason,
-           profile.suspended_cards, profile.last_decision, profile.look_again_at,
+           profile.suspended_cards, profile.purchase_left_since, profile.last_decision, profile.look_again_at,
            balance.version AS balance_version, balance.available, balance.receivable, balance.receivable_since,
            balance.last_entry_version, balance.served_available, balance.served_at, balance.last_purchase_at,
            open.attempt AS open_attempt, month.spent, month.limited, disputed.since AS dispute_open_since,
-           stopped.cards AS stopped_cards, waiting.request, waiting.requested_at, waiting.expires_at
+           stopped.cards AS stopped_cards, proven.cards AS proven_cards,
+           waiting.request, waiting.requested_at, waiting.expires_at
     FROM facts CROSS JOIN profile
     LEFT JOIN balance USING (tenant_id)
     LEFT JOIN LATERAL (
@@ -52,8 +55,14 @@ _SITUATIONS = text("""
         WHERE owned.tenant_id = profile.tenant_id AND dispute.closed_at IS NULL
     ) AS disputed ON true
     LEFT JOIN LATERAL (
-        SELECT array_agg(card) AS cards FROM card_stop WHERE card_stop.tenant_id = profile.tenant_id
+        SELECT jsonb_agg(card_stop) AS cards FROM card_stop WHERE card_stop.tenant_id = profile.tenant_id
     ) AS stopped ON true
+    LEFT JOIN LATERAL (
+        SELECT jsonb_object_agg(payment_method, seen_at) AS cards FROM card_evidence
+        WHERE card_evidence.tenant_id = profile.tenant_id
+          AND (profile.suspended_at IS NOT NULL OR stopped.cards IS NOT NULL)
+          AND payment_method IN (SELECT jsonb_path_query(profile.profile, '$.cards[*].payment_method') #>> '{}')
+    ) AS proven ON true
     LEFT JOIN LATERAL (
         SELECT request, requested_at, expires_at FROM request
         WHERE request.tenant_id = profile.tenant_id
@@ -85,15 +94,17 @@ _SAVE_DECISIONS = text("""
              AS new (tenant_id text, said text, look_again_at timestamptz, is_new boolean, outcome text, reason text,
                      attempt text, request text, package text, amount_minor bigint, currency text,
                      limited_by_cap boolean, available bigint, balance_version bigint, profile_version bigint,
-                     spent_minor bigint, decided_at timestamptz)
+                     spent_minor bigint, decided_at timestamptz, detail text, purchase_left_since timestamptz)
     ), written AS (
         INSERT INTO decision (tenant_id, outcome, reason, attempt, request, package, amount_minor, currency,
-                              limited_by_cap, available, balance_version, profile_version, spent_minor, decided_at)
+                              limited_by_cap, available, balance_version, profile_version, spent_minor, decided_at,
+                              detail)
         SELECT tenant_id, outcome, reason, attempt, request, package, amount_minor, currency, limited_by_cap,
-               available, balance_version, profile_version, spent_minor, decided_at
+               available, balance_version, profile_version, spent_minor, decided_at, detail
         FROM new WHERE is_new ORDER BY tenant_id
     )
-    UPDATE profile SET last_decision = new.said, look_again_at = new.look_again_at
+    UPDATE profile SET last_decision = new.said, look_again_at = new.look_again_at,
+                       purchase_left_since = new.purchase_left_since
     FROM new WHERE profile.tenant_id = new.tenant_id
 """)
 
@@ -124,6 +135,9 @@ _DUE_TENANTS = text("""
 _TENANTS_WITH_REQUESTS = text("""
     SELECT DISTINCT tenant_id FROM request WHERE state = 'waiting' ORDER BY tenant_id LIMIT :limit
 """)
+
+_STOPS = TypeAdapter(tuple[CardStop, ...])
+_TIMES = TypeAdapter(dict[str, datetime])
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +191,18 @@ def _situation(row: Row[Any], packages: tuple[CreditPackage, ...]) -> Situation:
     suspension = None
     if row.suspended_at is not None:
         suspension = Suspension(row.suspended_at, row.suspended_reason, frozenset(row.suspended_cards))
+    profile = BillingProfile.model_validate(row.profile)
+    settings, proven_at = profile.auto_recharge, _TIMES.validate_python(row.proven_cards or {})
     return Situation(
-        profile=BillingProfile.model_validate(row.profile),
+        profile=profile,
         balance=balance,
         packages=packages,
         month=Month(row.spent or {}, bool(row.limited)),
         open_attempt=row.open_attempt,
         dispute_open_since=row.dispute_open_since,
-        stopped_cards=frozenset(row.stopped_cards or ()),
+        stopped_cards=still_stopped(profile, _STOPS.validate_python(row.stopped_cards or ()), proven_at),
+        card_proven_at=proven_at.get(settings.payment_method or "") if settings else None,
+        purchase_left_since=row.purchase_left_since,
         suspension=suspension,
         is_frozen=row.frozen_reason is not None,
         inputs_caught_up_at=row.caught_up_at,
