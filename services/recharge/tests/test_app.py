@@ -63,6 +63,25 @@ async def test_decisions_and_attempts_are_read_newest_first_by_their_tenant_alon
     assert attempts[0]["attempt"] not in [each["attempt"] for each in others["attempts"]]
 
 
+async def test_a_tenant_is_told_what_is_stopped_and_what_would_lift_it(house: House, client: httpx.AsyncClient) -> None:
+    tenant, other = await house.tenant("pm_card_visa"), await house.tenant("pm_card_visa", available=100)
+    card = house.profiles[tenant].cards[0].payment_method
+    house.simulator.put(f"/payment_methods/{card}/behaviour", decline_code="lost_card")
+    await house.work()
+
+    async def status_of(name: str) -> dict[str, object]:
+        answer = await client.get("/api/recharge/status", headers=_authorization(name, Scope.BILLING_READ))
+        assert answer.status_code == 200
+        return answer.json()
+
+    stopped = await status_of(tenant)
+    assert (stopped["state"], stopped["reason"], stopped["detail"]) == ("paused", "card_stopped", "lost_card")
+    assert stopped["liftedBy"] == ["other_card", "enter_card_again", "pay_with_card"]
+    assert (await status_of(other))["state"] == "waiting"
+    nobody = {"state": "off", "reason": None, "detail": None, "since": None, "liftedBy": ["enable"], "attempt": None}
+    assert await status_of("nobody") == nobody
+
+
 @pytest.mark.parametrize(
     ("headers", "status", "code"),
     [

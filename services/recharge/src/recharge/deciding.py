@@ -9,6 +9,7 @@ from prometheus_client import Counter
 from recharge.announcing import announce
 from recharge.core.attempts import Attempt, State
 from recharge.core.decide import Charge, Reason, Skip, decide
+from recharge.core.purchases import left_since
 from recharge.repository.attempts import reserve
 from recharge.repository.inputs import settle_requests
 from recharge.repository.situations import TenantSituation, load_situations, need_is_over, save_decisions
@@ -128,11 +129,15 @@ async def _write_down(
             continue
         said = f"charge:{attempt.attempt}" if attempt else f"skip:{_reason(each, outcome, now)}"
         look_again_at = outcome.look_again_at if isinstance(outcome, Skip) else None
-        if said == each.last_decision and look_again_at == each.look_again_at:
+        left_open = isinstance(outcome, Skip) and outcome.reason is Reason.PURCHASE_LEFT_OPEN
+        before = each.situation.purchase_left_since
+        purchase_left_since = left_since(each.situation.profile, before, is_in_the_way=left_open, now=now)
+        if (said, look_again_at, purchase_left_since) == (each.last_decision, each.look_again_at, before):
             continue
         is_new = said != each.last_decision
         decision = _decision(each, outcome, attempt, now)
-        decisions.append({**decision, "said": said, "look_again_at": look_again_at, "is_new": is_new})
+        decision |= {"said": said, "look_again_at": look_again_at, "purchase_left_since": purchase_left_since}
+        decisions.append({**decision, "is_new": is_new})
         if is_new:
             reason = "" if isinstance(outcome, Charge) else outcome.reason
             _decisions.labels("charge" if attempt else "skip", reason).inc()
@@ -169,9 +174,4 @@ def _decision(each: TenantSituation, outcome: Charge | Skip, attempt: Attempt | 
         "spent_minor": situation.month.spent_minor.get(currency, 0) if currency else 0,
         "decided_at": now,
         "detail": outcome.detail if isinstance(outcome, Skip) else None,
-        "purchase_left_since": (situation.purchase_left_since or now) if _is_left_open(outcome) else None,
     }
-
-
-def _is_left_open(outcome: Charge | Skip) -> bool:
-    return isinstance(outcome, Skip) and outcome.reason is Reason.PURCHASE_LEFT_OPEN

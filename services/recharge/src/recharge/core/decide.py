@@ -136,7 +136,7 @@ def decide(situation: Situation, now: datetime) -> Charge | Skip:
         _owner_refuses(situation, now)
         or (Skip(Reason.ATTEMPT_OPEN) if situation.open_attempt is not None else None)
         or (None if request is not None else _no_need(situation, now))
-        or _something_is_wrong(situation, now, left_since=situation.purchase_left_since)
+        or _something_is_wrong(situation, now)
         or _size(situation, now)
     )
 
@@ -156,7 +156,7 @@ def may_charge(situation: Situation, attempt: Attempt, now: datetime) -> Skip | 
         _owner_refuses(situation, now)
         or (Skip(Reason.ATTEMPT_OPEN) if situation.open_attempt is not None else None)
         or (_no_need(situation, now, of_open_attempt=True) if is_automatic else None)
-        or _something_is_wrong(situation, now, left_since=attempt.created_at)
+        or _something_is_wrong(situation, now)
         or (None if settings is None else _cap_refuses(situation, settings, attempt, now))
         or _not_now(situation, now)
     )
@@ -210,7 +210,7 @@ def _served_until(balance: Balance, settings: AutoRecharge) -> datetime | None:
     return balance.served_at + SERVED_FOR
 
 
-def _something_is_wrong(situation: Situation, now: datetime, *, left_since: datetime | None) -> Skip | None:
+def _something_is_wrong(situation: Situation, now: datetime) -> Skip | None:
     if (stopped := _chosen_card_is_stopped(situation)) is not None:
         return stopped
     if is_suspended(situation):
@@ -222,7 +222,7 @@ def _something_is_wrong(situation: Situation, now: datetime, *, left_since: date
         since = balance.receivable_since
         if since is None or not _owner_acted_since(situation, since):
             return Skip(Reason.RECEIVABLE_OPEN)
-    holding = holding_purchase(situation.profile, left_since, now)
+    holding = holding_purchase(situation.profile, situation.purchase_left_since, now)
     if holding is not None:
         reason = Reason.PURCHASE_LEFT_OPEN if holding.is_left else Reason.OPEN_PURCHASE
         return Skip(reason, holding.until, detail=holding.purchase)

@@ -30,6 +30,15 @@ def holding_purchase(profile: BillingProfile, left_since: datetime | None, now: 
     return max((each for each in holding if each.until > now), key=lambda each: each.until, default=None)
 
 
+def left_since(
+    profile: BillingProfile, before: datetime | None, *, is_in_the_way: bool, now: datetime
+) -> datetime | None:
+    """Since when a purchase that was left open has been in the way of a recharge: kept until none is left open."""
+    if all(each.state != "open" or now < each.since + LEFT_OPEN_AFTER for each in _open_purchases(profile)):
+        return None
+    return (before or now) if is_in_the_way else before
+
+
 def _holding(purchase: OpenPurchase, left_since: datetime | None, now: datetime) -> Holding:
     if purchase.state != "open":
         return Holding(purchase.purchase, purchase.since + PAID_WITHIN, is_left=False)
