@@ -203,6 +203,19 @@ async def test_consent_given_anew_tries_a_declined_card_at_once_and_other_news_d
     assert (await house.attempt(tenant))["n"] == 2
 
 
+async def test_a_purchase_with_the_declined_card_tries_it_again_at_once(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa")
+    card = house.profiles[tenant].cards[0]
+    house.simulator.put(f"/payment_methods/{card.payment_method}/behaviour", decline_code="insufficient_funds", count=1)
+    await house.work()
+    assert (await house.attempt(tenant))["state"] == "retry_scheduled"
+    house.later(MINUTE)
+    await _buy(house, tenant, card.payment_method)
+    await house.webhooks(tenant)
+    await house.work()
+    assert (await house.attempt(tenant))["state"] == "charged"
+
+
 def test_every_reason_says_what_lifts_it_or_passes_by_itself() -> None:
     for reason in Reason:
         status = status_of("skip", reason, None)

@@ -1,6 +1,7 @@
 """Decides about tenants whose inputs have changed, and reserves attempts, in the caller's transaction."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,8 +10,11 @@ from prometheus_client import Counter
 from recharge.announcing import announce
 from recharge.core.attempts import Attempt, State
 from recharge.core.decide import Charge, Reason, Skip, decide
+from recharge.core.find_out import WAITING, is_worth_trying_now
+from recharge.core.moves import Move
 from recharge.core.purchases import left_since
-from recharge.repository.attempts import reserve
+from recharge.moving import write_moves
+from recharge.repository.attempts import load_tries, load_waiting, reserve
 from recharge.repository.inputs import settle_requests
 from recharge.repository.situations import TenantSituation, load_situations, need_is_over, save_decisions
 from shared.ids import new_id
@@ -46,9 +50,24 @@ async def decide_about(transaction: Transaction, tenants: Iterable[str], now: da
     for attempt in attempts.values():
         if attempt.attempt in reserved:
             announce(transaction, attempt)
+    await _try_sooner(transaction, loaded, now)
     await need_is_over(transaction.connection, [each.tenant for each, _ in decided if _need_is_over(each)])
     await _settle_requests(transaction, decided, attempts, reserved, now)
     await _write_down(transaction, decided, attempts, reserved, now)
+
+
+async def _try_sooner(transaction: Transaction, loaded: list[TenantSituation], now: datetime) -> None:
+    situations = {each.tenant: each.situation for each in loaded if each.situation.open_attempt is not None}
+    if not situations:
+        return
+    waiting = await load_waiting(transaction.connection, situations, WAITING, now)
+    tries = await load_tries(transaction.connection, waiting) if waiting else {}
+    moves: list[tuple[Attempt, Move]] = []
+    for attempt in waiting:
+        situation = situations[attempt.tenant_id]
+        if is_worth_trying_now(attempt, tries[attempt.attempt], situation.profile, situation.card_proven_at):
+            moves.append((attempt, Move(replace(attempt, next_at=now))))
+    await write_moves(transaction, moves, now)
 
 
 def _attempt(each: TenantSituation, charge: Charge, now: datetime) -> Attempt:

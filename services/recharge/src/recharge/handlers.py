@@ -1,14 +1,12 @@
 """What each event from payments and the ledger does: keep the newest input, move attempts, decide again."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TypeVar
 
-from recharge.core.find_out import WAITING, credited, is_worth_trying_now, receipt_unapplied
-from recharge.core.moves import Move
+from recharge.core.find_out import credited, receipt_unapplied
 from recharge.deciding import decide_about
 from recharge.moving import write_moves
-from recharge.repository.attempts import load_attempts, load_tries, load_waiting
+from recharge.repository.attempts import load_attempts
 from recharge.repository.inputs import (
     freeze_tenant,
     save_balances,
@@ -56,22 +54,7 @@ async def on_billing_profiles(transaction: Transaction, records: Sequence[Record
     profiles = read(records, BillingProfile)
     await lock_tenants(transaction.connection, (profile.tenant for profile in profiles))
     tenants = await save_profiles(transaction.connection, profiles)
-    oldest_first = sorted(profiles, key=lambda profile: profile.version)
-    await _try_sooner(transaction, {each.tenant: each for each in oldest_first}, tenants)
     await decide_about(transaction, tenants, transaction.now)
-
-
-async def _try_sooner(transaction: Transaction, profiles: dict[str, BillingProfile], tenants: Sequence[str]) -> None:
-    """What its owner has done since a decline does not wait for the next try that was scheduled."""
-    now = transaction.now
-    waiting = await load_waiting(transaction.connection, tenants, WAITING, now) if tenants else []
-    tries = await load_tries(transaction.connection, waiting) if waiting else {}
-    moves = [
-        (attempt, Move(replace(attempt, next_at=now)))
-        for attempt in waiting
-        if is_worth_trying_now(attempt, tries[attempt.attempt], profiles[attempt.tenant_id])
-    ]
-    await write_moves(transaction, moves, now)
 
 
 async def on_balances(transaction: Transaction, records: Sequence[Record]) -> None:

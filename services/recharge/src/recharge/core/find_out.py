@@ -103,20 +103,21 @@ def gone(attempt: Attempt, now: datetime) -> Move:
     return Move(replace(attempt, next_at=now + timedelta(hours=1)), alert=Alert.PAYMENT_INTENT_GONE)
 
 
-def is_worth_trying_now(attempt: Attempt, tries: Sequence[Try], profile: BillingProfile) -> bool:
-    """Whether its owner has done something for which an attempt that waits is not to wait any longer: chosen another
-    card than the one tried last, or consented since to the same card being tried again."""
+def is_worth_trying_now(
+    attempt: Attempt, tries: Sequence[Try], profile: BillingProfile, card_proven_at: datetime | None
+) -> bool:
+    """Whether something has happened for which an attempt that waits is not to wait any longer: its owner has chosen
+    another card than the one tried last, has consented since to the same card being tried again, or that card has
+    paid since with its owner present, or was updated by its network."""
     settings = profile.auto_recharge
     if settings is None or attempt.canceling or attempt.state not in WAITING or not tries:
         return False
     if is_of_another_card(tries, profile):
         return True
     answered_at = tries[-1].answered_at or attempt.changed_at
-    return (
-        attempt.state is State.RETRY_SCHEDULED
-        and settings.consent is not None
-        and settings.consent.given_at > answered_at
-    )
+    consented_at = settings.consent.given_at if settings.consent else None
+    evidence = (moment for moment in (consented_at, card_proven_at) if moment is not None)
+    return attempt.state is State.RETRY_SCHEDULED and any(moment > answered_at for moment in evidence)
 
 
 def is_of_another_card(tries: Sequence[Try], profile: BillingProfile) -> bool:

@@ -24,6 +24,8 @@ _SAVE = text("""
     SELECT DISTINCT tenant_id FROM saved JOIN profile USING (tenant_id)
     WHERE profile.suspended_at IS NOT NULL
        OR EXISTS (SELECT FROM card_stop WHERE card_stop.tenant_id = saved.tenant_id)
+       OR EXISTS (SELECT FROM attempt
+                  WHERE attempt.tenant_id = saved.tenant_id AND state NOT IN ('credited', 'canceled'))
 """)
 
 _TENANTS_OF_CUSTOMERS = text("""

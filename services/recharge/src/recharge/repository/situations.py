@@ -60,7 +60,7 @@ _SITUATIONS = text("""
     LEFT JOIN LATERAL (
         SELECT jsonb_object_agg(payment_method, seen_at) AS cards FROM card_evidence
         WHERE card_evidence.tenant_id = profile.tenant_id
-          AND (profile.suspended_at IS NOT NULL OR stopped.cards IS NOT NULL)
+          AND (profile.suspended_at IS NOT NULL OR stopped.cards IS NOT NULL OR open.attempt IS NOT NULL)
           AND payment_method IN (SELECT jsonb_path_query(profile.profile, '$.cards[*].payment_method') #>> '{}')
     ) AS proven ON true
     LEFT JOIN LATERAL (
