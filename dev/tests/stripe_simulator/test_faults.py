@@ -120,3 +120,23 @@ def test_clock_ages_objects(simulator: RunningSimulator, client: stripe.StripeCl
     recent = client.v1.payment_intents.list({"created": {"gte": new.created - 60}})
     assert [intent.id for intent in recent.data] == [new.id]
     assert abs(new.created - 30 * 86_400 - time.time()) < 60
+
+
+def test_a_refusal_hits_one_currency_always_and_is_not_kept(
+    simulator: RunningSimulator, client: stripe.StripeClient
+) -> None:
+    fault = simulator.post("/faults", kind="refuse", path="/v1/payment_intents/**", currency="eur", count=None)
+    simulator.post("/faults", kind="refuse", path="/v1/payment_intents", currency="eur", count=None)
+    options: stripe.RequestOptions = {"idempotency_key": "k1"}
+    for _ in range(2):
+        with pytest.raises(stripe.InvalidRequestError) as caught:
+            client.v1.payment_intents.create({"amount": 1000, "currency": "eur"}, options=options)
+        assert (caught.value.http_status, caught.value.code, caught.value.param) == (400, None, None)
+    assert create(client).object == "payment_intent"
+    simulator.control.delete("/_sim/faults")
+    made = client.v1.payment_intents.create({"amount": 1000, "currency": "eur"}, options=options)
+    simulator.post("/faults", kind="refuse", path="/v1/payment_intents/**", currency="eur", count=None)
+    with pytest.raises(stripe.InvalidRequestError):
+        client.v1.payment_intents.cancel(made.id)
+    assert client.v1.payment_intents.retrieve(made.id).status == "requires_payment_method"
+    assert fault["currency"] == "eur"

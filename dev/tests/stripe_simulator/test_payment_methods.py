@@ -87,9 +87,24 @@ def test_method_of_another_customer_is_refused(client: stripe.StripeClient, cust
     other = client.v1.customers.create({})
     with pytest.raises(stripe.InvalidRequestError, match="does not have a payment method") as caught:
         charge(client, method.id, other.id)
-    assert caught.value.param == "payment_method"
-    with pytest.raises(stripe.InvalidRequestError, match="already been attached"):
+    assert _blames_nothing(caught.value)
+    with pytest.raises(stripe.InvalidRequestError, match="already been attached") as caught:
         client.v1.payment_methods.attach(method.id, {"customer": other.id})
+    assert _blames_nothing(caught.value)
+
+
+def test_a_detached_method_is_refused_without_code_and_param(client: stripe.StripeClient, customer: str) -> None:
+    method = attached(client, customer)
+    client.v1.payment_methods.detach(method.id)
+    with pytest.raises(stripe.InvalidRequestError, match="was detached from a Customer") as caught:
+        charge(client, method.id, customer)
+    assert _blames_nothing(caught.value)
+    assert client.v1.payment_methods.retrieve(method.id).customer is None
+
+
+def _blames_nothing(error: stripe.InvalidRequestError) -> bool:
+    """Stripe tells neither `code` nor `param` of these."""
+    return (error.http_status, error.code, error.param) == (400, None, None)
 
 
 def test_method_without_customer_is_used_up_by_one_charge(client: stripe.StripeClient) -> None:

@@ -5,7 +5,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from recharge.core.answers import Answer, CardUnusable, InProgress, NoAnswer, OperatorError, RateLimited, ServerError
+from recharge.core.answers import (
+    Answer,
+    CardUnusable,
+    InProgress,
+    NoAnswer,
+    OperatorError,
+    RateLimited,
+    Refused,
+    ServerError,
+)
 from recharge.core.attempts import Attempt, Outcome, State
 from recharge.core.charge import answered, begin, call_again
 from recharge.core.find_out import Question, next_question, not_found
@@ -22,7 +31,12 @@ RESERVED = Attempt(
     amount_minor=4_500, currency="usd", credits=1_000, package="medium", expires_in_days=None, limited_by_cap=False,
     stripe_customer="cus_1", profile_version=1, balance_available=10, created_at=NOW, changed_at=NOW, next_at=NOW,
 )  # fmt: skip
-NOT_EXECUTED: tuple[Answer, ...] = (CardUnusable("resource_missing"), OperatorError(401, "expired"), RateLimited())
+NOT_EXECUTED: tuple[Answer, ...] = (
+    CardUnusable("card_detached"),
+    Refused("error"),
+    OperatorError(401, "expired"),
+    RateLimited(),
+)
 
 
 @pytest.mark.parametrize("answer", NOT_EXECUTED)
@@ -36,7 +50,7 @@ def test_a_call_not_executed_after_one_in_doubt_leaves_the_key_in_doubt(answer: 
     assert next_question(told.attempt, told.tries, NOW) is Question.REPEAT_KEY
 
 
-@pytest.mark.parametrize("answer", [RateLimited(), OperatorError(401, "expired")])
+@pytest.mark.parametrize("answer", [RateLimited(), Refused("error"), OperatorError(401, "expired")])
 def test_a_first_call_not_executed_is_checked_again_and_called_under_the_same_key(answer: Answer) -> None:
     asked = begin(RESERVED, (), CARDS, NOW)
     assert asked is not None

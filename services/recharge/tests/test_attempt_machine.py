@@ -22,6 +22,7 @@ from recharge.core.answers import (
     NoAnswer,
     NotFound,
     OperatorError,
+    OrderRefused,
     RateLimited,
     ServerError,
 )
@@ -54,6 +55,8 @@ TROUBLES = (
     "conflict",
     "rate_limited",
     "refused",
+    "order_refused",
+    "order_refused_after_all",
 )
 
 
@@ -75,6 +78,8 @@ class Stripe:
                 return RateLimited()
             case "refused":
                 return OperatorError(401, "api_key_expired")
+            case "order_refused":
+                return OrderRefused("error")
             case "delayed":
                 self.delayed.append((attempt, one, outcome))
                 return NoAnswer("time_out")
@@ -91,6 +96,8 @@ class Stripe:
         answer = self._execute(attempt, one, outcome, now)
         if isinstance(answer, (CardUnusable, LookAgain)):
             return answer
+        if trouble == "order_refused_after_all":  # a 400 after execution began is kept under the key
+            answer = OrderRefused("error")
         if trouble == "error_after":
             answer = ServerError(500)
         self.kept[one.idempotency_key] = (now, answer)

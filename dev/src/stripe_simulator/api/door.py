@@ -151,6 +151,9 @@ class Door:
             answer = _error_answer(_server_error(), incoming.request_id)
             self._keep(incoming, answer if fault.kept else None)
             return _Outcome(answer, fault=fault)
+        if fault is not None and fault.kind is FaultKind.REFUSE:
+            self._keep(incoming, None)
+            return _Outcome(_error_answer(InvalidRequest("This request is refused."), incoming.request_id), fault=fault)
         answer = self._run(incoming)
         if fault is not None and fault.kind is FaultKind.ERROR_AFTER and answer.status < 400:
             answer = _error_answer(_server_error(), incoming.request_id)
@@ -212,14 +215,15 @@ class Door:
         return min(seconds, self._simulator.settings.hang_s_max)
 
     def _facts(self, request: Request, key: str | None, path_params: dict[str, str], params: Json) -> RequestFacts:
-        """What faults match by; the object named in the path lends its customer and metadata."""
+        """What faults match by; the object named in the path lends what the request lacks."""
         account = self._simulator.account
         named = next((found for found in map(account.find, path_params.values()) if found is not None), {})
         metadata: dict[str, str] = dict(named.get("metadata") or {})
         if isinstance(params.get("metadata"), dict):
             metadata |= {name: str(value) for name, value in params["metadata"].items()}
         customer = params.get("customer") or named.get("customer") or path_params.get("customer")
-        return RequestFacts(request.method, request.url.path, key, customer, metadata)
+        currency = params.get("currency") or named.get("currency")
+        return RequestFacts(request.method, request.url.path, key, customer, currency, metadata)
 
     def _log(self, request: Request, received_at: float, request_id: str, key: str | None, outcome: _Outcome) -> None:
         fault = outcome.fault

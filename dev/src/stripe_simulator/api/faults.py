@@ -22,6 +22,8 @@ class FaultKind(Enum):
     """409, not executed and not kept."""
     RATE_LIMIT = "rate_limit"
     """429, not executed and not kept."""
+    REFUSE = "refuse"
+    """400 `invalid_request_error` with neither `code` nor `param`, not executed and not kept."""
     WEBHOOK_FIRST = "webhook_first"
     """The webhooks are delivered and acknowledged before the API answers, or `seconds` have passed."""
 
@@ -39,12 +41,14 @@ class HangCommit(Enum):
 
 @dataclass(frozen=True)
 class RequestFacts:
-    """What a fault can be matched by: the request, and the customer and metadata of it or of the object it names."""
+    """What a fault can be matched by: the request, and the customer, currency and metadata of it or of the object it
+    names."""
 
     method: str
     path: str
     idempotency_key: str | None = None
     customer: str | None = None
+    currency: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -64,6 +68,7 @@ class Fault:
     kept: bool = True
     idempotency_key: str | None = None
     customer: str | None = None
+    currency: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     fault_id: str = ""
     hits: int = 0
@@ -76,6 +81,7 @@ class Fault:
             and _path_pattern(self.path).fullmatch(facts.path) is not None
             and self.idempotency_key in (None, facts.idempotency_key)
             and self.customer in (None, facts.customer)
+            and self.currency in (None, facts.currency)
             and all(facts.metadata.get(key) == value for key, value in self.metadata.items())
         )
 

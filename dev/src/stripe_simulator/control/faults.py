@@ -23,6 +23,7 @@ class NewFault(BaseModel, extra="forbid"):
     kept: bool = Field(True, description="error_before: whether the 500 is kept under the key.")
     idempotency_key: str | None = None
     customer: str | None = Field(None, description="Of the request, or of the object that its path names.")
+    currency: str | None = Field(None, description="Of the request, or of the object that its path names.")
     metadata: dict[str, str] = Field({}, description="All of these, in the request or on the object it names.")
 
 

@@ -38,9 +38,7 @@ def create(account: Account, call: Call) -> Json:
     method = resolve(account, params["payment_method"]) if "payment_method" in params else None
     if method is not None:
         if method["customer"] is not None:
-            raise InvalidRequest(
-                "The payment method you provided has already been attached to a customer.", param="payment_method"
-            )
+            raise InvalidRequest("The payment method you provided has already been attached to a customer.")
         check_not_used_up(account, method)
     metadata = merged({}, params.get("metadata"))
     default = (params.get("invoice_settings") or {}).get("default_payment_method")

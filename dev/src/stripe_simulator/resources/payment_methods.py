@@ -102,9 +102,7 @@ def attach(account: Account, call: Call) -> Json:
     if method["customer"] == customer_id:
         return method
     if method["customer"] is not None:
-        raise InvalidRequest(
-            "The payment method you provided has already been attached to a customer.", param="payment_method"
-        )
+        raise InvalidRequest("The payment method you provided has already been attached to a customer.")
     check_not_used_up(account, method)
     behaviour = account.cards[method["id"]].behaviour
     if behaviour.decline is not None and behaviour.declines_setup:
@@ -118,8 +116,7 @@ def detach(account: Account, call: Call) -> Json:
     customer_id = method["customer"]
     if customer_id is None:
         raise InvalidRequest(
-            "The payment method you provided is not attached to a customer so detachment is impossible.",
-            param="payment_method",
+            "The payment method you provided is not attached to a customer so detachment is impossible."
         )
     detach_from_customer(account, method)
     account.emit("payment_method.detached", method, {"customer": customer_id})
@@ -159,7 +156,8 @@ def resolve(account: Account, payment_method: str) -> Json:
 
 
 def resolve_for(account: Account, payment_method: str, customer_id: str | None, intent_kind: str) -> Json:
-    """The payment method, if an intent of this customer may use it; 400 as Stripe answers if not."""
+    """The payment method, if an intent of this customer may use it; 400 as Stripe answers if not, which names neither
+    a `code` nor a `param`."""
     method = resolve(account, payment_method)
     owner = method["customer"]
     if owner is None:
@@ -167,15 +165,12 @@ def resolve_for(account: Account, payment_method: str, customer_id: str | None, 
     elif customer_id is None:
         raise InvalidRequest(
             f"The PaymentMethod {method['id']} belongs to the Customer {owner}. Please include the Customer in the "
-            f"`customer` parameter on the {intent_kind}.",
-            param="payment_method",
+            f"`customer` parameter on the {intent_kind}."
         )
     elif owner != customer_id:
         raise InvalidRequest(
             f"The customer does not have a payment method with the ID {method['id']}. The payment method must be "
-            "attached to the customer.",
-            code="resource_missing",
-            param="payment_method",
+            "attached to the customer."
         )
     return method
 
@@ -185,8 +180,7 @@ def check_not_used_up(account: Account, method: Json) -> None:
         raise InvalidRequest(
             "The provided PaymentMethod was previously used with a PaymentIntent without Customer attachment, shared "
             "with a connected account without Customer attachment, or was detached from a Customer. It may not be "
-            "used again. To use a PaymentMethod multiple times, you must attach it to a Customer first.",
-            param="payment_method",
+            "used again. To use a PaymentMethod multiple times, you must attach it to a Customer first."
         )
 
 

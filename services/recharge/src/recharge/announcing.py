@@ -1,5 +1,7 @@
 """Tells the others, and the log, that an attempt moved on."""
 
+from collections.abc import Iterable
+
 from prometheus_client import Counter
 
 from recharge.core.attempts import Attempt
@@ -11,7 +13,7 @@ from shared.outbox import Transaction
 log = get_logger()
 
 _moves = Counter("recharge_attempts_total", "Attempts that reached a state.", ["state"])
-_alerts = Counter("recharge_alerts_total", "Attempts that an operator has to look at.", ["alert"])
+_alerts = Counter("recharge_alerts_total", "What an operator has to look at.", ["alert"])
 
 
 def announce(transaction: Transaction, attempt: Attempt) -> None:
@@ -56,3 +58,9 @@ def sound(alert: Alert, attempt: Attempt) -> None:
         state=attempt.state.value,
         payment_intent=attempt.payment_intent,
     )
+
+
+def sound_breaker(alert: str, reason: str, tenants: Iterable[str]) -> None:
+    """Tells an operator that Stripe takes no charges, or none of a package or currency."""
+    _alerts.labels(alert).inc()
+    log.error("breaker_opened", alert=alert, reason=reason, tenants=sorted(tenants))

@@ -5,9 +5,10 @@ from datetime import datetime
 from typing import Any
 
 from recharge.announcing import announce, sound
+from recharge.breaking import follow_up_breaker
 from recharge.core.attempts import Attempt, State
-from recharge.core.moves import Breaker, Move
-from recharge.repository.attempts import close_breaker, open_breaker, save_attempts, save_tries, suspend
+from recharge.core.moves import Move
+from recharge.repository.attempts import save_attempts, save_tries, suspend
 from recharge.repository.card_evidence import stop_card
 from recharge.repository.inputs import answer_waiting_requests, save_payment_intents
 from recharge.repository.situations import need_is_served
@@ -71,8 +72,6 @@ async def _follow_up(
             connection, tenant, card=stopped.card, payment_method=stopped.payment_method, reason=reason, now=now
         )
     if move.suspend is not None:
-        await suspend(connection, tenant, profiles[tenant], move.suspend, now)
-    if move.breaker is Breaker.OPEN:
-        await open_breaker(connection, move.attempt.reason or "operator_error", now)
-    elif move.breaker is Breaker.CLOSE:
-        await close_breaker(connection)
+        await suspend(connection, tenant, profiles[tenant], move.suspend, now, cards=move.suspend_cards)
+    if move.breaker is not None:
+        await follow_up_breaker(transaction, move.attempt, move.breaker, now)

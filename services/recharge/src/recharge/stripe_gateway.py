@@ -1,7 +1,8 @@
-"""The only module that imports stripe: four calls, each bounded by 20 s, never repeated by the SDK.
+"""The only module that imports stripe. Each call is bounded by 20 s, a look at why one was refused by 10 s; the SDK
+repeats none.
 
-Every outcome comes back as an `Answer`; nothing is raised. What is not understood is `OperatorError` or `NoAnswer`,
-which charge nothing and lose nothing.
+Every outcome comes back as an `Answer`; nothing is raised. What is not understood is `NoAnswer`, which charges nothing
+and loses nothing.
 """
 
 import asyncio
@@ -14,7 +15,6 @@ import stripe
 
 from recharge.core.answers import (
     Answer,
-    CardUnusable,
     Declined,
     InProgress,
     IntentSeen,
@@ -23,18 +23,23 @@ from recharge.core.answers import (
     NotFound,
     OperatorError,
     RateLimited,
+    Refused,
     ServerError,
 )
 from recharge.core.cards import DeclineCodes
-from shared.stripe_events import STRIPE_API_VERSION, MalformedEvent, PaymentIntentView
+from recharge.core.refusals import CardSeen, CustomerSeen, explained
+from shared.logs import get_logger
+from shared.stripe_events import STRIPE_API_VERSION, MalformedEvent, PaymentIntentView, PaymentMethodView
+
+log = get_logger()
 
 TIMEOUT_S = 20.0
+#: Shorter, since it comes on top of the call that was refused, within one lease.
+EXPLAINED_WITHIN_S = 10.0
 PAGE_SIZE = 100
 PAGES_MAX = 100
-#: 400s that are about this card or customer, by the parameter that Stripe blames.
-_CARD_PARAMETERS = frozenset(["payment_method", "customer"])
 #: Refused before anything was done. Of another status (408 and 424 come from what is between or behind) nobody knows.
-_NOT_EXECUTED = frozenset([400, 401, 403])
+_OPERATOR_STATUSES = frozenset([401, 403])
 #: What may come of a list that fails; anything else is about one object, and no list is.
 _NO_LIST = (OperatorError, RateLimited, ServerError, NoAnswer)
 
@@ -77,6 +82,31 @@ class StripeGateway:
         """Cancels it; `LookAgain` where it is in a state that cannot be cancelled, or is cancelled already."""
         intents = self._client.v1.payment_intents
         return await self._answer(intents.cancel_async(payment_intent, {"cancellation_reason": "abandoned"}))
+
+    async def explain(self, refused: Answer, payment_method: str, customer: str) -> Answer:
+        """The refusal of a charge, by what its card and customer are at Stripe now: the error itself may not tell."""
+        try:
+            async with asyncio.timeout(min(EXPLAINED_WITHIN_S, self._timeout_s)):
+                card, owner = await asyncio.gather(self._card(payment_method), self._customer(customer))
+        except TimeoutError:
+            return refused
+        return explained(refused, customer, card, owner)
+
+    async def _card(self, payment_method: str) -> CardSeen | Answer:
+        try:
+            found = await self._client.v1.payment_methods.retrieve_async(payment_method)
+            return CardSeen(PaymentMethodView.of(found.to_dict(for_json=True)).customer)
+        except stripe.StripeError as error:
+            return _translated(error)
+        except MalformedEvent:
+            return NoAnswer("unreadable_answer")
+
+    async def _customer(self, customer: str) -> CustomerSeen | Answer:
+        try:
+            found = await self._client.v1.customers.retrieve_async(customer)
+        except stripe.StripeError as error:
+            return _translated(error)
+        return CustomerSeen(is_deleted=bool(found.to_dict(for_json=True).get("deleted")))
 
     async def find(
         self, customer: str, created_since: datetime, is_wanted: Callable[[PaymentIntentView], bool]
@@ -160,9 +190,12 @@ def _translated(error: stripe.StripeError) -> Answer:
             return NotFound() if code == "resource_missing" else NoAnswer("stripe_404")
         case stripe.InvalidRequestError() if code == "payment_intent_unexpected_state":
             return LookAgain(code)
-        case stripe.InvalidRequestError() if status == 400 and details.get("param") in _CARD_PARAMETERS:
-            return CardUnusable(code or "card_unusable")
-        case _ if status in _NOT_EXECUTED:
+        case stripe.IdempotencyError():
+            return LookAgain("idempotency_error")
+        case _ if status == 400:
+            log.warning("stripe_refused", code=code or None, param=details.get("param"), request=error.request_id)
+            return Refused(code or "error")
+        case _ if status in _OPERATOR_STATUSES:
             return OperatorError(status, code or "error")
         case _:
             return NoAnswer(f"stripe_{status}")

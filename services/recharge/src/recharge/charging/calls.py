@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from recharge.charging.pace import Pace
-from recharge.core.answers import Answer, LookAgain
+from recharge.core.answers import Answer, LookAgain, NotFound, Refused
 from recharge.core.attempts import Asked, Attempt, Try
 from recharge.core.find_out import ListWindow
 from recharge.stripe_gateway import StripeGateway
@@ -47,18 +47,25 @@ class Call:
     tenant: str
     attempt: str
     asked: Asked
+    customer: str
     payment_intent: str | None
     what: Charge | Retrieve | Find | Cancel
 
 
 async def make(call: Call, gateway: StripeGateway, pace: Pace) -> Answer:
-    """Makes the call, whose turn it is. A refused cancellation is followed by a look at what has become of it."""
+    """Makes the call, whose turn it is. A refused charge is followed by a look at its card and customer, a refused
+    cancellation by one at what has become of the PaymentIntent."""
     match call.what:
         case Charge(last, parameters):
             if last.creates:
-                return await gateway.create(parameters, last.idempotency_key)
-            assert call.payment_intent is not None
-            return await gateway.confirm(call.payment_intent, parameters, last.idempotency_key)
+                answer = await gateway.create(parameters, last.idempotency_key)
+            else:
+                assert call.payment_intent is not None
+                answer = await gateway.confirm(call.payment_intent, parameters, last.idempotency_key)
+            if isinstance(answer, Refused) or (last.creates and isinstance(answer, NotFound)):
+                await pace.turn()
+                answer = await gateway.explain(answer, last.payment_method, call.customer)
+            return answer
         case Retrieve(payment_intent):
             return await gateway.retrieve(payment_intent)
         case Find(window, is_wanted):

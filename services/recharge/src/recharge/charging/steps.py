@@ -11,13 +11,14 @@ from typing import Any, assert_never
 from prometheus_client import Counter, Histogram
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from recharge.breaking import has_passage
 from recharge.charging.calls import Call, Cancel, Charge, Find, Retrieve, charge_parameters, make
 from recharge.charging.pace import Pace
 from recharge.core.answers import Answer, IntentSeen, NotFound, OperatorError
 from recharge.core.attempts import Asked, Attempt, State, Try
 from recharge.core.cards import chargeable
 from recharge.core.charge import answered, begin, call_again
-from recharge.core.decide import Reason, Situation, Skip, may_charge
+from recharge.core.decide import PROBE_LOOKED_AT_EVERY, Reason, Situation, Skip, may_charge
 from recharge.core.find_out import (
     Question,
     gone,
@@ -30,9 +31,10 @@ from recharge.core.find_out import (
 from recharge.core.follow import follow, give_up
 from recharge.core.moves import LEASE, Breaker, Move, asked_again_at
 from recharge.core.proof import is_of, proven
+from recharge.core.refusals import is_stopped
 from recharge.deciding import decide_about
 from recharge.moving import write_moves
-from recharge.repository.attempts import claim_attempt, load_attempts, load_parameters, load_tries, take_probe
+from recharge.repository.attempts import claim_attempt, load_attempts, load_parameters, load_tries
 from recharge.repository.situations import load_situations, lock_for_charging
 from recharge.stripe_gateway import StripeGateway
 from shared.faults import fault_point
@@ -192,9 +194,13 @@ class Steps:
             case Charge(doubted=doubted):
                 if tries[-1].outcome is not None:
                     return
-                move = answered(attempt, tries, answer, cards, doubted=doubted, now=now)
+                is_refused_to_others = is_stopped(situation.stopped, attempt.package, attempt.currency)
+                move = answered(
+                    attempt, tries, answer, cards,
+                    doubted=doubted, now=now, is_refused_to_others=is_refused_to_others,
+                )  # fmt: skip
             case _ if isinstance(answer, IntentSeen):
-                move = replace(follow(attempt, tries, answer.view, cards, now), breaker=Breaker.CLOSE)
+                move = follow(attempt, tries, answer.view, cards, now)
             case Find() if isinstance(answer, NotFound):
                 move = not_found(attempt, tries, asked_at, now)
             case _ if isinstance(answer, NotFound):
@@ -208,7 +214,8 @@ class Steps:
 
 
 def _call(attempt: Attempt, tries: Sequence[Try], what: Charge | Retrieve | Find | Cancel) -> Call:
-    return Call(attempt.tenant_id, attempt.attempt, Asked.of(attempt, tries), attempt.payment_intent, what)
+    asked = Asked.of(attempt, tries)
+    return Call(attempt.tenant_id, attempt.attempt, asked, attempt.stripe_customer, attempt.payment_intent, what)
 
 
 async def _situation(connection: AsyncConnection, attempt: Attempt, now: datetime) -> Situation:
@@ -221,9 +228,10 @@ async def _is_refused(
 ) -> bool:
     """Whether the card must not be charged now; then the attempt waits, ends or is found out, as is written down."""
     refusal = may_charge(situation, attempt, now)
-    if refusal is None and situation.breaker_is_half_open:
-        has_turn = await take_probe(transaction.connection, now, LEASE)
-        refusal = None if has_turn else Skip(Reason.BREAKER_OPEN, now + _WAIT)
+    is_half_open = situation.breaker_is_half_open or is_stopped(situation.stopped, attempt.package, attempt.currency)
+    if refusal is None and is_half_open:
+        may_pass = await has_passage(transaction, attempt, now)
+        refusal = None if may_pass else Skip(Reason.BREAKER_OPEN, now + PROBE_LOOKED_AT_EVERY)
     if refusal is not None:
         await _refuse(transaction, attempt, tries, refusal, now)
     return refusal is not None

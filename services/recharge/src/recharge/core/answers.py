@@ -3,10 +3,12 @@
 Answer
 ├── IntentSeen     a PaymentIntent, as it is
 ├── Declined       402 card_error, usually with the PaymentIntent inside
-├── CardUnusable   400 about the card or the customer: not executed
+├── CardUnusable   400, and the card is detached or its customer is gone: not executed
+├── Refused        400: not executed, and what it is about is not known yet
+├── OrderRefused   400 although card and customer are there: of this amount, currency or package
 ├── LookAgain      the PaymentIntent is in another state than we thought: read it
 ├── NotFound       404: no such PaymentIntent
-├── OperatorError  401, 403, other 400: not executed, and no other request would be
+├── OperatorError  401, 403: not executed, and no other request would be
 ├── RateLimited    429: not executed
 ├── InProgress     409: the same key is being executed right now
 ├── ServerError    5xx: executed or not, nobody knows
@@ -32,6 +34,16 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class CardUnusable:
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRefused:
     code: str
 
 
@@ -75,6 +87,8 @@ Answer = (
     IntentSeen
     | Declined
     | CardUnusable
+    | Refused
+    | OrderRefused
     | LookAgain
     | NotFound
     | OperatorError

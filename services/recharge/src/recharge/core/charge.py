@@ -15,12 +15,14 @@ from recharge.core.answers import (
     NoAnswer,
     NotFound,
     OperatorError,
+    OrderRefused,
     RateLimited,
+    Refused,
     ServerError,
 )
 from recharge.core.attempts import NOTHING_MADE, Attempt, Outcome, State, Try, month_of
 from recharge.core.cards import choose
-from recharge.core.follow import after_card_refused, after_decline, follow
+from recharge.core.follow import after_card_refused, after_decline, after_order_refused, follow
 from recharge.core.moves import LEASE, Breaker, Move, asked_again_at
 from shared.events import Card
 
@@ -84,12 +86,20 @@ def call_again(attempt: Attempt, last: Try, now: datetime) -> Move:
 
 
 def answered(
-    attempt: Attempt, tries: Sequence[Try], answer: Answer, cards: Sequence[Card], *, doubted: bool, now: datetime
+    attempt: Attempt,
+    tries: Sequence[Try],
+    answer: Answer,
+    cards: Sequence[Card],
+    *,
+    doubted: bool,
+    now: datetime,
+    is_refused_to_others: bool = False,
 ) -> Move:
     """What the answer to the last try's call makes of the attempt.
 
     `doubted`: an earlier call under this key may have been executed. Then an answer that this call was not executed
-    says nothing about that one.
+    says nothing about that one. `is_refused_to_others`: what it buys was refused to several tenants, so that another
+    refusal is none of this one.
     """
     last = tries[-1]
     assert last.n == attempt.n and last.outcome is None
@@ -106,8 +116,17 @@ def answered(
         case CardUnusable(code):
             if doubted:
                 # A 400 is not kept under the key, so it is not the earlier call's answer.
-                return _unknown(attempt, last, code, now)
-            return replace(after_card_refused(attempt, tries, code, cards, now), breaker=Breaker.CLOSE)
+                return replace(_unknown(attempt, last, code, now), breaker=Breaker.KEY_TAKEN)
+            return replace(after_card_refused(attempt, tries, code, cards, now), breaker=Breaker.KEY_TAKEN)
+        case Refused(code):
+            move = _not_executed(attempt, last, f"stripe_400_{code}", doubted=doubted, now=now)
+            return replace(move, breaker=Breaker.KEY_TAKEN)
+        case OrderRefused(code) if is_refused_to_others:
+            move = _not_executed(attempt, last, "refused_to_several_tenants", doubted=doubted, now=now)
+            return replace(move, breaker=Breaker.ORDER_REFUSED)
+        case OrderRefused(code):
+            move = after_order_refused(attempt, tries, code, now, doubted=doubted)
+            return replace(move, breaker=Breaker.ORDER_REFUSED)
         case LookAgain(code):
             return _look_it_up(attempt, last, code, now)
         case NotFound():

@@ -7,7 +7,9 @@ from enum import StrEnum
 
 from recharge.core.attempts import Attempt, month_of
 from recharge.core.cards import chargeable, identity
+from recharge.core.moves import LEASE
 from recharge.core.purchases import holding_purchase
+from recharge.core.refusals import Stopped, is_stopped
 from shared.events import AutoRecharge, BillingProfile, CreditPackage
 from shared.money import is_chargeable
 
@@ -17,6 +19,7 @@ INPUTS_FRESH_FOR = timedelta(seconds=30)
 CONSENT_CLOCK_SKEW = timedelta(minutes=5)
 #: So long after its credits have come a charge answers the need that it was made for.
 SERVED_FOR = timedelta(minutes=10)
+PROBE_LOOKED_AT_EVERY = timedelta(seconds=5)
 
 
 class Reason(StrEnum):
@@ -70,7 +73,7 @@ class Month:
 
 @dataclass(frozen=True, slots=True)
 class Suspension:
-    """Charging ended in declines. `known_cards` are the identities of the cards there were then."""
+    """Charging ended in declines or a refusal. `known_cards` are the cards that do not lift it, by identity or id."""
 
     since: datetime
     reason: str
@@ -108,6 +111,8 @@ class Situation:
     breaker_open_until: datetime | None
     breaker_is_half_open: bool
     request: Request | None
+    #: Packages and currencies that Stripe refuses to several tenants.
+    stopped: tuple[Stopped, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +163,7 @@ def may_charge(situation: Situation, attempt: Attempt, now: datetime) -> Skip | 
         or (_no_need(situation, now, of_open_attempt=True) if is_automatic else None)
         or _something_is_wrong(situation, now)
         or (None if settings is None else _cap_refuses(situation, settings, attempt, now))
+        or _refused_to_others(situation, attempt.package, attempt.currency, now)
         or _not_now(situation, now)
     )
 
@@ -261,7 +267,8 @@ def is_suspended(situation: Situation) -> bool:
     if situation.card_proven_at is not None and situation.card_proven_at > suspension.since:
         return False
     return all(
-        identity(card) in suspension.known_cards for card in chargeable(situation.profile, situation.stopped_cards)
+        not suspension.known_cards.isdisjoint((identity(card), card.payment_method))
+        for card in chargeable(situation.profile, situation.stopped_cards)
     )
 
 
@@ -294,7 +301,11 @@ def _size(situation: Situation, now: datetime) -> Charge | Skip:
     chosen = best_package(offered, min(settings.amount_minor, left_minor))
     if chosen is None or (chosen != wanted and month.has_charge_limited_by_cap):
         return Skip(Reason.CAP_REACHED, _next_month(now))
-    return _not_now(situation, now) or Charge(chosen, limited_by_cap=chosen != wanted)
+    return (
+        _refused_to_others(situation, chosen.package, chosen.currency, now)
+        or _not_now(situation, now)
+        or Charge(chosen, limited_by_cap=chosen != wanted)
+    )
 
 
 def best_package(packages: Iterable[CreditPackage], amount_minor: int) -> CreditPackage | None:
@@ -317,11 +328,24 @@ def _cap_refuses(situation: Situation, settings: AutoRecharge, attempt: Attempt,
 
 def _not_now(situation: Situation, now: datetime) -> Skip | None:
     if situation.breaker_open_until is not None and situation.breaker_open_until > now:
-        return Skip(Reason.BREAKER_OPEN, situation.breaker_open_until)
+        return Skip(Reason.BREAKER_OPEN, _tried_again_at(situation.breaker_open_until, now))
     caught_up_at = situation.inputs_caught_up_at
     if caught_up_at is None or now - caught_up_at > INPUTS_FRESH_FOR:
         return Skip(Reason.INPUTS_STALE, now + timedelta(seconds=1))
     return None
+
+
+def _refused_to_others(situation: Situation, package: str, currency: str, now: datetime) -> Skip | None:
+    """What Stripe has refused to several tenants is tried for one of them at a time."""
+    open_until = max(
+        (each.open_until for each in situation.stopped if is_stopped([each], package, currency)), default=now
+    )
+    return Skip(Reason.BREAKER_OPEN, _tried_again_at(open_until, now)) if open_until > now else None
+
+
+def _tried_again_at(open_until: datetime, now: datetime) -> datetime:
+    """While a probe may be under way the others look again soon: its answer may come long before its lease ends."""
+    return min(open_until, now + PROBE_LOOKED_AT_EVERY) if open_until <= now + LEASE else open_until
 
 
 def _next_month(now: datetime) -> datetime:

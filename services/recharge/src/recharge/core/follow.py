@@ -113,7 +113,18 @@ def after_decline(
 def after_card_refused(attempt: Attempt, tries: Sequence[Try], code: str, cards: Sequence[Card], now: datetime) -> Move:
     """Stripe knows no such card or customer, so nothing was executed under this key."""
     settled = _settle(tries, Outcome.CARD_UNUSABLE, now, code, may_repeat=False)
-    return replace(_next_card(attempt, (*tries[:-1], *settled), code, cards, now), tries=settled)
+    move = _next_card(attempt, (*tries[:-1], *settled), code, cards, now)
+    return replace(move, tries=settled, suspend_cards=frozenset([tries[-1].payment_method]))
+
+
+def after_order_refused(attempt: Attempt, tries: Sequence[Try], code: str, now: datetime, *, doubted: bool) -> Move:
+    """Stripe refuses this order whatever the card. Given up, and ended once it is proven that nothing was made of it:
+    the refusal itself proves nothing of an earlier call, nor of an execution that broke off."""
+    last = replace(tries[-1], code=code, in_doubt=True)
+    if not doubted:
+        last = replace(last, outcome=Outcome.UNCLEAR, answered_at=now)
+    move = give_up(attempt, (*tries[:-1], last), "charge_refused", now, state=State.DECLINED)
+    return replace(move, tries=(last,), suspend="charge_refused", alert=Alert.CHARGE_REFUSED)
 
 
 def give_up(attempt: Attempt, tries: Sequence[Try], reason: str, now: datetime, *, state: State | None = None) -> Move:

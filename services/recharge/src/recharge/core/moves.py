@@ -30,26 +30,35 @@ class Alert(StrEnum):
     CANCELED_AFTER_CHARGE = "canceled_after_charge"
     PAYMENT_INTENT_GONE = "payment_intent_gone"
     UNEXPECTED_STATUS = "unexpected_status"
+    CHARGE_REFUSED = "charge_refused"
 
 
 class Breaker(StrEnum):
-    """What an answer says about our access to Stripe."""
+    """What an answer says about our access to Stripe, for other tenants than the one that was answered."""
 
+    #: 401, 403: nobody's charge is taken.
     OPEN = "open"
+    #: A charge was executed: they are taken, and this package and currency are.
     CLOSE = "close"
+    #: A charge was refused for its card: our key is taken, of the rest it says nothing.
+    KEY_TAKEN = "key_taken"
+    #: A charge was refused as an order: our key is taken; are other tenants refused too?
+    ORDER_REFUSED = "order_refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
     """An attempt as it becomes, with the tries that change, and what else follows from it.
 
-    `stop_card` is the try whose card is not to be charged again; `suspend` stops recharge for the tenant.
+    `stop_card` is the try whose card is not to be charged again; `suspend` stops recharge for the tenant, until another
+    card is chosen than `suspend_cards`, by identity or id (None: than all that are saved now).
     """
 
     attempt: Attempt
     tries: tuple[Try, ...] = ()
     stop_card: Try | None = None
     suspend: str | None = None
+    suspend_cards: frozenset[str] | None = None
     breaker: Breaker | None = None
     alert: Alert | None = None
 

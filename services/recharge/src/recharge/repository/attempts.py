@@ -1,8 +1,8 @@
-"""Attempts, their tries, and what follows from them for cards, tenants and the breaker."""
+"""Attempts, their tries, and what follows from them for cards and tenants."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
@@ -13,9 +13,6 @@ from recharge.core.attempts import Attempt, Outcome, State, Try
 from recharge.core.cards import identity
 from recharge.repository.rows import write_rows
 from shared.events import BillingProfile
-
-BREAKER_FIRST = timedelta(seconds=15)
-BREAKER_MAX = timedelta(minutes=10)
 
 _ATTEMPT_TYPES = {
     "version": "bigint", "amount_minor": "bigint", "credits": "bigint", "expires_in_days": "int",
@@ -101,21 +98,6 @@ _SUSPEND = text("""
     WHERE tenant_id = :tenant
 """)
 
-_OPEN_BREAKER = text("""
-    UPDATE breaker SET failures = failures + 1, reason = :reason, is_probing = false,
-        open_until = :now + LEAST(CAST(:first AS interval) * power(2, LEAST(failures, 10)), CAST(:longest AS interval))
-    WHERE open_until IS NULL OR open_until <= :now OR is_probing
-""")
-
-_CLOSE_BREAKER = text(
-    "UPDATE breaker SET failures = 0, reason = NULL, open_until = NULL, is_probing = false WHERE failures > 0"
-)
-
-# While the breaker is half open one call at a time may find out whether Stripe takes us again.
-_TAKE_PROBE = text("""
-    UPDATE breaker SET open_until = :until, is_probing = true WHERE failures > 0 AND open_until <= :now
-""")
-
 
 async def reserve(connection: AsyncConnection, attempts: Sequence[Attempt]) -> set[str]:
     """Inserts new attempts, one a tenant; returns those for which there was no open one."""
@@ -198,28 +180,17 @@ async def due_attempts(
 
 
 async def suspend(
-    connection: AsyncConnection, tenant: str, profile: BillingProfile, reason: str, now: datetime
+    connection: AsyncConnection,
+    tenant: str,
+    profile: BillingProfile,
+    reason: str,
+    now: datetime,
+    *,
+    cards: frozenset[str] | None = None,
 ) -> None:
-    """No recharge until its owner consents anew or saves another card than those there are now."""
-    cards = sorted({identity(card) for card in profile.cards})
-    await connection.execute(_SUSPEND, {"tenant": tenant, "reason": reason, "now": now, "cards": cards})
-
-
-async def open_breaker(connection: AsyncConnection, reason: str, now: datetime) -> None:
-    """Stripe does not take our calls: nobody is charged for 15 s, then 30 s, up to 10 minutes."""
-    await connection.execute(
-        _OPEN_BREAKER, {"reason": reason, "now": now, "first": BREAKER_FIRST, "longest": BREAKER_MAX}
-    )
-
-
-async def close_breaker(connection: AsyncConnection) -> None:
-    """Stripe has executed a call of ours."""
-    await connection.execute(_CLOSE_BREAKER)
-
-
-async def take_probe(connection: AsyncConnection, now: datetime, probe_for: timedelta) -> bool:
-    """Whether this caller is the one that finds out, with one call, whether Stripe takes us again."""
-    return (await connection.execute(_TAKE_PROBE, {"now": now, "until": now + probe_for})).rowcount > 0
+    """No recharge until its owner consents anew or chooses another card than `cards` (None: than all there are now)."""
+    known = cards if cards is not None else {identity(card) for card in profile.cards}
+    await connection.execute(_SUSPEND, {"tenant": tenant, "reason": reason, "now": now, "cards": sorted(known)})
 
 
 def _attempt(row: Row[Any]) -> Attempt:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from recharge.repository.breakers import forget_packages
 from recharge.repository.rows import write_rows
 from shared.events import BalanceChanged, BillingProfile, CreditPackage, EntryPosted, RechargeRequested
 from shared.topics import TopicName
@@ -63,6 +64,7 @@ _SAVE_PACKAGES = text("""
     ORDER BY package
     ON CONFLICT (package) DO UPDATE SET version = excluded.version, package_event = excluded.package_event
     WHERE mine.version < excluded.version
+    RETURNING package
 """)
 
 # What was asked for before the credits of the last charge had come was answered by them.
@@ -133,8 +135,10 @@ _UNFREEZE = text("""
           AND owned.payment_intent = dispute.payment_intent AND owned.tenant_id = :tenant
         RETURNING dispute.dispute
     )
-    UPDATE profile SET frozen_reason = NULL, look_again_at = now()
-    WHERE tenant_id = :tenant AND (frozen_reason IS NOT NULL OR EXISTS (SELECT FROM closed))
+    UPDATE profile SET frozen_reason = NULL, look_again_at = now(),
+        suspended_at = CASE WHEN suspended_reason IS DISTINCT FROM 'charge_refused' THEN suspended_at END
+    WHERE tenant_id = :tenant AND (frozen_reason IS NOT NULL OR EXISTS (SELECT FROM closed)
+                                   OR (suspended_at IS NOT NULL AND suspended_reason = 'charge_refused'))
 """)
 
 _SAVE_PROGRESS = text("""
@@ -202,13 +206,14 @@ async def save_payment_intents(connection: AsyncConnection, owned: Iterable[tupl
 
 
 async def save_packages(connection: AsyncConnection, packages: Iterable[CreditPackage]) -> None:
-    """Keeps the newest version of each package."""
+    """Keeps the newest version of each package; what was refused of an older one is tried again."""
     newest: dict[str, CreditPackage] = {}
     for package in packages:
         if package.package not in newest or newest[package.package].version < package.version:
             newest[package.package] = package
     rows = [{"package": each.package, "version": each.version, "package_event": each} for each in newest.values()]
-    await write_rows(connection, _SAVE_PACKAGES, rows)
+    changed = await write_rows(connection, _SAVE_PACKAGES, rows)
+    await forget_packages(connection, [row.package for row in changed])
 
 
 async def save_requests(connection: AsyncConnection, requests: Iterable[RechargeRequested]) -> list[str]:
@@ -261,7 +266,8 @@ async def freeze_customer(connection: AsyncConnection, customer: str, reason: st
 
 
 async def unfreeze(connection: AsyncConnection, tenant: str) -> bool:
-    """Lifts a tenant's freeze and has it decided about again; False where there was none."""
+    """Lifts a tenant's freeze, and the suspension for an order that Stripe refused, and has it decided about again;
+    False where there was neither."""
     return (await connection.execute(_UNFREEZE, {"tenant": tenant})).rowcount > 0
 
 

@@ -13,21 +13,31 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from recharge.core.attempts import month_of
 from recharge.core.cards import CardStop, still_stopped
 from recharge.core.decide import Balance, Month, Request, Situation, Suspension
+from recharge.core.refusals import Scope, Stopped, Subject
+from recharge.repository.breakers import REFUSED_TO_SEVERAL
 from recharge.repository.rows import write_rows
 from shared.events import BillingProfile, CreditPackage
 from shared.topics import BY_NAME, TopicName
 
+# What was refused to several tenants; a breaker that a refused key has opened is none of these.
+_STOPPED = f"""
+    SELECT scope, name, open_until FROM scoped_breaker
+    UNION ALL
+    SELECT 'everything', '', open_until FROM breaker WHERE failures > 0 AND reason = '{REFUSED_TO_SEVERAL}'
+"""  # noqa: S608
+
 # What is the same for all tenants comes with each of them, but the catalog only with the first.
-_SITUATIONS = text("""
-    WITH facts AS MATERIALIZED (
+_SITUATIONS = text(f"""
+    WITH stopped AS ({_STOPPED}), facts AS MATERIALIZED (
         SELECT (SELECT jsonb_agg(package_event ORDER BY package) FROM package) AS packages,
                (SELECT CASE WHEN count(*) = :partitions THEN min(caught_up_at) END FROM topic_progress
                 WHERE topic = :topic) AS caught_up_at,
-               open_until AS breaker_open_until, failures > 0 AS breaker_is_half_open
+               open_until AS breaker_open_until, failures > 0 AS breaker_is_half_open,
+               (SELECT jsonb_agg(to_jsonb(stopped)) FROM stopped) AS stopped
         FROM breaker
     )
     SELECT CASE WHEN row_number() OVER (ORDER BY profile.tenant_id) = 1 THEN facts.packages END AS packages,
-           facts.caught_up_at, facts.breaker_open_until, facts.breaker_is_half_open,
+           facts.caught_up_at, facts.breaker_open_until, facts.breaker_is_half_open, facts.stopped,
            profile.tenant_id, profile.profile, profile.frozen_reason, profile.suspended_at, profile.suspended_reason,
            profile.suspended_cards, profile.purchase_left_since, profile.last_decision, profile.look_again_at,
            balance.version AS balance_version, balance.available, balance.receivable, balance.receivable_since,
@@ -61,7 +71,7 @@ _SITUATIONS = text("""
         SELECT jsonb_object_agg(payment_method, seen_at) AS cards FROM card_evidence
         WHERE card_evidence.tenant_id = profile.tenant_id
           AND (profile.suspended_at IS NOT NULL OR stopped.cards IS NOT NULL OR open.attempt IS NOT NULL)
-          AND payment_method IN (SELECT jsonb_path_query(profile.profile, '$.cards[*].payment_method') #>> '{}')
+          AND payment_method IN (SELECT jsonb_path_query(profile.profile, '$.cards[*].payment_method') #>> '{{}}')
     ) AS proven ON true
     LEFT JOIN LATERAL (
         SELECT request, requested_at, expires_at FROM request
@@ -71,7 +81,9 @@ _SITUATIONS = text("""
     ) AS waiting ON true
     WHERE profile.tenant_id = ANY (CAST(:tenants AS text[])) AND profile.profile IS NOT NULL
     ORDER BY profile.tenant_id
-""")
+""")  # noqa: S608
+
+_LOAD_STOPPED = text(_STOPPED)
 
 _MAKE_LOCKABLE = text("""
     INSERT INTO balance (tenant_id)
@@ -209,7 +221,17 @@ def _situation(row: Row[Any], packages: tuple[CreditPackage, ...]) -> Situation:
         breaker_open_until=row.breaker_open_until,
         breaker_is_half_open=row.breaker_is_half_open,
         request=Request(row.request, row.requested_at, row.expires_at) if row.request else None,
+        stopped=tuple(
+            Stopped(Subject(Scope(each["scope"]), each["name"]), datetime.fromisoformat(each["open_until"]))
+            for each in row.stopped or ()
+        ),
     )
+
+
+async def load_stopped(connection: AsyncConnection) -> list[Stopped]:
+    """What was refused to several tenants, and is not tried again yet."""
+    rows = await connection.execute(_LOAD_STOPPED)
+    return [Stopped(Subject(Scope(row.scope), row.name), row.open_until) for row in rows]
 
 
 async def lock_tenants(connection: AsyncConnection, tenants: Iterable[str]) -> None:

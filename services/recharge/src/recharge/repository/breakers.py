@@ -1,0 +1,203 @@
+"""What Stripe does not take for more than one tenant: the breaker of everything, and those of packages and currencies.
+
+`lock_breakers` comes before whatever reads them to decide: two workers that each saw the other's refusal not yet
+committed would both find too few.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from recharge.core.attempts import Attempt
+from recharge.core.refusals import EVERYTHING, REFUSED_WITHIN, OrderFact, Subject
+
+BREAKER_FIRST = timedelta(seconds=15)
+BREAKER_MAX = timedelta(minutes=10)
+#: The `reason` of a breaker that orders of several tenants have opened, not a refused key.
+REFUSED_TO_SEVERAL = "refused_to_several_tenants"
+#: More would tell no more.
+_FACTS_MAX = 1_000
+
+_LOCK = text("SELECT id FROM breaker FOR UPDATE")
+
+_OPEN = text("""
+    UPDATE breaker SET failures = failures + 1, reason = :reason, is_probing = false,
+        failed_tenants = ARRAY(SELECT DISTINCT unnest(failed_tenants || CAST(:tenants AS text[]))),
+        open_until = :now + LEAST(CAST(:first AS interval) * power(2, LEAST(failures, 10)), CAST(:longest AS interval))
+    WHERE open_until IS NULL OR open_until <= :now OR is_probing
+    RETURNING failures
+""")
+
+_OPEN_SCOPED = text("""
+    INSERT INTO scoped_breaker AS mine (scope, name, open_until, failures, failed_tenants)
+    VALUES (:scope, :name, CAST(:now AS timestamptz) + CAST(:first AS interval), 1, CAST(:tenants AS text[]))
+    ON CONFLICT (scope, name) DO UPDATE
+    SET failures = mine.failures + 1, is_probing = false,
+        failed_tenants = ARRAY(SELECT DISTINCT unnest(mine.failed_tenants || excluded.failed_tenants)),
+        open_until = CAST(:now AS timestamptz)
+            + LEAST(CAST(:first AS interval) * power(2, LEAST(mine.failures, 10)), CAST(:longest AS interval))
+    WHERE mine.open_until <= :now OR mine.is_probing
+    RETURNING failures
+""")
+
+_CLOSE = text("""
+    WITH closed AS (
+        DELETE FROM scoped_breaker
+        WHERE (scope = 'package' AND name = :package) OR (scope = 'currency' AND name = :currency)
+    )
+    UPDATE breaker
+    SET failures = 0, reason = NULL, open_until = NULL, is_probing = false, failed_tenants = '{}'
+    WHERE failures > 0
+""")
+
+# What a refused key has opened is over. A probe that was to find out about orders has not: another one may be next.
+_KEY_TAKEN = text("""
+    WITH released AS (
+        UPDATE scoped_breaker
+        SET open_until = :now, is_probing = false,
+            failed_tenants = ARRAY(SELECT DISTINCT unnest(failed_tenants || ARRAY[CAST(:tenant AS text)]))
+        WHERE is_probing
+          AND ((scope = 'package' AND name = :package) OR (scope = 'currency' AND name = :currency))
+    )
+    UPDATE breaker
+    SET failures = CASE WHEN reason = :several THEN failures ELSE 0 END,
+        open_until = CASE WHEN reason = :several THEN CAST(:now AS timestamptz) END,
+        failed_tenants = CASE WHEN reason = :several
+                              THEN ARRAY(SELECT DISTINCT unnest(failed_tenants || ARRAY[CAST(:tenant AS text)]))
+                              ELSE '{}' END,
+        reason = CASE WHEN reason = :several THEN reason END,
+        is_probing = false
+    WHERE failures > 0 AND (is_probing OR reason IS DISTINCT FROM :several)
+""")
+
+_PROBES = text("""
+    SELECT scope, name, open_until, failed_tenants, EXISTS (
+        SELECT FROM attempt
+        WHERE attempt.state IN ('reserved', 'retry_scheduled') AND attempt.next_at <= :now
+          AND attempt.tenant_id <> ALL (each.failed_tenants)
+          AND (each.scope = 'everything' OR (each.scope = 'package' AND attempt.package = each.name)
+               OR (each.scope = 'currency' AND attempt.currency = each.name))
+    ) AS is_another_due
+    FROM (
+        SELECT 'everything' AS scope, '' AS name, open_until, failed_tenants FROM breaker WHERE failures > 0
+        UNION ALL
+        SELECT scope, name, open_until, failed_tenants FROM scoped_breaker
+        WHERE (scope = 'package' AND name = :package) OR (scope = 'currency' AND name = :currency)
+    ) AS each
+""")
+
+_TAKE_PROBE = text("""
+    WITH taken AS (
+        UPDATE scoped_breaker SET open_until = :until, is_probing = true
+        WHERE (scope = 'package' AND name = :package) OR (scope = 'currency' AND name = :currency)
+    )
+    UPDATE breaker SET open_until = :until, is_probing = true WHERE failures > 0
+""")
+
+_SAVE_REFUSAL = text("""
+    UPDATE profile SET refused_at = :now, refused_package = :package, refused_currency = :currency
+    WHERE tenant_id = :tenant
+""")
+
+_REFUSALS = text("""
+    SELECT tenant_id, refused_package AS package, refused_currency AS currency, refused_at AS at FROM profile
+    WHERE refused_at > :since ORDER BY refused_at DESC LIMIT :limit
+""")
+
+_CHARGED = text("""
+    SELECT min(tenant_id) AS tenant_id, package, currency, max(answered_at) AS at
+    FROM attempt_try JOIN attempt USING (tenant_id, attempt)
+    WHERE outcome = 'succeeded' AND answered_at > :since
+    GROUP BY package, currency LIMIT :limit
+""")
+
+_FORGET_PACKAGES = text("DELETE FROM scoped_breaker WHERE scope = 'package' AND name = ANY (CAST(:packages AS text[]))")
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A breaker that a charge must pass, and whether one of a tenant that has not failed waits there too."""
+
+    open_until: datetime
+    failed_tenants: frozenset[str]
+    is_another_due: bool
+
+
+async def lock_breakers(connection: AsyncConnection) -> None:
+    """Makes this transaction the only one that decides about breakers, until it ends. Tenants are locked before."""
+    await connection.execute(_LOCK)
+
+
+async def open_breaker(
+    connection: AsyncConnection, subject: Subject, tenants: Iterable[str], reason: str, now: datetime
+) -> bool:
+    """Nobody is charged for this for 15 s, then 30 s, up to 10 minutes. True where that is new."""
+    values: dict[str, Any] = {
+        "now": now, "first": BREAKER_FIRST, "longest": BREAKER_MAX, "tenants": sorted(set(tenants)),
+    }  # fmt: skip
+    if subject == EVERYTHING:
+        result = await connection.execute(_OPEN, {**values, "reason": reason})
+    else:
+        result = await connection.execute(_OPEN_SCOPED, {**values, "scope": subject.scope, "name": subject.name})
+    return result.scalar_one_or_none() == 1
+
+
+async def close_breakers(connection: AsyncConnection, attempt: Attempt) -> None:
+    """Stripe has executed this attempt's charge."""
+    await connection.execute(_CLOSE, {"package": attempt.package, "currency": attempt.currency})
+
+
+async def key_is_taken(connection: AsyncConnection, attempt: Attempt, now: datetime) -> None:
+    """Stripe has refused this attempt's charge for a reason of its tenant, and so has taken our key."""
+    await connection.execute(
+        _KEY_TAKEN,
+        {
+            "now": now,
+            "tenant": attempt.tenant_id,
+            "package": attempt.package,
+            "currency": attempt.currency,
+            "several": REFUSED_TO_SEVERAL,
+        },
+    )
+
+
+async def load_probes(connection: AsyncConnection, attempt: Attempt, now: datetime) -> list[Probe]:
+    """The breakers in this attempt's way."""
+    rows = await connection.execute(_PROBES, {"now": now, "package": attempt.package, "currency": attempt.currency})
+    return [Probe(row.open_until, frozenset(row.failed_tenants), row.is_another_due) for row in rows]
+
+
+async def take_probes(connection: AsyncConnection, attempt: Attempt, now: datetime, probe_for: timedelta) -> None:
+    """This attempt's charge finds out whether Stripe takes us again, and nobody else's until the time is over."""
+    await connection.execute(
+        _TAKE_PROBE, {"until": now + probe_for, "package": attempt.package, "currency": attempt.currency}
+    )
+
+
+async def save_refusal(connection: AsyncConnection, attempt: Attempt, now: datetime) -> None:
+    """Notes that this tenant's order was refused; the newest counts."""
+    await connection.execute(
+        _SAVE_REFUSAL,
+        {"tenant": attempt.tenant_id, "package": attempt.package, "currency": attempt.currency, "now": now},
+    )
+
+
+async def load_order_facts(connection: AsyncConnection, now: datetime) -> tuple[list[OrderFact], list[OrderFact]]:
+    """What was refused within the last minutes, and what was charged."""
+    since = {"since": now - REFUSED_WITHIN, "limit": _FACTS_MAX}
+    refused = (await connection.execute(_REFUSALS, since)).all()
+    charged = (await connection.execute(_CHARGED, since)).all()
+    return _facts(refused), _facts(charged)
+
+
+def _facts(rows: Sequence[Any]) -> list[OrderFact]:
+    return [OrderFact(row.tenant_id, row.package, row.currency, row.at) for row in rows]
+
+
+async def forget_packages(connection: AsyncConnection, packages: Iterable[str]) -> None:
+    """These packages are others now than Stripe has refused."""
+    await connection.execute(_FORGET_PACKAGES, {"packages": sorted(packages)})
