@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
@@ -48,6 +48,18 @@ class Attempt(Body):
     tries: int
     created_at: datetime
     changed_at: datetime
+
+
+class ClientSecret(Body):
+    """What a browser confirms a charge with that waits for authentication: Stripe.js' `confirmCardPayment(clientSecret,
+    {payment_method: paymentMethod})`. For this tenant's browser alone, and to be kept nowhere."""
+
+    attempt: str
+    payment_intent: str
+    payment_method: str | None
+    client_secret: str = Field(repr=False)
+    amount_minor: int
+    currency: str
 
 
 class Decisions(Body):

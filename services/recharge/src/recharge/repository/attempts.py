@@ -53,6 +53,10 @@ _LOAD_ONE_UNLOCKED = text(f"""
     WHERE tenant_id = :tenant AND attempt = :attempt FOR UPDATE SKIP LOCKED
 """)  # noqa: S608
 
+_READ_ONE = text(f"""
+    SELECT {", ".join(_ATTEMPT_COLUMNS)} FROM attempt WHERE tenant_id = :tenant AND attempt = :attempt
+""")  # noqa: S608
+
 _TENANTS_OF = text("SELECT DISTINCT tenant_id FROM attempt WHERE attempt = ANY (CAST(:attempts AS text[]))")
 
 _TRIES = text(f"""
@@ -118,6 +122,12 @@ async def load_attempts(connection: AsyncConnection, attempts: Iterable[str]) ->
     """Loads and locks attempts, whatever their state. Their tenants are locked before (`lock_tenants`)."""
     rows = await connection.execute(_LOAD, {"attempts": sorted(set(attempts))})
     return {row.attempt: _attempt(row) for row in rows}
+
+
+async def read_attempt(connection: AsyncConnection, tenant: str, attempt: str) -> Attempt | None:
+    """One attempt of this tenant as it is now, not locked: for those who only look."""
+    row = (await connection.execute(_READ_ONE, {"tenant": tenant, "attempt": attempt})).first()
+    return None if row is None else _attempt(row)
 
 
 async def claim_attempt(connection: AsyncConnection, tenant: str, attempt: str) -> Attempt | None:
