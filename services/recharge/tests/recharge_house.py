@@ -48,7 +48,7 @@ from shared.topics import BY_NAME, TopicName
 from stripe_simulator.settings import Settings
 from stripe_simulator.testing import RunningSimulator
 
-SIGNING_KEY = "test-metadata-key-0123456789"
+SIGNING_KEY = "test-metadata-key-0123456789-0123456789"
 CATALOG = tuple(
     CreditPackage(package=name, version=1, name=name, credits=credits, price_minor=price, currency="usd", active=True)
     for name, credits, price in (("small", 100, 500), ("medium", 1_000, 4_500), ("large", 5_000, 20_000))

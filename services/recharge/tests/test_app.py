@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pytest
 from pydantic import SecretStr
-from recharge_house import House
+from recharge_house import SIGNING_KEY, House
 
 from recharge.app import create_app
 from recharge.settings import AppSettings
 from shared.auth import Scope, mint_development_token
 from shared.database import make_engine
 from shared.http import Readiness
+from stripe_simulator.settings import Settings
 
 SECRET = "a-secret-for-tests-0123456789-0123456789"
 
@@ -32,6 +33,9 @@ async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
         database_url_api=SecretStr(house.database.api_url),
         database_url_worker=SecretStr(house.database.worker_url),
         auth_jwt_secret=SecretStr(SECRET),
+        stripe_secret_key=SecretStr(Settings.secret_key),
+        stripe_api_base=house.simulator.url,
+        metadata_signing_keys=[SecretStr(SIGNING_KEY)],
     )
     app = create_app(settings, Readiness())
     app.state.api_engine = make_engine(house.database.api_url, application_name="recharge-test-app")

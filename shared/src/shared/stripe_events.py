@@ -4,7 +4,7 @@ Reading fields in one place keeps an event of another API version understandable
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
@@ -140,7 +140,7 @@ class PaymentIntentView:
     decline_code: str | None
     advice_code: str | None
     error_code: str | None
-    client_secret: str | None
+    client_secret: str | None = field(repr=False)
 
     @staticmethod
     def of(obj: Mapping[str, Any]) -> "PaymentIntentView":

@@ -1,17 +1,19 @@
-"""The HTTP door: why it charged and why it did not."""
+"""The HTTP door: why it charged and why it did not, and what its owner needs to authenticate a charge."""
 
 import asyncio
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Response
 from fastapi import Request as HttpRequest
 
+from recharge.client_secrets import ANSWERED_WITHIN_S, NO_STORE, ClientSecrets
 from recharge.core.attempts import ENDED
 from recharge.core.status import status_of
 from recharge.repository.reading import attempts_of, decisions_of
-from recharge.schemas import Attempt, Attempts, Decision, Decisions, Status
+from recharge.schemas import Attempt, Attempts, ClientSecret, Decision, Decisions, Status
 from recharge.settings import AppSettings
+from recharge.stripe_gateway import StripeGateway
 from shared.auth import Authenticator, Principal, Scope, requires
 from shared.database import make_engine, tenant_transaction, wait_for_database
 from shared.http import Readiness, create_http_app
@@ -22,6 +24,8 @@ PAGE_MAX = 100
 
 router = APIRouter(prefix="/api/recharge", responses=problem_responses(401, 403, 422, 503))
 Reader = Annotated[Principal, Depends(requires(Scope.BILLING_READ))]
+Writer = Annotated[Principal, Depends(requires(Scope.BILLING_WRITE))]
+AttemptId = Annotated[str, Path(max_length=64, pattern="^[A-Za-z0-9_]+$")]
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
 
 
@@ -68,14 +72,34 @@ async def status(request: HttpRequest, principal: Reader) -> Status:
     return Status.model_validate({**asdict(found), "since": since, "attempt": attempt})
 
 
+@router.get(
+    "/attempts/{attempt}/client-secret",
+    summary="The client secret of a charge that waits for its owner to authenticate it.",
+    responses=problem_responses(404, 409),
+)
+async def client_secret(
+    request: HttpRequest, response: Response, principal: Writer, attempt: AttemptId
+) -> ClientSecret:
+    response.headers.update(NO_STORE)
+    client_secrets: ClientSecrets = request.app.state.client_secrets
+    return await client_secrets.of(request.app.state.api_engine, principal.own_tenant, attempt)
+
+
 def create_app(settings: AppSettings, readiness: Readiness) -> FastAPI:
-    """The app, without its database: whoever serves it sets `app.state.api_engine`."""
+    """The app, without its database: whoever serves it sets `app.state.api_engine`, and closes its
+    `app.state.client_secrets.gateway` afterwards."""
     app = create_http_app(
         "Prepaid recharge",
         description="Automatic recharge of saved cards: what was decided and what came of it.",
         readiness=readiness,
         cors_origins=settings.cors_origins,
         authenticator=Authenticator(settings),
+    )
+    gateway = StripeGateway(
+        settings.stripe_secret_key.get_secret_value(), settings.stripe_api_base, timeout_s=ANSWERED_WITHIN_S
+    )
+    app.state.client_secrets = ClientSecrets(
+        gateway, [key.get_secret_value() for key in settings.metadata_signing_keys]
     )
     app.include_router(router)
     return app
@@ -92,6 +116,9 @@ async def run_app(stopping: asyncio.Event, settings: AppSettings) -> None:
             app = create_app(settings, runtime.readiness)
             app.state.api_engine = engine
             app.state.authenticator.start()
-            await run_api(stopping, runtime, app, settings)
+            try:
+                await run_api(stopping, runtime, app, settings)
+            finally:
+                await app.state.client_secrets.gateway.close()
     finally:
         await engine.dispose()

@@ -68,6 +68,18 @@ class Attempt(Body):
     changed_at: datetime
 
 
+class ClientSecret(Body):
+    """What a browser confirms a charge with that waits for authentication: Stripe.js' `confirmCardPayment(clientSecret,
+    {payment_method: paymentMethod})`. For this tenant's browser alone, and to be kept nowhere."""
+
+    attempt: str
+    payment_intent: str
+    payment_method: str | None
+    client_secret: str = Field(repr=False)
+    amount_minor: int
+    currency: str
+
+
 class Decisions(Body):
     decisions: list[Decision]
     next_cursor: str | None

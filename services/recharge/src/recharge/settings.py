@@ -13,8 +13,8 @@ from shared.settings import (
 )
 
 
-class AppSettings(ProcessSettings, KafkaSettings, ApiDatabaseSettings, AuthSettings):
-    """The HTTP door."""
+class AppSettings(ProcessSettings, KafkaSettings, ApiDatabaseSettings, AuthSettings, StripeSettings, SigningSettings):
+    """The HTTP door. It asks Stripe for the client secrets of charges that wait for authentication."""
 
 
 class WorkerSettings(ProcessSettings, KafkaSettings, WorkerDatabaseSettings, StripeSettings, SigningSettings):

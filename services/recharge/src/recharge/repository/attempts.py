@@ -60,6 +60,10 @@ _LOAD_ONE_UNLOCKED = text(f"""
     WHERE tenant_id = :tenant AND attempt = :attempt FOR UPDATE SKIP LOCKED
 """)  # noqa: S608
 
+_READ_ONE = text(f"""
+    SELECT {", ".join(_ATTEMPT_COLUMNS)} FROM attempt WHERE tenant_id = :tenant AND attempt = :attempt
+""")  # noqa: S608
+
 _TENANTS_OF = text("SELECT DISTINCT tenant_id FROM attempt WHERE attempt = ANY (CAST(:attempts AS text[]))")
 
 _TRIES = text(f"""
@@ -128,6 +132,12 @@ async def load_waiting(
     """Loads and locks the attempts of these tenants, which the caller has locked, that wait in one of the states."""
     wanted = {"tenants": sorted(set(tenants)), "states": sorted(states), "now": now}
     return [_attempt(row) for row in await connection.execute(_LOAD_WAITING, wanted)]
+
+
+async def read_attempt(connection: AsyncConnection, tenant: str, attempt: str) -> Attempt | None:
+    """One attempt of this tenant as it is now, not locked: for those who only look."""
+    row = (await connection.execute(_READ_ONE, {"tenant": tenant, "attempt": attempt})).first()
+    return None if row is None else _attempt(row)
 
 
 async def claim_attempt(connection: AsyncConnection, tenant: str, attempt: str) -> Attempt | None:
