@@ -181,9 +181,9 @@ class House:
         await self.receive(on_entries, entry)
         await self.balance(tenant, self.balances[tenant].available + entry.credits)
 
-    def entry(self, tenant: str, kind: str = "recharge") -> EntryPosted:
-        """What the ledger posts for the tenant's last charge."""
-        charge = self.charges(tenant)[-1]
+    def entry(self, tenant: str, kind: str = "recharge", charge: dict[str, Any] | None = None) -> EntryPosted:
+        """What the ledger posts for this charge, or the tenant's last one."""
+        charge = charge or self.charges(tenant)[-1]
         metadata = charge["metadata"]
         return EntryPosted(
             tenant=tenant, reference=charge["payment_intent"], door="stripe", kind=kind,

@@ -1,12 +1,14 @@
 """What each event from payments and the ledger does: keep the newest input, move attempts, decide again."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TypeVar
 
-from recharge.core.find_out import credited, receipt_unapplied
+from recharge.core.moves import OtherPayment
+from recharge.core.other_payments import credit_posted, receipt_posted
 from recharge.deciding import decide_about
 from recharge.moving import write_moves
-from recharge.repository.attempts import load_attempts
+from recharge.repository.attempts import load_attempts, load_tries
 from recharge.repository.inputs import (
     freeze_tenant,
     save_balances,
@@ -69,22 +71,32 @@ async def on_entries(transaction: Transaction, records: Sequence[Record]) -> Non
     entries = read(records, EntryPosted)
     connection = transaction.connection
     await save_entries(connection, entries)
-    of_attempts = {entry.attempt: entry for entry in entries if entry.attempt and entry.kind == UNAPPLIED_RECEIPT}
-    of_attempts |= {entry.attempt: entry for entry in entries if entry.attempt and entry.kind == RECHARGE}
-    if of_attempts:
-        attempts = await load_attempts(connection, of_attempts)
-        for unknown in of_attempts.keys() - attempts.keys():
-            log.error("entry_of_unknown_attempt", attempt=unknown, tenant=of_attempts[unknown].tenant)
-        moves = [
-            (
-                attempt,
-                credited(attempt, now) if of_attempts[name].kind == RECHARGE else receipt_unapplied(attempt, now),
-            )
-            for name, attempt in attempts.items()
-            if attempt.tenant_id == of_attempts[name].tenant
-        ]
-        await write_moves(transaction, moves, now)
+    await _move_attempts(transaction, [entry for entry in entries if entry.attempt], now)
     await decide_about(transaction, {entry.tenant for entry in entries}, now)
+
+
+async def _move_attempts(transaction: Transaction, entries: Sequence[EntryPosted], now: datetime) -> None:
+    """One entry after the other: several may name one attempt, by different PaymentIntents."""
+    of_charges = [entry for entry in entries if entry.kind in (RECHARGE, UNAPPLIED_RECEIPT)]
+    if not of_charges:
+        return
+    attempts = await load_attempts(transaction.connection, {entry.attempt or "" for entry in of_charges})
+    tries = await load_tries(transaction.connection, attempts.values())
+    for entry in of_charges:
+        attempt = attempts.get(entry.attempt or "")
+        if attempt is None or attempt.tenant_id != entry.tenant:
+            log.error("entry_of_unknown_attempt", attempt=entry.attempt, tenant=entry.tenant)
+            continue
+        if entry.payment_intent is None or entry.amount_minor is None or entry.currency is None:
+            log.error("entry_without_payment", attempt=entry.attempt, tenant=entry.tenant, reference=entry.reference)
+            continue
+        is_credited = entry.kind == RECHARGE
+        payment = OtherPayment(entry.payment_intent, entry.amount_minor, entry.currency, is_credited)
+        moved = credit_posted if is_credited else receipt_posted
+        move = moved(attempt, tries[attempt.attempt], payment, now)
+        [attempts[attempt.attempt]] = await write_moves(transaction, [(attempt, move)], now)
+        if move.tries:
+            tries[attempt.attempt] = (*tries[attempt.attempt][:-1], *move.tries)
 
 
 async def on_packages(transaction: Transaction, records: Sequence[Record]) -> None:

@@ -1,16 +1,19 @@
 """Writes down what a move changes, in the caller's transaction."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
 from recharge.announcing import announce, sound
 from recharge.breaking import follow_up_breaker
-from recharge.core.attempts import Attempt, State
+from recharge.core.attempts import Attempt, State, month_of
+from recharge.core.find_out import credited
 from recharge.core.moves import Move
 from recharge.repository.attempts import save_attempts, save_tries, suspend
 from recharge.repository.card_evidence import stop_card
 from recharge.repository.inputs import answer_waiting_requests, save_payment_intents
+from recharge.repository.other_payments import save_other_payments, take_other_payment
 from recharge.repository.situations import need_is_served
 from shared.events import BillingProfile
 from shared.outbox import Transaction
@@ -23,12 +26,23 @@ async def write_moves(
     *,
     profiles: Mapping[str, BillingProfile] | None = None,
     parameters: dict[str, Any] | None = None,
-) -> None:
+) -> list[Attempt]:
     """Writes moves of attempts that were loaded, and so locked, in this transaction, each with what it was before.
+    Returns the attempts as they are then: one that has only now come to know its PaymentIntent may be credited already.
 
     `profiles` are needed where a move may suspend, `parameters` where it makes a new try.
     """
     connection = transaction.connection
+    moves = [(before, await _with_posted_credit(transaction, before, move, now)) for before, move in moves]
+    await save_other_payments(
+        connection,
+        [
+            {**asdict(move.other_payment), "tenant_id": before.tenant_id, "attempt": before.attempt}
+            for before, move in moves
+            if move.other_payment is not None
+        ],
+        month_of(now),
+    )
     changed = [(before, move) for before, move in moves if move.attempt != before]
     await save_attempts(connection, [move.attempt for _, move in changed])
     await save_tries(connection, [(move.attempt, one) for _, move in moves for one in move.tries], parameters)
@@ -60,6 +74,15 @@ async def write_moves(
         if move.alert is not None:
             sound(move.alert, move.attempt)
         await _follow_up(transaction, move, now, profiles or {})
+    return [move.attempt for _, move in moves]
+
+
+async def _with_posted_credit(transaction: Transaction, before: Attempt, move: Move, now: datetime) -> Move:
+    own = move.attempt.payment_intent
+    if own is None or before.payment_intent is not None:
+        return move
+    is_credited = await take_other_payment(transaction.connection, before.tenant_id, own)
+    return replace(move, attempt=credited(move.attempt, now).attempt) if is_credited else move
 
 
 async def _follow_up(

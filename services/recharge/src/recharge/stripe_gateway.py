@@ -112,6 +112,7 @@ class StripeGateway:
         self, customer: str, created_since: datetime, is_wanted: Callable[[PaymentIntentView], bool]
     ) -> Answer:
         """The PaymentIntent that is wanted, by listing the customer's to the last page: lists never lag, searches do.
+        The oldest of several: what was made later has copied it.
 
         `NotFound` only after the last page: a list that fails in whatever way says nothing.
         """
@@ -121,14 +122,15 @@ class StripeGateway:
             "limit": PAGE_SIZE,
         }
         try:
+            oldest: PaymentIntentView | None = None
             page = await self._client.v1.payment_intents.list_async(parameters)
             for _ in range(PAGES_MAX):
-                for intent in page.data:
+                for intent in page.data:  # the newest first
                     view = PaymentIntentView.of(intent.to_dict(for_json=True))
                     if is_wanted(view):
-                        return IntentSeen(view)
+                        oldest = view
                 if not page.has_more:
-                    return NotFound()
+                    return NotFound() if oldest is None else IntentSeen(oldest)
                 page = await page.next_page_async()
         except stripe.StripeError as error:
             answer = _translated(error)

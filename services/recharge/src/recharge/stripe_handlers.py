@@ -10,7 +10,8 @@ from prometheus_client import Counter
 from recharge.core.attempts import Attempt, State, Try
 from recharge.core.evidence import CardEvidence, evidence_in
 from recharge.core.follow import canceled, charged
-from recharge.core.moves import Alert, Move
+from recharge.core.moves import Alert, Move, OtherPayment
+from recharge.core.other_payments import paid_otherwise
 from recharge.deciding import decide_about
 from recharge.moving import write_moves
 from recharge.repository.attempts import load_attempts, load_tries, tenants_of
@@ -134,9 +135,9 @@ async def _move_attempts(transaction: Transaction, intents: Sequence[_Seen], now
             log.error("event_with_wrong_signature", attempt=each.attempt, payment_intent=each.view.id)
             continue
         move = moved_by_event(attempt, tries[attempt.attempt], each.view, now)
-        await write_moves(transaction, [(attempt, move)], now)
-        attempts[attempt.attempt] = move.attempt
-        if move.attempt.has_ended and not attempt.has_ended:
+        [after] = await write_moves(transaction, [(attempt, move)], now)
+        attempts[attempt.attempt] = after
+        if after.has_ended and not attempt.has_ended:
             ended.add(attempt.tenant_id)
         if move.tries:
             tries[attempt.attempt] = (*tries[attempt.attempt][:-1], *move.tries)
@@ -149,8 +150,12 @@ def moved_by_event(attempt: Attempt, tries: Sequence[Try], view: PaymentIntentVi
     if (view.amount_minor, view.currency, view.customer) != (
         attempt.amount_minor, attempt.currency, attempt.stripe_customer,
     ):  # fmt: skip
+        if view.status == "succeeded" and (view.currency, view.customer) == (attempt.currency, attempt.stripe_customer):
+            return paid_otherwise(attempt, tries, OtherPayment(view.id, view.amount_minor, view.currency), now)
         return Move(attempt, alert=Alert.SECOND_PAYMENT_INTENT)
     match view.status:
+        case "succeeded" if attempt.payment_intent not in (None, view.id):
+            return paid_otherwise(attempt, tries, OtherPayment(view.id, view.amount_minor, view.currency), now)
         case "succeeded":
             return charged(attempt, tries, view.id, now)
         case "canceled" if attempt.payment_intent in (None, view.id):

@@ -208,8 +208,8 @@ class Steps:
             case _:
                 waiting = replace(attempt, next_at=asked_again_at(4, now))
                 move = Move(waiting, breaker=Breaker.OPEN if isinstance(answer, OperatorError) else None)
-        await write_moves(transaction, [(attempt, move)], now, profiles={call.tenant: situation.profile})
-        if move.attempt.has_ended:
+        [after] = await write_moves(transaction, [(attempt, move)], now, profiles={call.tenant: situation.profile})
+        if after.has_ended:
             await decide_about(transaction, [call.tenant], now)
 
 

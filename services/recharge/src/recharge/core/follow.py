@@ -13,6 +13,7 @@ from recharge.core.moves import (
     TRIES_MAX,
     Alert,
     Move,
+    OtherPayment,
     ended_canceled,
 )
 from shared.events import Card
@@ -28,7 +29,9 @@ def follow(
 ) -> Move:
     """The attempt after its PaymentIntent was read from Stripe just now, by a call or by looking it up."""
     if attempt.payment_intent not in (None, view.id):
-        return Move(replace(attempt, next_at=now + PROCESSING_LOOKED_AT_EVERY), alert=Alert.SECOND_PAYMENT_INTENT)
+        seen = OtherPayment(view.id, view.amount_minor, view.currency) if view.status == "succeeded" else None
+        waiting = replace(attempt, next_at=now + PROCESSING_LOOKED_AT_EVERY)
+        return Move(waiting, alert=Alert.SECOND_PAYMENT_INTENT, other_payment=seen)
     if view.status != "succeeded" and (attempt.state is State.CHARGED or attempt.has_ended):
         return Move(replace(attempt, next_at=now + CREDIT_EXPECTED_WITHIN), alert=Alert.UNEXPECTED_STATUS)
     attempt = replace(attempt, payment_intent=view.id, not_found_at=None)

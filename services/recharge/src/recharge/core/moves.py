@@ -47,6 +47,17 @@ class Breaker(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class OtherPayment:
+    """A PaymentIntent that was paid in an attempt's name and is not known to be its own. `is_credited`: the ledger has
+    posted its credits."""
+
+    payment_intent: str
+    amount_minor: int
+    currency: str
+    is_credited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """An attempt as it becomes, with the tries that change, and what else follows from it.
 
@@ -61,6 +72,7 @@ class Move:
     suspend_cards: frozenset[str] | None = None
     breaker: Breaker | None = None
     alert: Alert | None = None
+    other_payment: OtherPayment | None = None
 
 
 def ended_canceled(attempt: Attempt, now: datetime, reason: str | None = None) -> Attempt:

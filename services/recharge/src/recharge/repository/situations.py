@@ -55,9 +55,13 @@ _SITUATIONS = text(f"""
     ) AS open ON true
     LEFT JOIN LATERAL (
         SELECT jsonb_object_agg(currency, spent) AS spent, bool_or(limited) AS limited FROM (
-            SELECT currency, sum(amount_minor) AS spent, bool_or(limited_by_cap) AS limited FROM attempt
-            WHERE attempt.tenant_id = profile.tenant_id AND reserved_month = :month
-              AND attempt IS DISTINCT FROM CAST(:leaving_out AS text)
+            SELECT currency, sum(amount_minor) AS spent, bool_or(limited_by_cap) AS limited FROM (
+                SELECT currency, amount_minor, limited_by_cap FROM attempt
+                WHERE attempt.tenant_id = profile.tenant_id AND reserved_month = :month
+                  AND attempt IS DISTINCT FROM CAST(:leaving_out AS text)
+                UNION ALL
+                SELECT currency, amount_minor, false FROM other_payment
+                WHERE other_payment.tenant_id = profile.tenant_id AND other_payment.month = :month) AS counted
             GROUP BY currency) AS by_currency
     ) AS month ON true
     LEFT JOIN LATERAL (

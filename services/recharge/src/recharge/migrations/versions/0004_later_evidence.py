@@ -5,7 +5,7 @@ from alembic import op
 from shared.row_level_security import protect
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 
 STATEMENTS = (
     "ALTER TABLE card_stop ADD COLUMN payment_method text",

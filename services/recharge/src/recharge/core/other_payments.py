@@ -1,0 +1,57 @@
+"""What it means for an attempt that another PaymentIntent than its own was paid in its name. Pure.
+
+A signed order can be copied, and an operator may credit a stray receipt that names an attempt. Such money counts in the
+cap, and an attempt ends only by what becomes of its own PaymentIntent: while that is unpaid it is cancelled first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from recharge.core.attempts import NOTHING_MADE, Attempt, State, Try
+from recharge.core.find_out import credited, receipt_unapplied
+from recharge.core.follow import give_up
+from recharge.core.moves import Alert, Move, OtherPayment
+
+PAID_OTHERWISE = "paid_otherwise"
+
+
+def credit_posted(attempt: Attempt, tries: Sequence[Try], payment: OtherPayment, now: datetime) -> Move:
+    """The ledger has posted credits that name this attempt, for this payment."""
+    if attempt.payment_intent == payment.payment_intent:
+        return credited(attempt, now)
+    is_alike = (payment.amount_minor, payment.currency) == (attempt.amount_minor, attempt.currency)
+    if attempt.payment_intent is None and is_alike:
+        if attempt.has_ended:
+            return credited(replace(attempt, payment_intent=payment.payment_intent), now)
+        if not _has_made_nothing(tries):
+            return _find_out_first(attempt, payment, now)
+    return paid_otherwise(attempt, tries, payment, now)
+
+
+def receipt_posted(attempt: Attempt, tries: Sequence[Try], payment: OtherPayment, now: datetime) -> Move:
+    """The ledger has the money of this payment and did not credit it."""
+    if attempt.payment_intent in (None, payment.payment_intent):
+        return receipt_unapplied(attempt, now)
+    return paid_otherwise(attempt, tries, payment, now)
+
+
+def paid_otherwise(attempt: Attempt, tries: Sequence[Try], payment: OtherPayment, now: datetime) -> Move:
+    """Another PaymentIntent was paid for this attempt. Its own is cancelled, unless it has been paid too."""
+    if attempt.has_ended or attempt.state is State.CHARGED or attempt.canceling:
+        move = Move(attempt)
+    else:
+        move = give_up(attempt, tries, PAID_OTHERWISE, now)
+    return replace(move, other_payment=payment, alert=Alert.SECOND_PAYMENT_INTENT)
+
+
+def _find_out_first(attempt: Attempt, payment: OtherPayment, now: datetime) -> Move:
+    """Which PaymentIntent its key has made is not known yet: this one most likely, but then Stripe is to say so. No
+    call may charge any more; an answer that is under way is waited for."""
+    next_at = attempt.next_at if attempt.state is State.CHARGING else now
+    looked_for = replace(attempt, canceling=True, reason=PAID_OTHERWISE, next_at=next_at)
+    return Move(looked_for, other_payment=payment)
+
+
+def _has_made_nothing(tries: Sequence[Try]) -> bool:
+    return all(one.outcome in NOTHING_MADE or (one.outcome is None and not one.in_doubt) for one in tries)

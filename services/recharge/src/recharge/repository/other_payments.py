@@ -1,0 +1,38 @@
+"""Payments in an attempt's name by another PaymentIntent than its own, or than the one known then."""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from recharge.repository.rows import write_rows
+
+_SAVE = text("""
+    INSERT INTO other_payment AS mine (tenant_id, payment_intent, attempt, amount_minor, currency, month, is_credited)
+    SELECT tenant_id, payment_intent, attempt, amount_minor, currency, CAST(:month AS date), is_credited
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+         AS new (tenant_id text, payment_intent text, attempt text, amount_minor bigint, currency text,
+                 is_credited boolean)
+    ON CONFLICT (tenant_id, payment_intent) DO UPDATE SET is_credited = true
+    WHERE excluded.is_credited AND NOT mine.is_credited
+""")
+
+_TAKE = text("""
+    DELETE FROM other_payment WHERE tenant_id = :tenant AND payment_intent = :payment_intent
+    RETURNING is_credited
+""")
+
+
+async def save_other_payments(connection: AsyncConnection, payments: Sequence[dict[str, Any]], month: date) -> None:
+    """Keeps payments that count in this month's cap: rows of tenant_id, payment_intent, attempt, amount_minor,
+    currency, is_credited."""
+    await write_rows(connection, _SAVE, payments, month=month)
+
+
+async def take_other_payment(connection: AsyncConnection, tenant: str, payment_intent: str) -> bool | None:
+    """Takes out a payment that has turned out to be an attempt's own, and returns whether its credits were posted;
+    None where it was never here."""
+    row = await connection.execute(_TAKE, {"tenant": tenant, "payment_intent": payment_intent})
+    return row.scalar_one_or_none()
