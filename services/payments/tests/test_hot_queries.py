@@ -52,6 +52,8 @@ QUERIES: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "due cards": (cards._CLAIM_DUE, {**DUE, "until": utc_now()}),
     "old locks": (cards._FORGET_LOCKS, {"before": utc_now().replace(year=2020)}),
     "purchases": (purchases._LOAD, PAIR),
+    "purchases in a recharge's way": (purchases._CLAIM_IN_THE_WAY, {**DUE, "acted_before": utc_now()}),
+    "a recharge that waits": (purchases._RECHARGE_REQUESTED, {"tenant": "t1", "until": utc_now()}),
     "due purchases": (purchases._CLAIM_DUE, DUE),
     "credited purchases": (paid_purchases._FORGET_CREDITED, {"suffix": ":unapplied"}),
     "overdue credits": (paid_purchases._OVERDUE, {"now": utc_now()}),

@@ -17,6 +17,7 @@ from payments.core.purchases import (
     PurchaseState,
     Source,
     Step,
+    is_same_for_recharge,
     next_step,
     observe,
 )
@@ -110,4 +111,32 @@ def test_unknown_statuses_change_nothing() -> None:
     ],
 )
 def test_the_sweeper_creates_again_follows_or_cancels(progress: Progress, age: timedelta, step: Step) -> None:
-    assert next_step(progress, opened_at=OPENED, now=OPENED + age) is step
+    assert next_step(progress, opened_at=OPENED, state_since=OPENED, is_in_the_way=False, now=OPENED + age) is step
+
+
+@pytest.mark.parametrize(
+    ("progress", "minutes", "is_in_the_way", "step"),
+    [
+        (after(event("requires_payment_method", 1)), 4, True, Step.RETRIEVE),
+        (after(event("requires_payment_method", 1)), 5, True, Step.CANCEL),
+        (after(event("requires_payment_method", 1)), 5, False, Step.RETRIEVE),
+        (after(event("processing", 1)), 25, True, Step.RETRIEVE),
+        (after(event("succeeded", 1)), 25, True, Step.RETRIEVE),
+        (CREATED, 25, True, Step.CREATE_AGAIN),
+    ],
+)
+def test_what_was_left_open_in_a_recharges_way_is_cancelled_after_five_minutes(
+    progress: Progress, minutes: int, is_in_the_way: bool, step: Step
+) -> None:
+    now = OPENED + timedelta(minutes=25)
+    since = now - timedelta(minutes=minutes)
+    assert next_step(progress, opened_at=OPENED, state_since=since, is_in_the_way=is_in_the_way, now=now) is step
+
+
+def test_recharge_is_told_when_a_payer_tries_and_not_that_the_payment_intent_was_made() -> None:
+    open_ = after(event("requires_payment_method", 1))
+    assert is_same_for_recharge(CREATED, open_)
+    assert is_same_for_recharge(open_, open_)
+    assert not is_same_for_recharge(open_, after(event("requires_action", 2)))
+    assert not is_same_for_recharge(open_, after(event("requires_payment_method", 2, decline="card_declined")))
+    assert not is_same_for_recharge(open_, after(event("processing", 2)))

@@ -171,10 +171,14 @@ async def test_a_paid_purchase_stays_open_to_recharge_until_its_credits_are_post
         return loaded
 
     bought = await buy("acme", packageId="starter")
+    (opened,) = (await profile()).purchases
+    assert (opened.purchase, opened.state) == (bought["purchaseId"], "open")
     stripe_account.client().v1.payment_intents.confirm(bought["paymentIntentId"], {"payment_method": "pm_card_visa"})
     await deliver(stripe_events())  # the ledger is slower
     paid = await profile()
     assert (paid.open_purchases, paid.credited_in_version) == ((bought["purchaseId"],), 0)
+    assert [each.state for each in paid.purchases] == ["succeeded"]
+    assert paid.purchases[0].since > opened.since
     update = {"reference": bought["paymentIntentId"], "purchase": bought["purchaseId"], "balance_version": 7}
     for _ in range(2):
         await tell(EXAMPLES[EntryPosted].model_copy(update=update))

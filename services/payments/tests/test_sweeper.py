@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import stripe
 
 from payments.sweeper import Sweeper
+from shared.events import EXAMPLES, BalanceChanged
 from shared.faults import hold_at
 from stripe_simulator.testing import RunningSimulator
 
@@ -197,3 +199,85 @@ async def test_old_rows_are_forgotten(buy: Call, save_card: Call, rows: Call, sw
     clock.advance(days=36)
     await sweeper.forget_old_rows()
     assert (await rows(counted))[0].n == 0
+
+
+SETTINGS = {
+    "enabled": True, "thresholdCredits": 500, "amountMinor": 5000, "currency": "usd", "monthlyCapMinor": 20000,
+    "consent": {"textVersion": "1"},
+}  # fmt: skip
+
+
+def balance(tenant: str, available: int, version: int = 7) -> BalanceChanged:
+    update = {"tenant": tenant, "version": version, "available": available}
+    return EXAMPLES[BalanceChanged].model_copy(update=update)
+
+
+@pytest.mark.parametrize(
+    ("available", "enabled", "expected"),
+    [(499, True, "canceled"), (0, True, "canceled"), (500, True, "open"), (499, False, "open")],
+)
+async def test_a_checkout_left_open_is_cancelled_when_its_tenant_needs_a_recharge(
+    call: Call, buy: Call, rows: Call, tell: Call, sweeper: Sweeper, clock: Any,
+    available: int, enabled: bool, expected: str,
+) -> None:  # fmt: skip
+    await call("acme", "PUT", "/api/credits/auto-recharge", {**SETTINGS, "enabled": enabled})
+    await tell(balance("acme", available), balance("other", 0))
+    await buy("acme", packageId="starter")
+    await buy("other", packageId="starter")  # who has no automatic recharge
+    clock.advance(minutes=4, seconds=50)
+    await sweeper.sweep_purchases()
+    assert await states(rows) == [("open", True), ("open", True)]
+    clock.advance(seconds=15)
+    await sweeper.sweep_purchases()
+    found = await rows("SELECT tenant_id, state FROM purchase ORDER BY 1")
+    assert [(row.tenant_id, row.state) for row in found] == [("acme", expected), ("other", "open")]
+
+
+async def test_a_checkout_left_open_is_cancelled_when_a_recharge_is_asked_for(
+    call: Call, buy: Call, rows: Call, tell: Call, save_card: Call, sweeper: Sweeper, clock: Any
+) -> None:
+    await save_card("acme")
+    await call("acme", "PUT", "/api/credits/auto-recharge", SETTINGS)
+    await tell(balance("acme", 5_000))
+    await buy("acme", packageId="starter")
+    clock.advance(minutes=10)
+    await sweeper.sweep_purchases()
+    assert await states(rows) == [("open", True)]
+    asked = await call("acme", "POST", "/api/credits/auto-recharge/trigger-now", key="now")
+    assert asked.status_code == 202, asked.text
+    await sweeper.sweep_purchases()
+    assert await states(rows) == [("canceled", True)]
+
+
+async def test_a_checkout_in_a_recharges_way_that_was_paid_is_followed_and_not_cancelled(
+    call: Call, buy: Call, rows: Call, tell: Call, stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any
+) -> None:
+    await call("acme", "PUT", "/api/credits/auto-recharge", SETTINGS)
+    await tell(balance("acme", 0))
+    bought = await buy("acme", packageId="starter")
+    client = stripe_account.client()
+    client.v1.payment_intents.confirm(bought["paymentIntentId"], {"payment_method": "pm_card_visa"})
+    clock.advance(minutes=6)
+    await sweeper.sweep_purchases()
+    assert await states(rows) == [("succeeded", True)]
+
+
+async def test_a_payer_who_has_just_tried_has_five_more_minutes(
+    call: Call, buy: Call, rows: Call, tell: Call, deliver: Call, stripe_account: RunningSimulator,
+    stripe_events: Call, sweeper: Sweeper, clock: Any,
+) -> None:  # fmt: skip
+    await call("acme", "PUT", "/api/credits/auto-recharge", SETTINGS)
+    await tell(balance("acme", 0))
+    bought = await buy("acme", packageId="starter")
+    await rows("UPDATE purchase SET state_since = now() - interval '4 minutes' RETURNING 1")
+    with pytest.raises(stripe.CardError):
+        stripe_account.client().v1.payment_intents.confirm(
+            bought["paymentIntentId"], {"payment_method": "pm_card_visa_chargeDeclined"}
+        )
+    await deliver(stripe_events())
+    clock.advance(minutes=2)
+    await sweeper.sweep_purchases()
+    assert await states(rows) == [("open", True)]
+    clock.advance(minutes=4)
+    await sweeper.sweep_purchases()
+    assert await states(rows) == [("canceled", True)]

@@ -149,7 +149,7 @@ class OpenPurchase(BaseModel):
 
     purchase: str
     state: Literal["open", "processing", "succeeded"]
-    since: datetime = Field(description="When it came to this state.")
+    since: datetime = Field(description="When it came to this state, or its payer last tried to pay.")
 
 
 class BillingProfile(TenantEvent):

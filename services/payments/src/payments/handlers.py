@@ -7,6 +7,7 @@ from typing import TypeVar, assert_never
 
 from prometheus_client import Counter
 
+from payments.core import purchases as purchase_rules
 from payments.core.cards import SavedCard, announce, attach, detach, is_same_for_recharge, next_default
 from payments.core.facts import (
     CardAnnounced,
@@ -19,7 +20,7 @@ from payments.core.facts import (
     PurchaseSeen,
     fact_of,
 )
-from payments.core.purchases import UNFINISHED, Progress, observe
+from payments.core.purchases import Progress, observe
 from payments.repository import cards, customers, profiles, purchases, read_models
 from payments.repository.cards import CardKey
 from payments.repository.purchases import Purchase, PurchaseKey
@@ -161,7 +162,8 @@ def _apply(known: _Known, fact: Fact) -> None:
             if tenant is not None and known.defaults[tenant] != fact.default_payment_method:
                 known.repairs.add(tenant)
         case CustomerDeleted():
-            tenant = known.tenants_by_customer.get(fact.customer)
+            # What comes after it is of a customer that nobody has any more, also in the same batch.
+            tenant = known.tenants_by_customer.pop(fact.customer, None)
             for (owner, _), card in list(known.cards.items()):
                 if owner == tenant:
                     _put(known, owner, card, detach(card))
@@ -179,7 +181,7 @@ def _apply_to_purchase(known: _Known, fact: PurchaseSeen) -> None:
         return
     before = known.progress[key]
     after = observe(before, fact.observation, opened_at=purchase.created_at, now=known.now)
-    if (before.state in UNFINISHED) != (after.state in UNFINISHED):
+    if not purchase_rules.is_same_for_recharge(before, after):
         known.changed_tenants.add(fact.tenant)
     known.progress[key] = after
     log.debug("purchase_seen", tenant=fact.tenant, purchase=fact.purchase_id, state=after.state)

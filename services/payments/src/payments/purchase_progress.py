@@ -9,7 +9,15 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from payments import refusals
-from payments.core.purchases import UNFINISHED, Observation, Progress, PurchaseState, Source, observe
+from payments.core.purchases import (
+    UNFINISHED,
+    Observation,
+    Progress,
+    PurchaseState,
+    Source,
+    is_same_for_recharge,
+    observe,
+)
 from payments.repository import idempotency, profiles, purchases
 from payments.repository.idempotency import RequestKey
 from payments.repository.purchases import Purchase
@@ -79,7 +87,7 @@ async def note_observation(
             return
         await purchases.save_progress(connection, {key: after})
         log.info("purchase_moved", tenant=purchase.tenant, purchase=purchase.purchase_id, state=after.state)
-        if (before.state in UNFINISHED) != (after.state in UNFINISHED):
+        if not is_same_for_recharge(before, after):
             await profiles.changed(transaction, [purchase.tenant])
 
 

@@ -124,6 +124,7 @@ class Purchasing:
             created_at=now,
             insisted=body.insist,
             progress=Progress(PurchaseState.CREATED, None, None, None, None, look_at=now + CREATION_GRACE),
+            state_since=now,
         )
 
     async def _begin(self, request: RequestKey, input_hash: str, purchase: Purchase) -> KnownRequest:

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from payments import refusals
 from payments.core.pricing import NotForSale
 from payments.core.recharge_settings import ConsentEvidence, Terms, TermsRefused, check_terms
-from payments.repository import auto_recharge, cards, idempotency, packages, profiles, read_models
+from payments.repository import auto_recharge, cards, idempotency, packages, profiles, purchases, read_models
 from payments.repository.auto_recharge import Settings
 from payments.repository.idempotency import RequestKey
 from payments.requests import Buyer, check_same_input, hash_of
@@ -106,6 +106,8 @@ class Recharging:
                 )
             if await read_models.has_attempt_under_way(connection, buyer.tenant):
                 raise Problem(409, "recharge_under_way", "A saved card is being charged already. Wait for its credits.")
+            await profiles.lock(connection, [buyer.tenant])
+            await purchases.recharge_requested(connection, buyer.tenant, asked.expires_at)
             await idempotency.answer(connection, request, answer.model_dump(mode="json"))
             transaction.publish(asked)
         return answer

@@ -61,7 +61,8 @@ class Sweeper:
         )
 
     async def sweep_purchases(self) -> None:
-        """Creates again, follows or cancels the purchases that are due."""
+        """Creates again, follows or cancels the purchases that are due, and cancels those in a recharge's way."""
+        await self._work_through(purchases.claim_in_the_way, self._advance)
         await self._work_through(purchases.claim_due, self._advance)
 
     async def sweep_cards(self) -> None:
@@ -97,7 +98,13 @@ class Sweeper:
             log.warning("left_for_later", problem=type(problem).__name__, reason=str(problem)[:300])
 
     async def _advance(self, purchase: Purchase) -> None:
-        step = next_step(purchase.progress, opened_at=purchase.created_at, now=self._clock())
+        step = next_step(
+            purchase.progress,
+            opened_at=purchase.created_at,
+            state_since=purchase.state_since,
+            is_in_the_way=purchase.is_in_the_way,
+            now=self._clock(),
+        )
         log.info("purchase_swept", purchase=purchase.purchase_id, step=step)
         match step:
             case Step.CREATE_AGAIN:

@@ -71,7 +71,8 @@ package = Table(
 )
 
 #: `create_parameters` are what the PaymentIntent is created from, `creation_try` numbers Stripe's keys for that.
-#: `insisted`: its buyer wants it also while a recharge is under way.
+#: `insisted`: its buyer wants it also while a recharge is under way. `state_since`: when it came to its state, or its
+#: payer last tried to pay. `recharge_waits_until`: a recharge that was asked for waits for it.
 purchase = Table(
     "purchase",
     metadata,
@@ -92,6 +93,8 @@ purchase = Table(
     Column("created_by", Text, nullable=False),
     Column("created_at", Timestamp, nullable=False),
     Column("insisted", Boolean, nullable=False, server_default="false"),
+    Column("state_since", Timestamp, nullable=False, server_default=text("now()")),
+    Column("recharge_waits_until", Timestamp),
 )
 Index("purchase_look_at", purchase.c.look_at, postgresql_where=purchase.c.look_at.is_not(None))
 Index(

@@ -14,6 +14,8 @@ from typing import assert_never
 
 #: An unconfirmed purchase is cancelled at this age.
 OPEN_FOR = timedelta(minutes=30)
+#: At this age, since its payer last did something, where its tenant needs a recharge: recharge waits for it.
+OPEN_FOR_WHILE_NEEDED = timedelta(minutes=5)
 #: How long the request that made the row has for asking Stripe itself; its Stripe time-out is 20 s.
 CREATION_GRACE = timedelta(seconds=60)
 #: Stripe keeps idempotency keys for at least 24 h; after this the key no longer proves that nothing is made twice.
@@ -80,6 +82,13 @@ class Observation:
     created: datetime | None = None
 
 
+def is_same_for_recharge(before: Progress, after: Progress) -> bool:
+    """Whether nothing changed that recharge is told: `created` is told as `open`."""
+    if before.state is PurchaseState.CREATED and after.state is PurchaseState.OPEN:
+        return True
+    return (before.state, before.status, before.decline_code) == (after.state, after.status, after.decline_code)
+
+
 def is_known_status(status: str) -> bool:
     """Whether the status is one that we act on."""
     return status in _STATE_OF_STATUS
@@ -137,10 +146,15 @@ class Step(StrEnum):
     RETRIEVE = "retrieve"
 
 
-def next_step(progress: Progress, *, opened_at: datetime, now: datetime) -> Step:
-    """What brings an unfinished purchase that is due to its end."""
+def next_step(
+    progress: Progress, *, opened_at: datetime, state_since: datetime, is_in_the_way: bool, now: datetime
+) -> Step:
+    """What brings an unfinished purchase that is due to its end.
+
+    `state_since`: when it came to its state, or its payer last tried to pay. `is_in_the_way`: its tenant needs a
+    recharge, which waits for it.
+    """
     if progress.payment_intent is None:
         return Step.CREATE_AGAIN if now - opened_at < KEY_TRUSTED_FOR else Step.FIND
-    if progress.state is PurchaseState.OPEN and now - opened_at >= OPEN_FOR:
-        return Step.CANCEL
-    return Step.RETRIEVE
+    is_left = now - opened_at >= OPEN_FOR or (is_in_the_way and now - state_since >= OPEN_FOR_WHILE_NEEDED)
+    return Step.CANCEL if progress.state is PurchaseState.OPEN and is_left else Step.RETRIEVE

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.events import AutoRecharge, BillingProfile, Card, Consent, DomainEvent
+from shared.events import AutoRecharge, BillingProfile, Card, Consent, DomainEvent, OpenPurchase
 from shared.outbox import Transaction
 from shared.topics import TopicName
 
@@ -101,7 +101,8 @@ def _profile(row: Any) -> BillingProfile:
             consent=None if row.consent is None else Consent.model_validate(row.consent),
             payment_method=settings["payment_method"],
         ),
-        open_purchases=tuple(row.open_purchases),
+        open_purchases=tuple(each["purchase"] for each in row.purchases),
+        purchases=tuple(OpenPurchase.model_validate(each) for each in row.purchases),
         credited_in_version=row.credited_in_version,
         changed_at=row.changed_at,
     )
@@ -165,15 +166,16 @@ _LOAD = text("""
                 'given_at', consent.given_at)
          FROM auto_recharge JOIN consent USING (tenant_id, consent_id)
          WHERE auto_recharge.tenant_id = profile.tenant_id) AS consent,
-        (SELECT coalesce(array_agg(purchase_id ORDER BY purchase_id), '{}') FROM (
-            SELECT purchase_id FROM purchase
+        (SELECT coalesce(json_agg(json_build_object('purchase', purchase_id, 'since', state_since,
+                'state', CASE state WHEN 'created' THEN 'open' ELSE state END) ORDER BY purchase_id), '[]') FROM (
+            SELECT purchase_id, state, state_since FROM purchase
             WHERE purchase.tenant_id = profile.tenant_id AND purchase.state IN ('created', 'open', 'processing')
             UNION ALL  -- paid, and the balance that recharge decides on does not show it yet
-            SELECT purchase_id FROM purchase
+            SELECT purchase_id, state, state_since FROM purchase
             WHERE purchase.tenant_id = profile.tenant_id AND purchase.state = 'succeeded' AND NOT EXISTS (
                 SELECT FROM entry WHERE entry.tenant_id = purchase.tenant_id AND entry.door = 'stripe'
                     AND entry.reference = purchase.payment_intent)) AS unfinished
-        ) AS open_purchases,
+        ) AS purchases,
         coalesce((SELECT balance_version FROM entry WHERE entry.tenant_id = profile.tenant_id AND balance_version > 0
                   ORDER BY posted_at DESC, reference DESC LIMIT 1), 0) AS credited_in_version
     FROM profile LEFT JOIN customer USING (tenant_id)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from payments.core.purchases import Progress, PurchaseState
+from payments.core.purchases import OPEN_FOR_WHILE_NEEDED, Progress, PurchaseState
 
 #: Tenant and purchase id.
 PurchaseKey = tuple[str, str]
@@ -17,8 +17,9 @@ PurchaseKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
-    """A purchase. `create_parameters` are what its PaymentIntent is created from, whenever that succeeds.
+    """A purchase. `state_since` is as in `OpenPurchase`, `is_in_the_way`: a recharge waits for it.
 
+    `create_parameters` are what its PaymentIntent is created from, whenever that succeeds.
     `insisted`: its buyer wants it also while a recharge is under way.
     """
 
@@ -34,6 +35,8 @@ class Purchase:
     created_at: datetime
     insisted: bool
     progress: Progress
+    state_since: datetime
+    is_in_the_way: bool = False
 
     @property
     def idempotency_key(self) -> str:
@@ -111,6 +114,17 @@ async def claim_due(connection: AsyncConnection, now: datetime, limit: int) -> S
     return [_purchase(row) for row in await connection.execute(_CLAIM_DUE, {"now": now, "limit": limit})]
 
 
+async def claim_in_the_way(connection: AsyncConnection, now: datetime, limit: int) -> Sequence[Purchase]:
+    """The same for purchases that were left open, and that hold back a recharge that their tenant needs."""
+    values = {"now": now, "limit": limit, "acted_before": now - OPEN_FOR_WHILE_NEEDED}
+    return [_purchase(row) for row in await connection.execute(_CLAIM_IN_THE_WAY, values)]
+
+
+async def recharge_requested(connection: AsyncConnection, tenant: str, until: datetime) -> None:
+    """Notes on the tenant's open purchases that a recharge waits for them until then."""
+    await connection.execute(_RECHARGE_REQUESTED, {"tenant": tenant, "until": until})
+
+
 def _purchase(row: Any) -> Purchase:
     return Purchase(
         tenant=row.tenant_id,
@@ -124,6 +138,8 @@ def _purchase(row: Any) -> Purchase:
         created_by=row.created_by,
         created_at=row.created_at,
         insisted=row.insisted,
+        state_since=row.state_since,
+        is_in_the_way=getattr(row, "is_in_the_way", False),
         progress=Progress(
             state=PurchaseState(row.state),
             payment_intent=row.payment_intent,
@@ -154,7 +170,12 @@ _LOAD = text("""
 
 _SAVE = text("""
     UPDATE purchase SET state = new.state, payment_intent = new.intent, status = new.status,
-        decline_code = new.decline, observed_at = new.observed, look_at = new.look
+        decline_code = new.decline, observed_at = new.observed, look_at = new.look,
+        state_since = CASE
+            WHEN purchase.state = 'created' AND new.state = 'open' THEN state_since
+            WHEN (purchase.state, purchase.status, purchase.decline_code)
+                IS DISTINCT FROM (new.state, new.status, new.decline) THEN now()
+            ELSE state_since END
     FROM unnest(CAST(:tenants AS text[]), CAST(:ids AS text[]), CAST(:states AS text[]), CAST(:intents AS text[]),
                 CAST(:statuses AS text[]), CAST(:declines AS text[]), CAST(:observed AS timestamptz[]),
                 CAST(:looks AS timestamptz[]))
@@ -165,6 +186,28 @@ _SAVE = text("""
 _NEXT_TRY = text("""
     UPDATE purchase SET creation_try = creation_try + 1
     WHERE tenant_id = :tenant AND purchase_id = :purchase AND creation_try = :try
+""")
+
+# One that is claimed is due within two minutes. Its tenant needs a recharge by the same rule as in recharge: below the
+# threshold, or with nothing left.
+_CLAIM_IN_THE_WAY = text("""
+    WITH found AS (
+        SELECT tenant_id, purchase_id FROM purchase
+        LEFT JOIN auto_recharge USING (tenant_id) LEFT JOIN balance USING (tenant_id)
+        WHERE state = 'open' AND payment_intent IS NOT NULL AND state_since <= :acted_before
+          AND look_at > CAST(:now AS timestamptz) + interval '2 minutes'
+          AND (recharge_waits_until > :now
+               OR enabled AND consent_id IS NOT NULL AND available < GREATEST(threshold_credits, 1))
+        ORDER BY tenant_id, purchase_id LIMIT :limit
+        FOR UPDATE OF purchase SKIP LOCKED
+    )
+    UPDATE purchase SET look_at = CAST(:now AS timestamptz) + interval '2 minutes'
+    FROM found WHERE purchase.tenant_id = found.tenant_id AND purchase.purchase_id = found.purchase_id
+    RETURNING purchase.*, true AS is_in_the_way
+""")
+
+_RECHARGE_REQUESTED = text("""
+    UPDATE purchase SET recharge_waits_until = :until WHERE tenant_id = :tenant AND state IN ('created', 'open')
 """)
 
 _CLAIM_DUE = text("""

@@ -41,7 +41,9 @@ async def save_balances(connection: AsyncConnection, balances: Iterable[BalanceC
 
 async def save_entries(connection: AsyncConnection, entries: Iterable[EntryPosted]) -> list[str]:
     """Keeps the entries that are not there yet; returns the tenants to whom one of them credits a purchase."""
-    by_key = {(each.tenant, each.door, each.reference): each for each in entries}
+    by_key: dict[tuple[str, str, str], EntryPosted] = {}
+    for entry in entries:  # the first one stays, as it would if it had come in a batch of its own
+        by_key.setdefault((entry.tenant, entry.door, entry.reference), entry)
     if not by_key:
         return []
     rows = await connection.execute(
