@@ -1,5 +1,6 @@
 """What Stripe refuses with 400 concerns one card, one customer or one order: the others are charged."""
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 from recharge_house import CATALOG, House
+from recharge_process import Workers, eventually
+from sqlalchemy import text
 
 from recharge.core.answers import (
     Answer,
@@ -311,6 +314,42 @@ async def test_a_package_that_its_operator_has_changed_is_tried_at_once(house: H
     await house.decide_again()
     await house.work()
     await _is_charged(house, waiting)
+
+
+async def test_refusals_that_are_written_down_at_the_same_time_are_counted_together(house: House) -> None:
+    """Each is not committed yet while the others look: none may look before it has seen them."""
+    _refuse(house)
+    tenants = [await house.tenant("pm_card_visa") for _ in range(REFUSED_TENANTS_MIN)]
+    await house.refresh_progress()
+    attempts = [(tenant, (await house.attempt(tenant))["attempt"]) for tenant in tenants]
+
+    async def all_wait() -> bool:
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return len(await house.rows(waiting)) == REFUSED_TENANTS_MIN
+
+    async with house.engine.connect() as holder:
+        await holder.execute(text("SELECT id FROM breaker FOR UPDATE"))
+        working = asyncio.gather(*(house.steps.take(tenant, attempt) for tenant, attempt in attempts))
+        await eventually(all_wait, "every refusal waits for its turn", timeout_s=15)
+        await holder.rollback()
+    await working
+    assert await house.rows("SELECT name FROM scoped_breaker") == [{"name": "medium"}]
+
+
+async def test_a_tenant_that_is_always_refused_keeps_nobody_waiting(workers: Workers) -> None:
+    house = workers.house
+    refused, *others = [await house.draw_up("pm_card_visa", available=10) for _ in range(6)]
+    _refuse_tenant(house, refused)
+    await workers.start()
+    await workers.publish(*CATALOG, *(house.profiles[tenant] for tenant in (refused, *others)))
+    await workers.publish(*(house.balances[tenant] for tenant in (refused, *others)))
+    begun_s = asyncio.get_running_loop().time()
+    for tenant in others:
+        await workers.state_is(tenant, "charged")
+    took_s = asyncio.get_running_loop().time() - begun_s
+    print(f"five others charged within {took_s:.2f} s")
+    assert took_s < 10
+    assert (await workers.state_is(refused, "declined"))["reason"] == "charge_refused"
 
 
 async def test_a_currency_refused_to_several_tenants_is_stopped_alone(house: House) -> None:

@@ -9,6 +9,7 @@ from recharge.core.other_payments import credit_posted, receipt_posted
 from recharge.deciding import decide_about
 from recharge.moving import write_moves
 from recharge.repository.attempts import load_attempts, load_tries
+from recharge.repository.breakers import forget_packages
 from recharge.repository.inputs import (
     freeze_tenant,
     save_balances,
@@ -100,9 +101,11 @@ async def _move_attempts(transaction: Transaction, entries: Sequence[EntryPosted
 
 
 async def on_packages(transaction: Transaction, records: Sequence[Record]) -> None:
-    """Keeps the catalog; those for whom no package fitted are decided about again, by the periodic job."""
-    await save_packages(transaction.connection, read(records, CreditPackage))
+    """Keeps the catalog. Those for whom no package fitted are decided about again, by the periodic job; a package that
+    was refused as it was is tried again."""
+    changed = await save_packages(transaction.connection, read(records, CreditPackage))
     await catalog_changed(transaction.connection, transaction.now)
+    await forget_packages(transaction.connection, changed)  # last: whoever charges locks its tenant before a breaker
 
 
 async def on_requests(transaction: Transaction, records: Sequence[Record]) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from recharge.repository.breakers import forget_packages
 from recharge.repository.rows import write_rows
 from shared.events import BalanceChanged, BillingProfile, CreditPackage, EntryPosted, RechargeRequested
 from shared.topics import TopicName
@@ -205,15 +204,14 @@ async def save_payment_intents(connection: AsyncConnection, owned: Iterable[tupl
     await write_rows(connection, _SAVE_PAYMENT_INTENTS, rows)
 
 
-async def save_packages(connection: AsyncConnection, packages: Iterable[CreditPackage]) -> None:
-    """Keeps the newest version of each package; what was refused of an older one is tried again."""
+async def save_packages(connection: AsyncConnection, packages: Iterable[CreditPackage]) -> list[str]:
+    """Keeps the newest version of each package; returns the packages that changed."""
     newest: dict[str, CreditPackage] = {}
     for package in packages:
         if package.package not in newest or newest[package.package].version < package.version:
             newest[package.package] = package
     rows = [{"package": each.package, "version": each.version, "package_event": each} for each in newest.values()]
-    changed = await write_rows(connection, _SAVE_PACKAGES, rows)
-    await forget_packages(connection, [row.package for row in changed])
+    return [row.package for row in await write_rows(connection, _SAVE_PACKAGES, rows)]
 
 
 async def save_requests(connection: AsyncConnection, requests: Iterable[RechargeRequested]) -> list[str]:
