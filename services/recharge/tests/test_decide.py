@@ -53,7 +53,8 @@ PROFILE = BillingProfile(
 )  # fmt: skip
 IN_NEED = Situation(
     profile=PROFILE, balance=LOW, packages=PACKAGES, month=Month({}, False), open_attempt=None,
-    dispute_open_since=None, stopped_cards={}, card_proven_at=None, purchase_left_since=None, suspension=None,
+    paid_otherwise_since=None, dispute_open_since=None,
+    stopped_cards={}, card_proven_at=None, purchase_left_since=None, suspension=None,
     is_frozen=False, inputs_caught_up_at=NOW, breaker_open_until=None, breaker_is_half_open=False, request=None,
 )  # fmt: skip
 

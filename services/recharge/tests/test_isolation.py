@@ -57,7 +57,8 @@ async def _fill(house: House) -> tuple[str, str]:
                 text("INSERT INTO card_stop VALUES (:tenant, 'card', 'stolen_card', now(), 'pm_1')"), values
             )
             await connection.execute(
-                text("INSERT INTO other_payment VALUES (:tenant, 'pi_' || :tenant, 'a', 1, 'usd', now(), true)"), values
+                text("INSERT INTO other_payment VALUES (:tenant, 'pi_' || :tenant, 'a', 1, 'usd', now(), true, now())"),
+                values,
             )
             await connection.execute(text("INSERT INTO card_evidence VALUES (:tenant, 'pm_1', now())"), values)
             await connection.execute(text("INSERT INTO outbox_mark VALUES (:tenant, 'topic', 'key', 1)"), values)

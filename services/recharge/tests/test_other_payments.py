@@ -102,7 +102,11 @@ async def test_a_payment_that_only_an_event_tells_of_counts(house: House, amount
     assert (await house.attempt(tenant))["state"] == "canceled"
     assert await _statuses(house, tenant) == ["canceled", "succeeded"]
     assert await _others(house) == [(amount_minor, False)]
+    await house.decide_again()  # its credits are on their way: no charge for the same need
+    assert await house.last_reason(tenant) == "attempt_open"
+    house.later(timedelta(minutes=10))
     assert await _spent(house, tenant) == amount_minor
+    assert len(await house.attempts(tenant)) == 2
 
 
 async def test_an_entry_of_another_amount_is_not_its_own(house: House) -> None:
@@ -140,6 +144,9 @@ async def test_a_stray_receipt_that_an_operator_credits_leaves_no_charge_open_be
     await house.work()
     other = await _copy(house, tenant)
     await house.receive(on_entries, house.entry(tenant, charge=other))
+    await house.work()
+    house.later(timedelta(minutes=2))
+    await house.balance(tenant, 4_510)
     await house.work()
     assert (await house.attempt(tenant))["state"] == "canceled"
     assert await _statuses(house, tenant) == ["canceled", "succeeded"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from recharge.announcing import announce, sound
 from recharge.breaking import follow_up_breaker
-from recharge.core.attempts import Attempt, State, month_of
+from recharge.core.attempts import Attempt, State
 from recharge.core.find_out import credited
 from recharge.core.moves import Move
 from recharge.repository.attempts import save_attempts, save_tries, suspend
@@ -41,7 +41,7 @@ async def write_moves(
             for before, move in moves
             if move.other_payment is not None
         ],
-        month_of(now),
+        now,
     )
     changed = [(before, move) for before, move in moves if move.attempt != before]
     await save_attempts(connection, [move.attempt for _, move in changed])

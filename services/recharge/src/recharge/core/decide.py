@@ -8,7 +8,7 @@ from enum import StrEnum
 from recharge.core.attempts import Attempt, month_of
 from recharge.core.cards import chargeable, identity
 from recharge.core.moves import LEASE
-from recharge.core.purchases import holding_purchase
+from recharge.core.purchases import PAID_WITHIN, holding_purchase
 from recharge.core.refusals import Stopped, is_stopped
 from shared.events import AutoRecharge, BillingProfile, CreditPackage
 from shared.money import is_chargeable
@@ -94,6 +94,7 @@ class Situation:
     """All that a decision about one tenant rests on. `month` and `open_attempt` leave out the attempt that is being
     decided about. `stopped_cards` are payment methods that are never to be charged again, with the reason;
     `card_proven_at` is when the chosen card last paid with its owner present, or was updated by its network;
+    `paid_otherwise_since` is when a payment in an attempt's name was seen that is not credited yet;
     `purchase_left_since` is since when a purchase that was left open has been in the way."""
 
     profile: BillingProfile
@@ -101,6 +102,7 @@ class Situation:
     packages: tuple[CreditPackage, ...]
     month: Month
     open_attempt: str | None
+    paid_otherwise_since: datetime | None
     dispute_open_since: datetime | None
     stopped_cards: Mapping[str, str]
     card_proven_at: datetime | None
@@ -139,7 +141,7 @@ def decide(situation: Situation, now: datetime) -> Charge | Skip:
         request = None
     return (
         _owner_refuses(situation, now)
-        or (Skip(Reason.ATTEMPT_OPEN) if situation.open_attempt is not None else None)
+        or _is_being_paid(situation, now)
         or (None if request is not None else _no_need(situation, now))
         or _something_is_wrong(situation, now)
         or _size(situation, now)
@@ -159,7 +161,7 @@ def may_charge(situation: Situation, attempt: Attempt, now: datetime) -> Skip | 
             return Skip(Reason.REQUEST_EXPIRED)
     return (
         _owner_refuses(situation, now)
-        or (Skip(Reason.ATTEMPT_OPEN) if situation.open_attempt is not None else None)
+        or _is_being_paid(situation, now)
         or (_no_need(situation, now, of_open_attempt=True) if is_automatic else None)
         or _something_is_wrong(situation, now)
         or (None if settings is None else _cap_refuses(situation, settings, attempt, now))
@@ -178,6 +180,15 @@ def _owner_refuses(situation: Situation, now: datetime) -> Skip | None:
         return Skip(Reason.NO_CONSENT)
     if settings.consent.given_at > now + CONSENT_CLOCK_SKEW:
         return Skip(Reason.NO_CONSENT, settings.consent.given_at - CONSENT_CLOCK_SKEW, detail="dated_in_the_future")
+    return None
+
+
+def _is_being_paid(situation: Situation, now: datetime) -> Skip | None:
+    if situation.open_attempt is not None:
+        return Skip(Reason.ATTEMPT_OPEN)
+    since = situation.paid_otherwise_since
+    if since is not None and now < since + PAID_WITHIN:
+        return Skip(Reason.ATTEMPT_OPEN, since + PAID_WITHIN, detail="paid_otherwise")
     return None
 
 

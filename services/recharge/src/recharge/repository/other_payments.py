@@ -1,17 +1,19 @@
 """Payments in an attempt's name by another PaymentIntent than its own, or than the one known then."""
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from recharge.core.attempts import month_of
 from recharge.repository.rows import write_rows
 
 _SAVE = text("""
-    INSERT INTO other_payment AS mine (tenant_id, payment_intent, attempt, amount_minor, currency, month, is_credited)
-    SELECT tenant_id, payment_intent, attempt, amount_minor, currency, CAST(:month AS date), is_credited
+    INSERT INTO other_payment AS mine (tenant_id, payment_intent, attempt, amount_minor, currency, month, is_credited,
+                                       seen_at)
+    SELECT tenant_id, payment_intent, attempt, amount_minor, currency, CAST(:month AS date), is_credited, :now
     FROM jsonb_to_recordset(CAST(:rows AS jsonb))
          AS new (tenant_id text, payment_intent text, attempt text, amount_minor bigint, currency text,
                  is_credited boolean)
@@ -25,10 +27,10 @@ _TAKE = text("""
 """)
 
 
-async def save_other_payments(connection: AsyncConnection, payments: Sequence[dict[str, Any]], month: date) -> None:
+async def save_other_payments(connection: AsyncConnection, payments: Sequence[dict[str, Any]], now: datetime) -> None:
     """Keeps payments that count in this month's cap: rows of tenant_id, payment_intent, attempt, amount_minor,
     currency, is_credited."""
-    await write_rows(connection, _SAVE, payments, month=month)
+    await write_rows(connection, _SAVE, payments, month=month_of(now), now=now)
 
 
 async def take_other_payment(connection: AsyncConnection, tenant: str, payment_intent: str) -> bool | None:

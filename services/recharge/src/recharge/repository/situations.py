@@ -42,7 +42,8 @@ _SITUATIONS = text(f"""
            profile.suspended_cards, profile.purchase_left_since, profile.last_decision, profile.look_again_at,
            balance.version AS balance_version, balance.available, balance.receivable, balance.receivable_since,
            balance.last_entry_version, balance.served_available, balance.served_at, balance.last_purchase_at,
-           open.attempt AS open_attempt, month.spent, month.limited, disputed.since AS dispute_open_since,
+           open.attempt AS open_attempt, paid.since AS paid_otherwise_since,
+           month.spent, month.limited, disputed.since AS dispute_open_since,
            stopped.cards AS stopped_cards, proven.cards AS proven_cards,
            waiting.request, waiting.requested_at, waiting.expires_at
     FROM facts CROSS JOIN profile
@@ -53,6 +54,10 @@ _SITUATIONS = text(f"""
           AND (state NOT IN ('credited', 'canceled') OR (state = 'canceled' AND reserved_month IS NOT NULL))
         LIMIT 1
     ) AS open ON true
+    LEFT JOIN LATERAL (
+        SELECT max(seen_at) AS since FROM other_payment
+        WHERE other_payment.tenant_id = profile.tenant_id AND NOT is_credited
+    ) AS paid ON true
     LEFT JOIN LATERAL (
         SELECT jsonb_object_agg(currency, spent) AS spent, bool_or(limited) AS limited FROM (
             SELECT currency, sum(amount_minor) AS spent, bool_or(limited_by_cap) AS limited FROM (
@@ -215,6 +220,7 @@ def _situation(row: Row[Any], packages: tuple[CreditPackage, ...]) -> Situation:
         packages=packages,
         month=Month(row.spent or {}, bool(row.limited)),
         open_attempt=row.open_attempt,
+        paid_otherwise_since=row.paid_otherwise_since,
         dispute_open_since=row.dispute_open_since,
         stopped_cards=still_stopped(profile, _STOPS.validate_python(row.stopped_cards or ()), proven_at),
         card_proven_at=proven_at.get(settings.payment_method or "") if settings else None,

@@ -16,6 +16,7 @@ TABLE = """
         currency text NOT NULL,
         month date NOT NULL,
         is_credited boolean NOT NULL,
+        seen_at timestamptz NOT NULL,
         PRIMARY KEY (tenant_id, payment_intent)
     )
 """
