@@ -33,11 +33,13 @@ _numbers = itertools.count(1)
 
 def purchase(
     payment_intent: str = "pi_1", credits: int = 100, *, tenant: str = "acme", amount_minor: int = 1000,
-    expires_in_days: int | None = None,
+    expires_in_days: int | None = None, order: str | None = None, by_operator: bool = False,
 ) -> Credit:  # fmt: skip
+    """`order`: the purchase that is paid for; else one of this PaymentIntent alone."""
     return Credit(
-        tenant, payment_intent, Kind.PURCHASE, credits, amount_minor, "usd", expires_in_days, purchase="pur_1"
-    )
+        tenant, payment_intent, Kind.PURCHASE, credits, amount_minor, "usd", expires_in_days,
+        purchase=order or f"pur_of_{payment_intent}", by_operator=by_operator,
+    )  # fmt: skip
 
 
 def refund(
@@ -111,7 +113,8 @@ def order(**changes: Any) -> CreditOrder:
 def payment_intent_object(
     name: str = "pi_1", metadata: Mapping[str, str] | None = None, **changes: Any
 ) -> dict[str, Any]:
-    """A PaymentIntent that succeeded; with our marker, rightly signed, unless other metadata is given."""
+    """A PaymentIntent that succeeded; with our marker, rightly signed, unless other metadata is given; of a purchase
+    of its own."""
     return {
         "id": name,
         "object": "payment_intent",
@@ -120,7 +123,7 @@ def payment_intent_object(
         "amount_received": 1000,
         "currency": "usd",
         "created": int(NOW.timestamp()),
-        "metadata": sign(order(), SIGNING_KEY) if metadata is None else dict(metadata),
+        "metadata": sign(order(purchase=f"pur_of_{name}"), SIGNING_KEY) if metadata is None else dict(metadata),
         **changes,
     }
 

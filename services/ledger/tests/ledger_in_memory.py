@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from ledger.core.commands import Command
+from ledger.core.commands import Command, OrderKey
 from ledger.core.plan import plan
 from ledger.core.state import (
     Balance,
     Changes,
     DayUsage,
     Grant,
+    GrantRest,
     HoldState,
     PaymentIntent,
     PostedReference,
@@ -36,7 +37,8 @@ class LedgerInMemory:
     def apply(self, commands: Sequence[Command], now: datetime = NOW) -> Changes:
         grants = {tenant: list(lots.values()) for tenant, lots in self.grants.items()}
         holds = {tenant: list(of_tenant.values()) for tenant, of_tenant in self.holds.items()}
-        changes = plan(State(self.balances, grants, self.references, self.intents, holds), commands, now)
+        state = State(self.balances, grants, self.references, self.intents, holds, self.orders)
+        changes = plan(state, commands, now)
         transfers = [*(each for run in changes.runs for each in run.transfers()), *changes.transfers]
         transfers.sort(key=lambda each: (each.tenant, each.version))
         for each in transfers:
@@ -50,8 +52,8 @@ class LedgerInMemory:
         self.intents |= {intent.id: intent for intent in changes.payment_intents}
         for grant in changes.new_grants:
             self.grants.setdefault(grant.tenant, {})[grant.number] = grant
-        for tenant, number, remaining, held in changes.changed_grants:
-            self.grants[tenant][number] = self.grants[tenant][number]._replace(remaining=remaining, held=held)
+        for tenant, number, *rest in changes.changed_grants:
+            self.grants[tenant][number] = self.grants[tenant][number]._replace(**GrantRest(*rest)._asdict())
         for hold in [*changes.new_holds, *changes.ended_holds]:
             self.holds.setdefault(hold.tenant, {})[hold.reference] = hold
         self._assert_books_add_up()
@@ -60,6 +62,17 @@ class LedgerInMemory:
     def announce(self, tenant: str, limit: int, now: datetime = NOW) -> None:
         nothing = Balance(tenant, 0, 0, 0, 0, 0, 0, DayUsage(), now)
         self.balances[tenant] = self.balances.get(tenant, nothing)._replace(overdraft_limit=limit)
+
+    @property
+    def orders(self) -> dict[OrderKey, str]:
+        """To which PaymentIntent each order was credited."""
+        credited = [(each.id, each.credit) for each in self.intents.values() if each.credit is not None]
+        return {
+            OrderKey(credit.tenant, kind, name): payment_intent
+            for payment_intent, credit in credited
+            for kind, name in (("purchase", credit.purchase), ("attempt", credit.attempt))
+            if name is not None
+        }
 
     def views(self) -> dict[str, TenantView]:
         return {
@@ -82,6 +95,7 @@ class LedgerInMemory:
             lots = self.grants.get(tenant, {})
             assert balance.balance == sum(lot.remaining + lot.held for lot in lots.values()) - balance.owed
             assert all(lot.remaining >= 0 and lot.held >= 0 for lot in lots.values())
+            assert all(lot.expired >= 0 and lot.expired + lot.reversed <= lot.credits for lot in lots.values())
             held = sum(hold.credits for hold in self.holds.get(tenant, {}).values() if hold.ended_at is None)
             assert held == balance.held == sum(lot.held for lot in lots.values())
             assert 0 <= balance.receivable <= balance.owed

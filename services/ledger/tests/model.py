@@ -48,12 +48,17 @@ class Reservation:
 
 @dataclass
 class Tenant:
-    """Where the coins of one tenant are. `references`: what each was used for, and when."""
+    """Where the coins of one tenant are. `references`: what each was used for, and when.
+
+    `unreversed`: how many of each grant's coins are paid for; no more of them may expire.
+    """
 
     limit: int = 0
     owed: int = 0
     grants: int = 0
     free: list[Coin] = field(default_factory=list[Coin])
+    expired: list[Coin] = field(default_factory=list[Coin])
+    unreversed: dict[int, int] = field(default_factory=dict[int, int])
     holds: dict[str, Reservation] = field(default_factory=dict[str, Reservation])
     references: dict[tuple[Door, str], tuple[Kind, int, datetime]] = field(
         default_factory=dict[tuple[Door, str], tuple[Kind, int, datetime]]
@@ -66,6 +71,7 @@ class Tenant:
     def grant(self, credits: int, priority: int, expires_at: datetime | None) -> Coin:
         self.grants += 1
         coin = Coin(priority, expires_at or NEVER, self.grants)
+        self.unreversed[coin.grant] = credits
         self.take_in([coin] * credits)
         return coin
 
@@ -80,12 +86,21 @@ class Tenant:
         self.owed += credits - len(burnt)
         return burnt
 
-    def take_from(self, coin: Coin, credits: int) -> None:
+    def take_back(self, coin: Coin, credits: int) -> None:
+        """Coins whose money was paid back: those that have expired are gone already."""
+        self.unreversed[coin.grant] -= credits
         for _ in range(credits):
-            if coin in self.free:
+            if coin in self.expired:
+                self.expired.remove(coin)
+            elif coin in self.free:
                 self.free.remove(coin)
             else:
                 self.owed += 1
+
+    def give_back(self, coin: Coin, credits: int) -> None:
+        """Coins whose money came back after all."""
+        self.unreversed[coin.grant] += credits
+        self.take_in([coin] * credits)
 
     def end(self, hold: Reservation, status: HoldStatus, captured: int = 0) -> None:
         rest, beyond = hold.coins[captured:], max(0, captured - len(hold.coins))
@@ -98,7 +113,10 @@ class Tenant:
         for _name, hold in sorted(self.holds.items(), key=lambda each: (each[1].expires_at, each[0])):
             if hold.status is HoldStatus.OPEN and hold.expires_at <= now:
                 self.end(hold, HoldStatus.EXPIRED)
-        self.free = [coin for coin in self.free if coin.expires_at > now]
+        for coin in [coin for coin in self.free if coin.expires_at <= now]:
+            if self.expired.count(coin) < self.unreversed[coin.grant]:
+                self.free.remove(coin)
+                self.expired.append(coin)
 
     def is_first(self, door: Door, reference: str, kind: Kind, credits: int, now: datetime) -> bool:
         """Whether this is the first use of a reference; it is remembered."""
@@ -238,6 +256,8 @@ class Model:
             tenant = self.tenants[credit.tenant]
             tenant.end_what_is_due(now)
             self.reversed[intent] = self.to_reverse(intent)
-            tenant.take_from(coin, missing)
-            tenant.take_in([coin] * -missing)
+            if missing > 0:
+                tenant.take_back(coin, missing)
+            else:
+                tenant.give_back(coin, -missing)
             tenant.end_what_is_due(now)

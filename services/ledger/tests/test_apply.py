@@ -98,7 +98,7 @@ async def test_what_is_announced(books: Books) -> None:
         ("refund", -50, 4),
     ]
     first = books.published.entries[0]
-    assert (first.reference, first.payment_intent, first.purchase) == ("pi_1", "pi_1", "pur_1")
+    assert (first.reference, first.payment_intent, first.purchase) == ("pi_1", "pi_1", "pur_of_pi_1")
     assert (first.amount_minor, first.currency, first.door) == (1000, "usd", "stripe")
     assert [(mark.topic, mark.key, mark.version) for mark in books.published.marks] == [
         (TopicName.BALANCE_CHANGED, "acme", 4)

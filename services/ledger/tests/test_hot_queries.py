@@ -88,6 +88,9 @@ HOT_QUERIES = {
     "read PaymentIntents": bound(sql.READ_PAYMENT_INTENTS, array("pi_1", "pi_5")),
     "lock balances": bound(sql.LOCK_BALANCES, SOME_TENANTS),
     "read references": bound(sql.READ_REFERENCES, "'{t1,t7,t99}'", "'{product,product,product}'", "'{job-1,x,job-3}'"),
+    "read orders": bound(
+        sql.READ_ORDERS, SOME_TENANTS, array("purchase", "attempt", "purchase"), array("pur_1", "att_7", "x")
+    ),
     "read due holds": bound(sql.READ_DUE_HOLDS, SOME_TENANTS, "now()"),
     "read holds": bound(sql.READ_HOLDS, SOME_TENANTS, array("hold-1", "hold-2", "hold-10")),
     "end holds": bound(
@@ -96,7 +99,7 @@ HOT_QUERIES = {
     ),
     "read unspent grants": bound(sql.READ_UNSPENT_GRANTS, SOME_TENANTS),
     "read spent grants": bound(sql.READ_SPENT_GRANTS, SOME_TENANTS, NUMBERS),
-    "update grants": bound(sql.UPDATE_GRANTS, "'{t1,t7,t99}'", *["'{1,2,3}'"] * 3),
+    "update grants": bound(sql.UPDATE_GRANTS, "'{t1,t7,t99}'", *["'{1,2,3}'"] * 3, *["'{0,0,0}'"] * 2),
     "update balances": bound(
         sql.UPDATE_BALANCES, "'{t1,t7,t99}'", *["'{1,2,3}'"] * 6, "'{2026-09-01,2026-09-01,2026-09-01}'",
         array("{}", "{}", "{}"), "'{1,2,3}'", "'{2026-09-01,2026-09-01,2026-09-01}'",

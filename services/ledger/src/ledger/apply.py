@@ -54,8 +54,10 @@ async def _lock_and_read(batch: Batch, commands: Sequence[Command], now: datetim
     grants = {(each.credit.tenant, each.credit.grant_number) for each in intents.values() if each.credit}
     state = await _lock_and_read_tenants(batch, tenants, now, touched.holds, grants)
     known = {name: balance for name, balance in state.balances.items() if name not in opened}
+    orders = [order for each in commands if isinstance(each, Credit) for order in each.orders]
+    credited_to = await batch.read_orders(orders) if orders else {}
     references = await batch.read_references(touched.references)  # unknown until its credit comes, as one by one
-    return replace(state, balances=known, references=references, payment_intents=intents)
+    return replace(state, balances=known, references=references, payment_intents=intents, orders=credited_to)
 
 
 async def _lock_and_read_tenants(

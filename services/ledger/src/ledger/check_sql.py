@@ -88,7 +88,8 @@ BALANCE_RULES = (
 
 GRANTS = """
     WITH moved AS (
-        SELECT tenant_id, move.grant_number, sum(move.credits) AS remaining
+        SELECT tenant_id, move.grant_number, sum(move.credits) AS remaining,
+               -sum(move.credits) FILTER (WHERE kind IN ('expiry', 'expiry_reversal')) AS expired
         FROM entry, unnest(grant_numbers, grant_credits) AS move (grant_number, credits)
         WHERE kind <> 'capture' AND tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
         GROUP BY tenant_id, move.grant_number
@@ -98,12 +99,16 @@ GRANTS = """
         WHERE status = 'open' AND tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
         GROUP BY tenant_id, part.grant_number
     ), made AS (
-        SELECT credit_grant.tenant_id, grant_number, credit_grant.credits, remaining, held, entry.credits AS credited
+        SELECT credit_grant.tenant_id, credit_grant.grant_number, credit_grant.credits, remaining, held, expired,
+               reversed, entry.credits AS credited, coalesce(reversed_credits, 0) AS reversed_expected
         FROM credit_grant LEFT JOIN entry USING (tenant_id, door, reference, created_at)
+        LEFT JOIN payment_intent ON payment_intent.payment_intent = credit_grant.payment_intent
         WHERE credit_grant.tenant_id > $1 AND ($2::text IS NULL OR credit_grant.tenant_id <= $2)
     )
     SELECT tenant_id, grant_number, made.remaining, moved.remaining AS remaining_expected,
            made.held, coalesce(reserved.held, 0) AS held_expected,
+           made.expired, coalesce(moved.expired, 0) AS expired_expected, made.reversed, reversed_expected,
+           greatest(coalesce(moved.expired, 0) + reversed_expected - made.credited, 0) AS lost_twice, 0 AS none,
            made.credits, made.credited AS credits_expected
     FROM made FULL JOIN moved USING (tenant_id, grant_number) FULL JOIN reserved USING (tenant_id, grant_number)
     ORDER BY tenant_id, grant_number
@@ -112,6 +117,9 @@ GRANTS = """
 GRANT_RULES = (
     ("what remains", "remaining", "remaining_expected"),
     ("what is held", "held", "held_expected"),
+    ("what has expired", "expired", "expired_expected"),
+    ("what is reversed", "reversed", "reversed_expected"),
+    ("what has expired and was taken back as well", "lost_twice", "none"),
     ("its size", "credits", "credits_expected"),
 )
 

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger import array_text, sql
 from ledger.core.accounts import Door, Kind
-from ledger.core.commands import HoldStatus, Unapplied, input_hash
+from ledger.core.commands import HoldStatus, OrderKey, Unapplied, input_hash
 from ledger.core.state import (
     Balance,
     DayUsage,
@@ -127,6 +127,12 @@ class Batch:
             )
             for row in rows
         }
+
+    async def read_orders(self, orders: Sequence[OrderKey]) -> dict[OrderKey, str]:
+        """The PaymentIntent that each of the orders was credited to, if it was."""
+        tenants, kinds, names = zip(*orders, strict=True)
+        rows = await self._driver.fetch(sql.READ_ORDERS, tenants, kinds, names)
+        return {OrderKey(row[0], row[1], row[2]): row[3] for row in rows}
 
     async def read_holds(
         self, tenants: Sequence[str], named: Sequence[tuple[str, str]], now: datetime

@@ -63,9 +63,21 @@ READ_REFERENCES = """
     JOIN transfer USING (tenant_id, door, reference)
 """
 
+READ_ORDERS = """
+    SELECT asked.tenant_id, asked.kind, asked.name, payment_intent
+    FROM unnest($1::text[], $2::text[], $3::text[]) AS asked (tenant_id, kind, name)
+    CROSS JOIN LATERAL (
+        SELECT payment_intent FROM payment_intent
+        WHERE asked.kind = 'purchase' AND payment_intent.tenant_id = asked.tenant_id AND purchase = asked.name
+        UNION ALL
+        SELECT payment_intent FROM payment_intent
+        WHERE asked.kind = 'attempt' AND payment_intent.tenant_id = asked.tenant_id AND attempt = asked.name
+    ) AS credited
+"""
+
 _GRANT = """
     credit_grant.tenant_id, credit_grant.grant_number, door, reference, payment_intent, credits, remaining, priority,
-    expires_at, created_at, held
+    expires_at, created_at, held, expired, reversed
 """
 
 READ_UNSPENT_GRANTS = f"""
@@ -79,19 +91,21 @@ READ_SPENT_GRANTS = f"""
 
 INSERT_GRANTS = """
     INSERT INTO credit_grant (tenant_id, grant_number, door, reference, payment_intent, credits, remaining, spent,
-                              priority, expires_at, created_at, held)
+                              priority, expires_at, created_at, held, expired, reversed)
     SELECT tenant_id, grant_number, door, reference, payment_intent, credits, remaining, remaining = 0, priority,
-           expires_at, created_at, held
+           expires_at, created_at, held, expired, reversed
     FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::smallint[],
-                $9::timestamptz[], $10::timestamptz[], $11::bigint[])
+                $9::timestamptz[], $10::timestamptz[], $11::bigint[], $12::bigint[], $13::bigint[])
         AS new (tenant_id, grant_number, door, reference, payment_intent, credits, remaining, priority, expires_at,
-                created_at, held)
+                created_at, held, expired, reversed)
 """
 
 UPDATE_GRANTS = """
-    UPDATE credit_grant SET remaining = new.remaining, spent = new.remaining = 0, held = new.held
-    FROM unnest($1::text::text[], $2::text::int[], $3::text::bigint[], $4::text::bigint[])
-        AS new (tenant_id, grant_number, remaining, held)
+    UPDATE credit_grant SET remaining = new.remaining, spent = new.remaining = 0, held = new.held,
+                            expired = new.expired, reversed = new.reversed
+    FROM unnest($1::text::text[], $2::text::int[], $3::text::bigint[], $4::text::bigint[], $5::text::bigint[],
+                $6::text::bigint[])
+        AS new (tenant_id, grant_number, remaining, held, expired, reversed)
     WHERE credit_grant.tenant_id = new.tenant_id AND credit_grant.grant_number = new.grant_number
 """
 

@@ -53,7 +53,7 @@ balance = Table(
 )
 
 #: Lots of credits. `remaining` is free, `held` is in holds. `spent` says that nothing is free; it is there so that the
-#: index changes once in a grant's life.
+#: index changes once in a grant's life. `reversed` were taken back with their money, `expired` are gone beside those.
 credit_grant = Table(
     "credit_grant",
     metadata,
@@ -69,7 +69,10 @@ credit_grant = Table(
     Column("spent", Boolean, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("held", BigInteger, nullable=False, server_default=text("0")),
+    Column("expired", BigInteger, nullable=False, server_default=text("0")),
+    Column("reversed", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint("remaining >= 0 AND held >= 0 AND spent = (remaining = 0)", name="credit_grant_remaining"),
+    CheckConstraint("expired >= 0 AND reversed >= 0 AND expired + reversed <= credits", name="credit_grant_expired"),
     postgresql_with={"fillfactor": 50},
 )
 Index(
@@ -202,6 +205,16 @@ Index(
     func.coalesce(payment_intent.c.looked_up_at, payment_intent.c.first_seen_at),
     postgresql_where=text("tenant_id IS NULL AND receipt_tenant IS NULL"),
 )
+
+#: One order is credited once, however many PaymentIntents carry a copy of it.
+for _order in (payment_intent.c.purchase, payment_intent.c.attempt):
+    Index(
+        f"payment_intent_{_order.name}",
+        payment_intent.c.tenant_id,
+        _order,
+        unique=True,
+        postgresql_where=payment_intent.c.tenant_id.is_not(None) & _order.is_not(None),
+    )
 
 #: What the books have come to know since a time: `reconcile` reads it in this order.
 Index("payment_intent_in_order", payment_intent.c.first_seen_at, payment_intent.c.payment_intent)

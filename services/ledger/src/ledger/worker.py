@@ -94,7 +94,10 @@ async def end_what_is_due(engine: AsyncEngine, outbox: Outbox) -> None:
 def due_tenants_query(now: datetime) -> CompoundSelect[str]:
     """Some tenants with a grant or a hold that is due."""
     of_grants = select(credit_grant.c.tenant_id).where(
-        ~credit_grant.c.spent, credit_grant.c.expires_at.is_not(None), credit_grant.c.expires_at <= now
+        ~credit_grant.c.spent,
+        credit_grant.c.expires_at.is_not(None),
+        credit_grant.c.expires_at <= now,
+        credit_grant.c.expired + credit_grant.c.reversed < credit_grant.c.credits,
     )
     of_holds = select(hold.c.tenant_id).where(hold.c.status == text("'open'"), hold.c.expires_at <= now)
     return union_all(of_grants.limit(END_TENANTS_MAX), of_holds.limit(END_TENANTS_MAX))

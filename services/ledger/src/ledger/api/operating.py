@@ -117,7 +117,7 @@ async def post_receipt_credit(
     command = Credit(
         body.tenant_id, payment_intent, Kind.RECHARGE if receipt.attempt else Kind.PURCHASE, body.credits,
         receipt.amount_minor, receipt.currency, body.expires_in_days,
-        receipt.purchase if is_claimed else None, receipt.attempt if is_claimed else None,
+        receipt.purchase if is_claimed else None, receipt.attempt if is_claimed else None, by_operator=True,
     )  # fmt: skip
     return await _operate(request, command)
 

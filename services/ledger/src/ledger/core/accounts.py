@@ -42,6 +42,7 @@ class Kind(StrEnum):
     CAPTURE = "capture"
     RELEASE = "release"
     EXPIRY = "expiry"
+    EXPIRY_REVERSAL = "expiry_reversal"
     REFUND = "refund"
     DISPUTE = "dispute"
     DISPUTE_WON = "dispute_won"
@@ -58,6 +59,7 @@ COUNTER_ACCOUNT = {
     Kind.CAPTURE: Account.USED,
     Kind.RELEASE: Account.HELD,
     Kind.EXPIRY: Account.EXPIRED,
+    Kind.EXPIRY_REVERSAL: Account.EXPIRED,
     Kind.REFUND: Account.REFUNDED,
     Kind.DISPUTE: Account.DISPUTED,
     Kind.DISPUTE_WON: Account.DISPUTED,

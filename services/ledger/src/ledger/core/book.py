@@ -178,21 +178,26 @@ class Book:
     def reverse(
         self, credit: CreditOfIntent, payment_intent: str, reference: str, kind: Kind, credits: int, amount_minor: int
     ) -> Transfer:
-        """Takes `credits` back from the grant of `credit`; what it has spent, or holds, becomes a receivable.
+        """Takes `credits` back from the grant of `credit`: first what has expired, which is not lost twice, then what
+        is left; what it has spent, or holds, becomes a receivable. So it ends the same as if it had come before the
+        expiry.
 
         With negative `credits` a reversal is undone: debt is paid first, the rest returns to the grant, or expires with
         it.
         """
+        number = credit.grant_number
         if credits > 0:
-            taken = self._lots.take(credit.grant_number, credits)
-            moves: Moves = [credit.grant_number], [-taken]
+            self._reverse_expiry(number, credits)
+            taken = self._lots.take(number, credits)
+            moves: Moves = [number], [-taken]
             owed_change = receivable_change = credits - taken
         else:
             paid, receivable_paid = self._pay_debt(-credits)
             owed_change, receivable_change = -paid, -receivable_paid
-            moves = _coming_in([credit.grant_number], [-credits], paid)
+            moves = _coming_in([number], [-credits], paid)
             if -credits > paid:
-                self._lots.put_back(credit.grant_number, -credits - paid)
+                self._lots.put_back(number, -credits - paid)
+        self._lots.reverse(number, credits)
         transfer = self._post(
             Door.STRIPE, reference, kind, -credits,
             moves=moves, owed_change=owed_change, receivable_change=receivable_change,
@@ -220,8 +225,7 @@ class Book:
         """Grants made, as they are now, and what has become of older ones."""
         made: list[Grant] = []
         for number, grant in self.new_grants.items():
-            remaining, held = self._lots.rest(number)
-            made.append(grant._replace(remaining=remaining, held=held))
+            made.append(grant._replace(**self._lots.rest(number)._asdict()))
         return made, list(self._lots.changes(self.tenant, self.new_grants))
 
     def closing_holds(self) -> tuple[list[HoldState], list[HoldState]]:
@@ -232,7 +236,7 @@ class Book:
 
     def _expire_due(self) -> None:
         for lot in self._lots.due(self.now):
-            rest = self._lots.take(lot.number, lot.remaining)
+            rest = self._lots.expire(lot.number)
             self._post(
                 Door.SYSTEM,
                 f"expiry:{lot.number}:{self.version + 1}",
@@ -240,6 +244,13 @@ class Book:
                 -rest,
                 moves=([lot.number], [-rest]),
             )
+
+    def _reverse_expiry(self, number: int, credits: int) -> None:
+        """Returns up to `credits` that have expired to their grant, for a reversal to take."""
+        returned = self._lots.unexpire(number, credits)
+        if returned:
+            reference = f"expiry_reversal:{number}:{self.version + 1}"
+            self._post(Door.SYSTEM, reference, Kind.EXPIRY_REVERSAL, returned, moves=([number], [returned]))
 
     def _grant(
         self,

@@ -1,6 +1,7 @@
 """What the ledger can be asked to do, and what comes of it. One batch is a list of commands, one outcome each."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -12,7 +13,11 @@ from ledger.core.accounts import Kind
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """A PaymentIntent of ours succeeded. What it sells is proven by its signature, or decided by an operator."""
+    """A PaymentIntent of ours succeeded. What it sells is proven by its signature, or decided by an operator.
+
+    The order, `purchase` or `attempt`, is credited to one PaymentIntent alone. Another one that carries a copy of it
+    becomes an unapplied receipt, and where an operator credits that, the order's name stays with the first.
+    """
 
     tenant: str
     payment_intent: str
@@ -23,11 +28,27 @@ class Credit:
     expires_in_days: int | None = None
     purchase: str | None = None
     attempt: str | None = None
+    by_operator: bool = False
+
+    @property
+    def orders(self) -> "Sequence[OrderKey]":
+        """The order that it credits, if it names one."""
+        named = ("purchase", self.purchase), ("attempt", self.attempt)
+        return [OrderKey(self.tenant, kind, name) for kind, name in named if name is not None]
+
+
+class OrderKey(NamedTuple):
+    """An order of a tenant: `kind` is "purchase" or "attempt"."""
+
+    tenant: str
+    kind: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unapplied:
-    """A PaymentIntent with our marker succeeded, and what it claims cannot be believed. The tenant is a claim too."""
+    """A PaymentIntent with our marker succeeded, and what it claims cannot be believed, or has been credited before.
+    The tenant is a claim too."""
 
     claimed_tenant: str
     payment_intent: str

@@ -4,7 +4,7 @@ from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from ledger.core.state import Grant, GrantChange
+from ledger.core.state import Grant, GrantChange, GrantRest
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -13,16 +13,28 @@ Moves = tuple[Sequence[int], Sequence[int]]
 
 
 class Lot:
-    """One grant's rest: `remaining` are free, `held` belong to holds."""
+    """One grant's rest: `remaining` are free, `held` belong to holds; `expired` and `reversed` as in `Grant`."""
 
-    __slots__ = ("expires_at", "held", "number", "rank", "remaining")
+    __slots__ = ("credits", "expired", "expires_at", "held", "number", "rank", "remaining", "reversed")
 
     def __init__(self, grant: Grant) -> None:
         self.number = grant.number
+        self.credits = grant.credits
         self.remaining = grant.remaining
         self.held = grant.held
+        self.expired = grant.expired
+        self.reversed = grant.reversed
         self.expires_at = grant.expires_at
         self.rank = (grant.priority, grant.expires_at or _NEVER, grant.number)
+
+    @property
+    def may_expire(self) -> int:
+        """Free credits that can expire: no more than the money that is left has bought."""
+        return min(self.remaining, self.credits - self.reversed - self.expired)
+
+    def is_over(self, now: datetime) -> bool:
+        """Whether its time is over."""
+        return self.expires_at is not None and self.expires_at <= now
 
 
 def _rank(lot: Lot) -> tuple[int, datetime, int]:
@@ -85,6 +97,27 @@ class Lots:
         lot.remaining += credits
         self._touched.add(number)
 
+    def expire(self, number: int) -> int:
+        """Takes what can expire of a grant and returns how many."""
+        lot = self._by_number[number]
+        expired = self.take(number, lot.may_expire)
+        lot.expired += expired
+        return expired
+
+    def unexpire(self, number: int, credits: int) -> int:
+        """Gives back up to `credits` of what has expired of a grant, and returns how many."""
+        lot = self._by_number[number]
+        returned = min(lot.expired, credits)
+        if returned:
+            lot.expired -= returned
+            self.put_back(number, returned)
+        return returned
+
+    def reverse(self, number: int, credits: int) -> None:
+        """Notes that `credits` of a grant, signed, are reversed; where they are taken is said by others."""
+        self._by_number[number].reversed += credits
+        self._touched.add(number)
+
     def hold(self, moves: Moves) -> None:
         """Notes that what was burnt is held."""
         for number, credits in zip(*moves, strict=True):
@@ -105,13 +138,13 @@ class Lots:
             insort(self._open, lot, key=_rank)
 
     def due(self, now: datetime) -> Iterable[Lot]:
-        """Lots with free credits whose time is over."""
-        return [lot for lot in self._open if lot.expires_at is not None and lot.expires_at <= now]
+        """Lots whose time is over, with credits that can expire."""
+        return [lot for lot in self._open if lot.is_over(now) and lot.may_expire]
 
-    def rest(self, number: int) -> tuple[int, int]:
-        """What one grant has (free, held)."""
+    def rest(self, number: int) -> GrantRest:
+        """What one grant has now."""
         lot = self._by_number[number]
-        return lot.remaining, lot.held
+        return GrantRest(lot.remaining, lot.held, lot.expired, lot.reversed)
 
     def changes(self, tenant: str, but: Iterable[int]) -> Iterator[GrantChange]:
         """What has become of the grants that were touched, without those made in this batch (`but`)."""

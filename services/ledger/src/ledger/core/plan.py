@@ -57,6 +57,9 @@ from ledger.core.state import (
     UsageRun,
 )
 
+#: Why money that carries a copy of an order is not credited by itself.
+ORDER_ALREADY_CREDITED = "order_already_credited"
+
 _RECORDED = Recorded()
 
 
@@ -84,6 +87,7 @@ class _Planner:
         self._books: dict[str, Book] = {}
         self._references: dict[tuple[str, Door, str], PostedReference | Transfer] = dict(state.references)
         self._intents: dict[str, PaymentIntent] = {}
+        self._orders = dict(state.orders)
         self._receipts: list[Unapplied] = []
         self._resolved_receipts: list[tuple[str, str]] = []
 
@@ -277,11 +281,16 @@ class _Planner:
                 return Conflict(command.payment_intent)
             first = self._references.get((command.tenant, Door.STRIPE, command.payment_intent))
             return Noted() if first is None else _repeated(first)  # None: its transfer is in the archive
+        if any(order in self._orders for order in command.orders):
+            if not command.by_operator:
+                return self._receipt(_copied(command))
+            command = replace(command, purchase=None, attempt=None)
         book = self._book(command.tenant) or self._open_book(command.tenant)
         if not book.can_hold(command.credits):
             return BeyondLimit()
         transfer, credit = book.credit(command)
         outcome = self._posted(transfer)
+        self._orders.update(dict.fromkeys(command.orders, command.payment_intent))
         if intent.receipt_tenant is not None:
             self._resolved_receipts.append((intent.receipt_tenant, intent.id))
         self._intents[intent.id] = replace(intent, credit=credit, refunds={}, disputes={})
@@ -368,6 +377,13 @@ class _Planner:
 
 def _repeated(known: PostedReference | Transfer) -> Posted:
     return Posted(known.version, known.credits, known.available_after, known.created_at, repeated=True)
+
+
+def _copied(command: Credit) -> Unapplied:
+    return Unapplied(
+        command.tenant, command.payment_intent, command.amount_minor, command.currency, ORDER_ALREADY_CREDITED,
+        command.purchase, command.attempt,
+    )  # fmt: skip
 
 
 def _held(hold: HoldState, available_after: int, version: int, *, repeated: bool = False) -> Held:

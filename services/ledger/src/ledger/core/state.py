@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ledger.core.accounts import COUNTER_ACCOUNT, Account, Door, Kind
-from ledger.core.commands import HoldStatus, Outcome, Unapplied, Usage, input_hash
+from ledger.core.commands import HoldStatus, OrderKey, Outcome, Unapplied, Usage, input_hash
 
 
 class ReferenceKey(NamedTuple):
@@ -55,7 +55,11 @@ class Balance(NamedTuple):
 
 class Grant(NamedTuple):
     """A lot of credits: `credits` at first; now `remaining` are free and `held` are in holds. Numbered by tenant, in
-    the order they were made."""
+    the order they were made.
+
+    `reversed` were taken back with the money that bought them, from this grant or as a debt. `expired` are those that
+    expired and were not taken back: no more expire than the money that is left has bought.
+    """
 
     tenant: str
     number: int
@@ -68,6 +72,17 @@ class Grant(NamedTuple):
     expires_at: datetime | None
     created_at: datetime
     held: int = 0
+    expired: int = 0
+    reversed: int = 0
+
+
+class GrantRest(NamedTuple):
+    """What a batch may change of a grant."""
+
+    remaining: int
+    held: int
+    expired: int
+    reversed: int
 
 
 class GrantChange(NamedTuple):
@@ -75,6 +90,8 @@ class GrantChange(NamedTuple):
     number: int
     remaining: int
     held: int
+    expired: int
+    reversed: int
 
 
 class HoldState(NamedTuple):
@@ -219,7 +236,8 @@ class State:
     """Everything a batch touches, read under its locks.
 
     `grants` has the tenants' unspent grants and those that reversals and holds are about; `holds` has the open ones
-    that are due and those that commands name; a tenant without balance is unknown.
+    that are due and those that commands name; a tenant without balance is unknown. `orders` says to which PaymentIntent
+    each order that commands name was credited.
     """
 
     balances: Mapping[str, Balance] = field(default_factory=dict[str, Balance])
@@ -227,6 +245,7 @@ class State:
     references: Mapping[ReferenceKey, PostedReference] = field(default_factory=dict[ReferenceKey, PostedReference])
     payment_intents: Mapping[str, PaymentIntent] = field(default_factory=dict[str, PaymentIntent])
     holds: Mapping[str, Sequence[HoldState]] = field(default_factory=dict[str, Sequence[HoldState]])
+    orders: Mapping[OrderKey, str] = field(default_factory=dict[OrderKey, str])
 
 
 @dataclass(frozen=True, slots=True)

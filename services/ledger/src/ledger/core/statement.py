@@ -12,6 +12,7 @@ REST_OF_PURPOSES = "(other purposes)"
 
 GRANTING = frozenset([Kind.PURCHASE, Kind.RECHARGE, Kind.PROMOTION, Kind.ADJUSTMENT])
 USING = frozenset([Kind.USAGE, Kind.CAPTURE])
+EXPIRING = frozenset([Kind.EXPIRY, Kind.EXPIRY_REVERSAL])
 REVERSING = frozenset([Kind.REFUND, Kind.DISPUTE, Kind.DISPUTE_WON])
 
 
@@ -102,8 +103,8 @@ class GrantLine:
             self.paid_debt += move.went
         if move.kind in USING:
             self.used += move.went
-        elif move.kind is Kind.EXPIRY:
-            self.expired += move.went
+        elif move.kind in EXPIRING:
+            self.expired += move.came + move.went
         elif move.kind in REVERSING:
             self.reversed += move.came if move.is_incoming else move.went
         elif move.kind in GRANTING:

@@ -1,0 +1,121 @@
+"""Credits that expired are gone already: no refund and no dispute makes a debt of them."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from ledger.check import check
+from ledger.core.commands import Command, Expire, Posted
+from ledger.worker import end_what_is_due
+from shared.database import make_engine
+
+from .books import Books
+from .builders import NOW, debit, hold, purchase, refund, reinstated, release, usage, withdrawn
+
+LIFE_DAYS = 30
+AFTER = NOW + timedelta(days=LIFE_DAYS + 1)
+BOUGHT = purchase(credits=100, expires_in_days=LIFE_DAYS)
+
+
+async def lived(books: Books, *told: tuple[datetime, Command]) -> tuple[int, int, int]:
+    """100 credits for 30 days, and then what is told; (balance, owed, receivable) after their end."""
+    await books.apply(BOUGHT)
+    for at, command in told:
+        await books.apply(command, now=at)
+    await books.apply(Expire("acme"), now=AFTER)
+    await books.assert_right()
+    return await books.balance()
+
+
+async def test_a_full_refund_of_what_expired_unused_leaves_nothing(books: Books) -> None:
+    assert await lived(books, (AFTER, Expire("acme")), (AFTER, refund())) == (0, 0, 0)
+    entries = await books.rows("SELECT kind, source, destination, credits FROM transfer ORDER BY version")
+    assert [tuple(each) for each in entries] == [
+        ("purchase", "sold", "available", 100),
+        ("expiry", "available", "expired", 100),
+        ("expiry_reversal", "expired", "available", 100),
+        ("refund", "available", "refunded", 100),
+    ]
+
+
+@pytest.mark.parametrize("refunded_at", [NOW, AFTER], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("used", "amount_minor", "balance"),
+    [(0, 1000, 0), (0, 500, 0), (40, 1000, -40), (40, 500, 0), (40, 700, -10), (100, 500, -50)],
+)
+async def test_whether_a_refund_comes_before_or_after_the_expiry_makes_no_difference(
+    books: Books, refunded_at: datetime, used: int, amount_minor: int, balance: int
+) -> None:
+    spent = [(NOW, debit(credits=used))] if used else []
+    ended = await lived(books, *spent, (refunded_at, Expire("acme")), (refunded_at, refund(amount_minor=amount_minor)))
+    assert ended == (balance, -balance, -balance)
+
+
+async def test_a_dispute_that_is_won_after_the_end_leaves_it_as_it_was(books: Books) -> None:
+    assert await lived(books, (NOW, debit(credits=40)), (AFTER, withdrawn()), (AFTER, reinstated())) == (0, 0, 0)
+
+
+async def test_a_refund_that_failed_lets_it_expire_again(books: Books) -> None:
+    failed = (AFTER, refund(status="failed"))
+    assert await lived(books, (AFTER, Expire("acme")), (AFTER, refund()), failed, failed) == (0, 0, 0)
+
+
+async def test_refunds_in_parts_take_what_expired_first_and_then_what_was_spent(books: Books) -> None:
+    parts = [(AFTER, refund(f"re_{n}", 250)) for n in range(3)]
+    assert await lived(books, (NOW, debit(credits=40)), *parts) == (-15, 15, 15)
+
+
+async def test_what_comes_back_from_a_hold_after_a_full_refund_does_not_expire(books: Books) -> None:
+    """The debt of the hold's part was paid by other credits, so what the hold gives back is theirs."""
+    await books.apply(BOUGHT, hold(credits=30, expires_at=AFTER + timedelta(days=1)))
+    await books.apply(refund(), now=AFTER)
+    assert await books.balance() == (0, 30, 30)
+    await books.apply(purchase("pi_2", 100), now=AFTER)
+    assert await books.balance() == (100, 0, 0)
+    await books.apply(release(), now=AFTER)
+    assert await books.balance() == (100, 0, 0)
+    await books.assert_right()
+    await end_what_is_due(books.engine, books.outbox_at(AFTER))  # comes to an end
+    assert await books.balance() == (100, 0, 0)
+    await books.apply(usage(credits=100), now=AFTER)
+    assert await books.balance() == (0, 0, 0)
+
+
+async def test_another_grant_is_not_touched(books: Books) -> None:
+    await books.apply(BOUGHT, purchase("pi_2", 50))
+    [outcome] = await books.apply(refund(), now=AFTER)
+    assert isinstance(outcome, Posted)
+    assert await books.balance() == (50, 0, 0)
+    await books.assert_right()
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        ("UPDATE credit_grant SET expired = 90 WHERE grant_number = 1", "what has expired is 90"),
+        ("UPDATE credit_grant SET reversed = 0 WHERE grant_number = 2", "what is reversed is 0"),
+        (
+            "ALTER TABLE credit_grant DROP CONSTRAINT credit_grant_expired; "
+            "DELETE FROM transfer WHERE kind = 'expiry_reversal'",
+            "what has expired and was taken back as well is 100",
+        ),
+    ],
+)
+async def test_check_finds_what_was_lost_twice(books: Books, damage: str, found: str) -> None:
+    await books.apply(BOUGHT, purchase("pi_2", expires_in_days=LIFE_DAYS))
+    await books.apply(refund(payment_intent="pi_2"), now=AFTER)
+    await books.assert_right()
+    owner = make_engine(books.database.superuser_url, application_name="ledger-test-damage", pool_size=1)
+    async with owner.begin() as connection:
+        for statement in damage.split("; "):
+            await connection.execute(text(statement))
+    await owner.dispose()
+    findings = await check(books.engine)
+    assert any(found in sentence for sentence in findings.wrong), findings.wrong
+
+
+async def test_no_row_can_say_that_more_expired_than_was_paid_for(books: Books) -> None:
+    await books.apply(BOUGHT)
+    with pytest.raises(Exception, match="credit_grant_expired"):
+        await books.rows("UPDATE credit_grant SET expired = 60, reversed = 41 RETURNING 1")
