@@ -7,7 +7,7 @@ import pytest
 from ledger.core.accounts import Kind as TransferKind
 from ledger.core.commands import Credit, DisputeSeen, RefundSeen, Unapplied
 from ledger.core.reconciling import AtStripe, Difference, InBooks, Kind, compare
-from ledger.core.state import CreditOfIntent, DisputeState, PaymentIntent, RefundState
+from ledger.core.state import CreditOfIntent, DisputeState, PaymentIntent, RefundState, RefusedReversal
 
 from .builders import purchase, refund, reinstated, unapplied, withdrawn
 
@@ -34,6 +34,11 @@ def paid(
 
 def books(refunds: dict[str, RefundState] | None = None, disputes: dict[str, DisputeState] | None = None) -> InBooks:
     return InBooks(PaymentIntent("pi_1", CREDIT, None, refunds or {}, disputes or {}))
+
+
+def refusing(reference: str) -> InBooks:
+    refused = RefusedReversal(reference, 1000, "eur")
+    return InBooks(PaymentIntent("pi_1", CREDIT, None, {}, {}, {reference: refused}))
 
 
 def kinds(found: list[Difference]) -> list[tuple[Kind, str]]:
@@ -111,6 +116,12 @@ def test_what_agrees_is_no_difference(at_stripe: AtStripe, in_books: InBooks | N
             (Kind.DISPUTE_DIFFERS, "dp_1"),
         ),
         (paid(), books(None, {"dp_1": DisputeState(1000, 0)}), (Kind.DISPUTE_NOT_AT_STRIPE, "dp_1")),
+        (paid(replace(refund(), currency="eur")), refusing("re_1"), (Kind.REVERSAL_REFUSED, "re_1")),
+        (
+            paid(disputes=(replace(withdrawn(), currency="eur"),)),
+            refusing("dp_1:withdrawn"),
+            (Kind.REVERSAL_REFUSED, "dp_1"),
+        ),
     ],
 )
 def test_each_difference_is_of_its_kind(at_stripe: AtStripe, in_books: InBooks | None, expected: object) -> None:

@@ -6,11 +6,11 @@ from datetime import timedelta
 import pytest
 from recharge_house import SIGNING_KEY, House
 
-from recharge.handlers import freeze_key, on_balances, on_entries, on_requests
+from recharge.handlers import freeze_key, on_balances, on_entries, on_refused_reversals, on_requests
 from recharge.repository.inputs import unfreeze
 from recharge.stripe_handlers import StripeEvents, freeze_payment
 from shared.clock import utc_now
-from shared.events import DomainEvent, EntryPosted, RechargeRequested, encode
+from shared.events import DomainEvent, EntryPosted, RechargeRequested, ReversalRefused, encode
 from shared.ids import new_id
 from shared.kafka import Record
 
@@ -343,3 +343,24 @@ async def test_stripe_events_of_others_change_nothing(house: House) -> None:
 
 def _encoded(event: DomainEvent) -> bytes:
     return encode(event, event_id=new_id("evt"), now=utc_now())
+
+
+async def test_a_reversal_that_the_ledger_refused_freezes_charging_for_its_tenant(house: House) -> None:
+    tenant, other = await house.tenant("pm_card_visa", available=100), await house.tenant("pm_card_visa", available=100)
+    refused = ReversalRefused(
+        tenant=tenant, payment_intent="pi_1", reversal="re_1", amount_minor=900, currency="eur",
+        credited_currency="usd", refused_at=utc_now(),
+    )  # fmt: skip
+    record = Record(refused.TOPIC, 0, 7, tenant, encode(refused, event_id="evt_1", now=utc_now()))
+    async with house.outbox.transaction(house.engine) as transaction:
+        await on_refused_reversals(transaction, [record])
+    await house.balance(tenant, 10)
+    await house.balance(other, 10)
+    await house.work()
+    assert (await house.last_reason(tenant), house.charges(tenant)) == ("frozen", [])
+    assert len(house.charges(other)) == 1
+    async with house.engine.begin() as connection:
+        assert await unfreeze(connection, tenant)
+    await house.decide_again()
+    await house.work()
+    assert len(house.charges(tenant)) == 1

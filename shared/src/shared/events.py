@@ -83,6 +83,22 @@ class BalanceChanged(TenantEvent):
     changed_at: datetime
 
 
+class ReversalRefused(TenantEvent):
+    """A refund, or a move of a dispute's funds, is not in the currency of the payment that it takes back. The ledger
+    has moved no credits for it: somebody has to look."""
+
+    TYPE = "ledger.reversal-refused.v1"
+    SOURCE = "/ledger"
+    TOPIC = TopicName.REVERSAL_REFUSED
+
+    payment_intent: str
+    reversal: str = Field(description="The refund's id, or the dispute's with how its funds moved: `dp_…:withdrawn`.")
+    amount_minor: int
+    currency: str
+    credited_currency: str
+    refused_at: datetime
+
+
 class StripeObjectMissing(DomainEvent):
     """The books lack something that is at Stripe: its event was lost. Whoever reads this publishes it anew in
     `stripe.events`, as Stripe has it now."""
@@ -248,8 +264,8 @@ class UsageRecorded(TenantEvent):
 
 
 EVENT_CLASSES: tuple[type[DomainEvent], ...] = (
-    EntryPosted, BalanceChanged, StripeObjectMissing, BillingProfile, CreditPackage, RechargeRequested, AttemptChanged,
-    UsageRecorded,
+    EntryPosted, BalanceChanged, ReversalRefused, StripeObjectMissing, BillingProfile, CreditPackage,
+    RechargeRequested, AttemptChanged, UsageRecorded,
 )  # fmt: skip
 
 _EXAMPLE_TIME = datetime(2026, 9, 1, 12, 0, tzinfo=UTC)
@@ -261,6 +277,10 @@ EXAMPLES: Mapping[type[DomainEvent], DomainEvent] = {
     BalanceChanged: BalanceChanged(
         tenant="acme", version=7, available=1200, held=100, owed=0, receivable=0, usage_day=date(2026, 9, 1),
         usage_by_purpose={"summaries": 40}, usage_of_other_purposes=3, changed_at=_EXAMPLE_TIME,
+    ),
+    ReversalRefused: ReversalRefused(
+        tenant="acme", payment_intent="pi_3QfExample", reversal="re_3QfExample", amount_minor=900, currency="eur",
+        credited_currency="usd", refused_at=_EXAMPLE_TIME,
     ),
     StripeObjectMissing: StripeObjectMissing(
         kind="refund", object_id="re_3QfExample", payment_intent="pi_3QfExample", found_at=_EXAMPLE_TIME,

@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Any, Self
 
 from shared.kafka import Record, kafka_headers
+from shared.outbox import OutboxEvent, Transaction
 from shared.producer import Sender
-from shared.topics import dead_letter_name
+from shared.topics import TopicName, dead_letter_name
 
 POISON_IN_A_ROW_MAX = 5
 WINDOW_RECORDS = 1_000
@@ -144,11 +145,8 @@ def _digest(key: str | None) -> str:
     return "" if key is None else hashlib.sha256(key.encode()).hexdigest()[:8]
 
 
-async def send_to_dead_letters(
-    producer: Sender, record: Record, *, group: str, reason: str, tries: int, now: datetime, topic_prefix: str
-) -> None:
-    """Puts the record's own bytes, key and headers into the group's dead-letter topic and waits for the ack."""
-    headers = {
+def _dead_letter_headers(record: Record, reason: str, tries: int, now: datetime) -> dict[str, str]:
+    return {
         **record.headers,
         "dead-letter-reason": reason[:500],
         "dead-letter-topic": record.topic,
@@ -157,6 +155,24 @@ async def send_to_dead_letters(
         "dead-letter-tries": str(tries),
         "dead-letter-at": now.isoformat(),
     }
+
+
+def dead_letter_with(transaction: Transaction, record: Record, *, topic: TopicName, group: str, reason: str) -> None:
+    """Has a record that was handled put into the group's dead-letter topic once `transaction` commits: what it tells is
+    kept as refused, and somebody has to look at it. It does not count as poison."""
+    transaction.events.append(
+        OutboxEvent(
+            0, "", dead_letter_name(topic, group), record.key or "", record.value or b"",
+            _dead_letter_headers(record, reason, 1, transaction.now),
+        )
+    )  # fmt: skip
+
+
+async def send_to_dead_letters(
+    producer: Sender, record: Record, *, group: str, reason: str, tries: int, now: datetime, topic_prefix: str
+) -> None:
+    """Puts the record's own bytes, key and headers into the group's dead-letter topic and waits for the ack."""
+    headers = _dead_letter_headers(record, reason, tries, now)
     topic = topic_prefix + dead_letter_name(record.topic.removeprefix(topic_prefix), group)
     key = None if record.key is None else record.key.encode()
     async with asyncio.timeout(ACKNOWLEDGEMENT_TIMEOUT_S):

@@ -4,15 +4,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from prometheus_client import Counter
+
 from ledger.core.accounts import KINDS_OF_USE, Door
 from ledger.core.commands import Command, Credit, DisputeSeen, Outcome, RefundSeen, Unapplied
 from ledger.core.plan import plan, posts_all
-from ledger.core.state import Changes, State, Transfer
+from ledger.core.state import Changes, PaymentIntent, RefusedReversal, State, Transfer
 from ledger.core.touched import Use, are_uses, tenants_of_uses, touched_by
 from ledger.repository import Batch, ReferenceTaken, begin_batch
-from shared.events import EntryPosted
+from shared.events import EntryPosted, ReversalRefused
+from shared.logs import get_logger
 from shared.outbox import Transaction
 from shared.topics import TopicName
+
+log = get_logger()
+
+_refused_reversals = Counter(
+    "ledger_refused_reversals_total", "Refunds and disputes that do not fit what was credited, by why.", ["reason"]
+)
+_refused_reversals.labels("currency_differs")
 
 
 async def apply(transaction: Transaction, commands: Sequence[Command], now: datetime) -> Sequence[Outcome]:
@@ -110,6 +120,9 @@ def _announce(transaction: Transaction, changes: Changes, now: datetime) -> None
     for receipt in changes.receipts:
         if receipt.purchase or receipt.attempt:
             transaction.publish(_receipt_posted(receipt, now))
+    for intent, refused in changes.refused_reversals:
+        _refused_reversals.labels("currency_differs").inc()
+        transaction.publish(_reversal_refused(intent, refused, now))
 
 
 def _entry_posted(transfer: Transfer) -> EntryPosted:
@@ -144,6 +157,23 @@ def _receipt_posted(receipt: Unapplied, now: datetime) -> EntryPosted:
         attempt=receipt.attempt,
         balance_version=0,
         posted_at=now,
+    )
+
+
+def _reversal_refused(intent: PaymentIntent, refused: RefusedReversal, now: datetime) -> ReversalRefused:
+    assert intent.credit is not None, "a reversal is refused for its credit's currency"
+    log.error(
+        "reversal_refused", tenant=intent.credit.tenant, payment_intent=intent.id, reversal=refused.reference,
+        currency=refused.currency, credited=intent.credit.currency,
+    )  # fmt: skip
+    return ReversalRefused(
+        tenant=intent.credit.tenant,
+        payment_intent=intent.id,
+        reversal=refused.reference,
+        amount_minor=refused.amount_minor,
+        currency=refused.currency,
+        credited_currency=intent.credit.currency,
+        refused_at=now,
     )
 
 

@@ -45,6 +45,7 @@ class Findings:
     payment_intents: int = 0
     waiting_payment_intents: int = 0
     open_receipts: Sequence[str] = ()
+    refused_reversals: Sequence[str] = ()
     unseen: Sequence[str] = ()
     held_back: Sequence[str] = ()
     kafka: str | None = None
@@ -78,6 +79,11 @@ async def check(engine: AsyncEngine) -> Findings:
         findings.open_receipts = [
             f"{row['payment_intent']}: {row['amount_minor']} {row['currency']}, {row['reason']}"
             for row in await reading(check_sql.OPEN_RECEIPTS, WRONG_SHOWN_MAX)
+        ]
+        findings.refused_reversals = [
+            f"{row['payment_intent']}: {row['reference']} of {row['amount_minor']} {row['currency']}, credited in "
+            f"{row['credited']}"
+            for row in await reading(check_sql.REFUSED_REVERSALS, WRONG_SHOWN_MAX)
         ]
     return findings
 
@@ -157,6 +163,8 @@ def report(findings: Findings) -> str:
         f"waiting for their credit: {findings.waiting_payment_intents} PaymentIntents with refunds or disputes",
         f"open unapplied receipts: {len(findings.open_receipts)}",
         *(f"  {receipt}" for receipt in findings.open_receipts),
+        f"refused reversals: {len(findings.refused_reversals)}",
+        *(f"  {reversal}" for reversal in findings.refused_reversals),
     ]
     if findings.wrong:
         lines.append(f"WRONG: {len(findings.wrong)}")

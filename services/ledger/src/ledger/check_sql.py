@@ -154,6 +154,13 @@ TOTALS = """
     SELECT count(*) AS waiting FROM payment_intent WHERE tenant_id IS NULL AND (refunds <> '{}' OR disputes <> '{}')
 """
 
+REFUSED_REVERSALS = """
+    SELECT payment_intent, reversal.key AS reference, (reversal.value ->> 'amount_minor')::bigint AS amount_minor,
+           reversal.value ->> 'currency' AS currency, payment_intent.currency AS credited
+    FROM payment_intent, jsonb_each(refused) AS reversal
+    WHERE refused <> '{}' ORDER BY payment_intent, reference LIMIT $1
+"""
+
 OPEN_RECEIPTS = """
     SELECT payment_intent, amount_minor, currency, reason FROM unapplied_receipt WHERE resolved_at IS NULL
     ORDER BY received_at, payment_intent LIMIT $1

@@ -5,16 +5,19 @@ from collections.abc import Sequence
 from prometheus_client import Counter
 
 from ledger.apply import apply
-from ledger.core.commands import BeyondLimit, Command, Conflict, Outcome, Recorded, UnknownTenant
+from ledger.core.commands import BeyondLimit, Command, Conflict, CurrencyDiffers, Outcome, Recorded, UnknownTenant
 from ledger.stripe_commands import HANDLED_TYPES, command_of
 from ledger.usage_records import usage_of
 from shared.kafka import Record
 from shared.logs import get_logger
 from shared.outbox import Transaction
-from shared.poison import Poison, RecordRefused
+from shared.poison import Poison, RecordRefused, dead_letter_with
 from shared.stripe_events import EVENT_TYPES, Header, MalformedEvent, is_of_own_account, parse_event
+from shared.topics import TopicName
 
 log = get_logger()
+
+GROUP = "ledger"
 
 _stripe_events = Counter("ledger_stripe_events_total", "Stripe events, by what became of them.", ["type", "outcome"])
 _usage = Counter("ledger_usage_records_total", "usage.recorded, by what became of them.", ["outcome"])
@@ -30,6 +33,7 @@ class Handlers:
         """Credits, receipts and reversals. Types that move no credits, and what is not ours, are counted and left."""
         commands: list[Command] = []
         types: list[str] = []
+        read: list[Record] = []
         for record in records:
             event_type = record.headers.get(Header.TYPE)
             if event_type is not None and event_type not in HANDLED_TYPES:
@@ -46,11 +50,15 @@ class Handlers:
             log.debug("stripe_event_read", event_id=event.id, command=type(command).__name__)
             commands.append(command)
             types.append(event.type)
+            read.append(record)
         if not commands:
             return
         outcomes = await apply(transaction, commands, transaction.now)
-        for event_type, command, outcome in zip(types, commands, outcomes, strict=True):
+        for event_type, command, outcome, record in zip(types, commands, outcomes, read, strict=True):
             _refuse_unfit(outcome, of=command, as_=Poison)
+            if isinstance(outcome, CurrencyDiffers):
+                reason = f"{type(command).__name__}: not in {outcome.credited}, which was credited"
+                dead_letter_with(transaction, record, topic=TopicName.STRIPE_EVENTS, group=GROUP, reason=reason)
             _count_stripe(event_type, type(outcome).__name__.lower())
             log.debug("stripe_event_applied", command=type(command).__name__, outcome=type(outcome).__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ledger.core.accounts import Kind
-from ledger.core.state import CreditOfIntent, DisputeState, PaymentIntent, RefundState
+from ledger.core.state import CreditOfIntent, DisputeState, PaymentIntent, RefundState, RefusedReversal
 
 
 def payment_intent_of(row: Any) -> PaymentIntent:
@@ -28,11 +28,16 @@ def payment_intent_of(row: Any) -> PaymentIntent:
         credit=credit,
         receipt_tenant=row["receipt_tenant"],
         refunds={
-            refund: RefundState(state["amount_minor"], state["is_void"]) for refund, state in row["refunds"].items()
+            refund: RefundState(state["amount_minor"], state["is_void"], state.get("currency", ""))
+            for refund, state in row["refunds"].items()
         },
         disputes={
-            dispute: DisputeState(state["withdrawn_minor"], state["reinstated_minor"])
+            dispute: DisputeState(state["withdrawn_minor"], state["reinstated_minor"], state.get("currency", ""))
             for dispute, state in row["disputes"].items()
+        },
+        refused={
+            reference: RefusedReversal(reference, state["amount_minor"], state["currency"])
+            for reference, state in row["refused"].items()
         },
     )
 
@@ -54,7 +59,11 @@ def payment_intent_columns(intents: Sequence[PaymentIntent]) -> list[list[Any]]:
         [
             json.dumps(
                 {
-                    refund: {"amount_minor": state.amount_minor, "is_void": state.is_void}
+                    refund: {
+                        "amount_minor": state.amount_minor,
+                        "is_void": state.is_void,
+                        "currency": state.currency,
+                    }
                     for refund, state in intent.refunds.items()
                 }
             )
@@ -63,11 +72,24 @@ def payment_intent_columns(intents: Sequence[PaymentIntent]) -> list[list[Any]]:
         [
             json.dumps(
                 {
-                    dispute: {"withdrawn_minor": state.withdrawn_minor, "reinstated_minor": state.reinstated_minor}
+                    dispute: {
+                        "withdrawn_minor": state.withdrawn_minor,
+                        "reinstated_minor": state.reinstated_minor,
+                        "currency": state.currency,
+                    }
                     for dispute, state in intent.disputes.items()
                 }
             )
             for intent in intents
         ],
         [intent.receipt_tenant for intent in intents],
+        [
+            json.dumps(
+                {
+                    reference: {"amount_minor": state.amount_minor, "currency": state.currency}
+                    for reference, state in intent.refused.items()
+                }
+            )
+            for intent in intents
+        ],
     ]

@@ -12,7 +12,7 @@ LOCK_PAYMENT_INTENTS = """
 
 READ_PAYMENT_INTENTS = """
     SELECT payment_intent, tenant_id, grant_number, kind, credits, amount_minor, currency, purchase, attempt,
-           reversed_credits, refunds, disputes, receipt_tenant
+           reversed_credits, refunds, disputes, receipt_tenant, refused
     FROM payment_intent WHERE payment_intent = ANY($1::text[])
 """
 
@@ -21,11 +21,11 @@ UPDATE_PAYMENT_INTENTS = """
         tenant_id = new.tenant_id, grant_number = new.grant_number, kind = new.kind, credits = new.credits,
         amount_minor = new.amount_minor, currency = new.currency, purchase = new.purchase, attempt = new.attempt,
         reversed_credits = new.reversed_credits, refunds = new.refunds, disputes = new.disputes,
-        receipt_tenant = new.receipt_tenant
+        receipt_tenant = new.receipt_tenant, refused = new.refused
     FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[],
-                $9::text[], $10::bigint[], $11::jsonb[], $12::jsonb[], $13::text[])
+                $9::text[], $10::bigint[], $11::jsonb[], $12::jsonb[], $13::text[], $14::jsonb[])
         AS new (payment_intent, tenant_id, grant_number, kind, credits, amount_minor, currency, purchase, attempt,
-                reversed_credits, refunds, disputes, receipt_tenant)
+                reversed_credits, refunds, disputes, receipt_tenant, refused)
     WHERE payment_intent.payment_intent = new.payment_intent
 """
 

@@ -179,8 +179,9 @@ Index("transfer_archive_reference", transfer_archive.c.tenant_id, transfer_archi
 entry = Table("entry", MetaData(), *_columns_of_transfer())
 
 #: What is known of each PaymentIntent, and the lock that a credit and its reversals share. `tenant_id` is set with the
-#: credit; until then refunds and disputes wait here. `receipt_tenant` is the tenant that an unapplied receipt claims.
-#: `looked_up_at` is when Stripe was last asked about one that waits and is not finished.
+#: credit; until then refunds and disputes wait here. `refused` are those in another currency than the credit.
+#: `receipt_tenant` is the tenant that an unapplied receipt claims. `looked_up_at` is when Stripe was last asked about
+#: one that waits and is not finished.
 payment_intent = Table(
     "payment_intent",
     metadata,
@@ -196,6 +197,7 @@ payment_intent = Table(
     Column("reversed_credits", BigInteger, nullable=False, server_default=text("0")),
     Column("refunds", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("disputes", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("refused", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("receipt_tenant", Text),
     Column("first_seen_at", DateTime(timezone=True), nullable=False),
     Column("looked_up_at", DateTime(timezone=True)),

@@ -26,6 +26,7 @@ from shared.events import (
     DomainEvent,
     EntryPosted,
     RechargeRequested,
+    ReversalRefused,
     UndecodableEvent,
     decode,
 )
@@ -114,6 +115,16 @@ async def on_requests(transaction: Transaction, records: Sequence[Record]) -> No
     await lock_tenants(transaction.connection, (request.tenant for request in requests))
     tenants = await save_requests(transaction.connection, requests)
     await decide_about(transaction, tenants, transaction.now)
+
+
+async def on_refused_reversals(transaction: Transaction, records: Sequence[Record]) -> None:
+    """The books lack what was taken back at Stripe, so the balance says too much or too little: no charge for its
+    tenant until an operator has looked."""
+    reversals = read(records, ReversalRefused)
+    await lock_tenants(transaction.connection, (refused.tenant for refused in reversals))
+    for refused in reversals:
+        await freeze_tenant(transaction.connection, refused.tenant, f"reversal refused: {refused.reversal}")
+        log.error("tenant_frozen", tenant=refused.tenant, reversal=refused.reversal)
 
 
 async def freeze_key(transaction: Transaction, record: Record) -> None:

@@ -14,6 +14,7 @@ from recharge.handlers import (
     on_billing_profiles,
     on_entries,
     on_packages,
+    on_refused_reversals,
     on_requests,
 )
 from recharge.repository.inputs import save_progress
@@ -68,6 +69,7 @@ def subscriptions(signing_keys: Sequence[str]) -> tuple[Subscription, ...]:
     return (
         Subscription(TopicName.BALANCE_CHANGED, on_balances),
         Subscription(TopicName.ENTRY_POSTED, on_entries),
+        Subscription(TopicName.REVERSAL_REFUSED, on_refused_reversals, on_dead_letter=freeze_key),
         Subscription(TopicName.BILLING_PROFILE_CHANGED, on_billing_profiles, on_dead_letter=freeze_key),
         Subscription(TopicName.CATALOG_CHANGED, on_packages),
         Subscription(TopicName.RECHARGE_REQUESTED, on_requests, on_dead_letter=freeze_key),

@@ -10,6 +10,7 @@ class TopicName(StrEnum):
     STRIPE_EVENTS = "stripe.events"
     ENTRY_POSTED = "ledger.entry-posted"
     BALANCE_CHANGED = "ledger.balance-changed"
+    REVERSAL_REFUSED = "ledger.reversal-refused"
     STRIPE_OBJECT_MISSING = "ledger.stripe-object-missing"
     BILLING_PROFILE_CHANGED = "payments.billing-profile-changed"
     CATALOG_CHANGED = "payments.catalog-changed"
@@ -43,6 +44,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic(TopicName.STRIPE_EVENTS, 6, 30 * DAY_MS, ("payments", "ledger", "recharge")),
     Topic(TopicName.ENTRY_POSTED, 6, 30 * DAY_MS, ("recharge", "payments")),
     Topic(TopicName.BALANCE_CHANGED, 6, None, ("recharge", "payments")),
+    Topic(TopicName.REVERSAL_REFUSED, 6, 30 * DAY_MS, ("recharge",)),
     Topic(TopicName.STRIPE_OBJECT_MISSING, 1, 7 * DAY_MS, ("webhook-gateway",)),
     Topic(TopicName.BILLING_PROFILE_CHANGED, 6, None, ("recharge",)),
     Topic(TopicName.CATALOG_CHANGED, 1, None, ("recharge",)),

@@ -268,13 +268,20 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class CurrencyDiffers:
+    """A reversal in another currency than its credit: kept as refused, and nothing moved."""
+
+    credited: str
+
+
+@dataclass(frozen=True, slots=True)
 class Noted:
     """No credits moved: known already, nothing left to reverse, an unapplied receipt, or nothing due."""
 
 
 Outcome = (
     Posted | Recorded | Held | Several | Withheld | Conflict | Insufficient | UnknownTenant | UnknownHold | HoldEnded
-    | BeyondLimit | Waiting | Noted
+    | BeyondLimit | Waiting | CurrencyDiffers | Noted
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from ledger.core.commands import (
     Command,
     Conflict,
     Credit,
+    CurrencyDiffers,
     Debit,
     DisputeSeen,
     Expire,
@@ -42,16 +43,18 @@ from ledger.core.commands import (
     Withheld,
     input_hash,
 )
-from ledger.core.reversals import credits_to_reverse, with_dispute, with_refund, withdrawn_minor
+from ledger.core.reversals import VOID_REFUND_STATUSES, credits_to_reverse, with_dispute, with_refund, withdrawn_minor
 from ledger.core.state import (
     Balance,
     Changes,
     DayUsage,
+    DisputeState,
     Grant,
     GrantChange,
     HoldState,
     PaymentIntent,
     PostedReference,
+    RefusedReversal,
     State,
     Transfer,
     UsageRun,
@@ -89,6 +92,7 @@ class _Planner:
         self._intents: dict[str, PaymentIntent] = {}
         self._orders = dict(state.orders)
         self._receipts: list[Unapplied] = []
+        self._refused: list[tuple[PaymentIntent, RefusedReversal]] = []
         self._resolved_receipts: list[tuple[str, str]] = []
 
     def apply(self, command: Command) -> Outcome:
@@ -144,6 +148,7 @@ class _Planner:
         return Changes(
             outcomes, runs, transfers, balances, new_grants, changed_grants,
             list(self._intents.values()), self._receipts, self._resolved_receipts, new_holds, ended_holds,
+            self._refused,
         )  # fmt: skip
 
     def use(self, command: Usage) -> Outcome:
@@ -301,15 +306,25 @@ class _Planner:
         """Applies what was seen before the credit, one after the other, so that each has an entry of its own."""
         for refund, state in sorted(waiting.refunds.items()):
             intent = self._intent(waiting.id)
+            if _differs(intent, state.currency):
+                if not state.is_void:
+                    self._refuse(intent, refund, state.amount_minor, state.currency)
+                continue
             seen = replace(intent, refunds={**intent.refunds, refund: state})
             self._reverse_to(seen, refund, Kind.REFUND, state.amount_minor)
         for dispute, moved in sorted(waiting.disputes.items()):
             intent = self._intent(waiting.id)
+            if _differs(intent, moved.currency):
+                self._refuse_dispute(intent, dispute, moved)
+                continue
             seen = replace(intent, disputes={**intent.disputes, dispute: moved})
             self._reverse_to(seen, f"{dispute}:withdrawn", Kind.DISPUTE, withdrawn_minor(moved))
 
     def _refund(self, command: RefundSeen) -> Outcome:
         before = self._intent(command.payment_intent)
+        if _differs(before, command.currency):
+            is_void = command.status in VOID_REFUND_STATUSES
+            return Noted() if is_void else self._refusal_of(before, command.refund, command)
         after = with_refund(before, command)
         if after is before:
             return Noted()
@@ -319,6 +334,8 @@ class _Planner:
 
     def _dispute(self, command: DisputeSeen) -> Outcome:
         before = self._intent(command.payment_intent)
+        if _differs(before, command.currency):
+            return self._refusal_of(before, f"{command.dispute}:{command.moved}", command)
         after = with_dispute(before, command)
         if after is before:
             return Noted()
@@ -341,6 +358,25 @@ class _Planner:
         transfer = book.reverse(intent.credit, intent.id, reference, kind, difference, amount_minor)
         self._intents[intent.id] = replace(intent, credit=replace(intent.credit, reversed_credits=target))
         return self._posted(transfer)
+
+    def _refusal_of(self, intent: PaymentIntent, reference: str, command: RefundSeen | DisputeSeen) -> Outcome:
+        """Refuses a reversal in another currency, the first time that it is seen."""
+        assert intent.credit is not None, "only a credit has a currency to differ from"
+        if reference in intent.refused:
+            return Noted()
+        self._refuse(intent, reference, command.amount_minor, command.currency)
+        return CurrencyDiffers(intent.credit.currency)
+
+    def _refuse(self, intent: PaymentIntent, reference: str, amount_minor: int, currency: str) -> PaymentIntent:
+        refused = RefusedReversal(reference, amount_minor, currency)
+        changed = self._intents[intent.id] = replace(intent, refused={**intent.refused, reference: refused})
+        self._refused.append((changed, refused))
+        return changed
+
+    def _refuse_dispute(self, intent: PaymentIntent, dispute: str, moved: DisputeState) -> None:
+        for name, amount_minor in (("withdrawn", moved.withdrawn_minor), ("reinstated", moved.reinstated_minor)):
+            if amount_minor:
+                intent = self._refuse(intent, f"{dispute}:{name}", amount_minor, moved.currency)
 
     def _receipt(self, command: Unapplied) -> Outcome:
         intent = self._intent(command.payment_intent)
@@ -377,6 +413,11 @@ class _Planner:
 
 def _repeated(known: PostedReference | Transfer) -> Posted:
     return Posted(known.version, known.credits, known.available_after, known.created_at, repeated=True)
+
+
+def _differs(intent: PaymentIntent, currency: str) -> bool:
+    """Whether a reversal in this currency cannot be one of what was credited."""
+    return intent.credit is not None and currency not in {"", intent.credit.currency}
 
 
 def _copied(command: Credit) -> Unapplied:

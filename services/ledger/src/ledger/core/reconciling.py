@@ -26,6 +26,7 @@ class Kind(StrEnum):
     DISPUTE_MISSING = "dispute_missing"
     DISPUTE_DIFFERS = "dispute_differs"
     DISPUTE_NOT_AT_STRIPE = "dispute_not_at_stripe"
+    REVERSAL_REFUSED = "reversal_refused"
 
 
 #: What the books lack, and get when the object's event is published again.
@@ -96,7 +97,9 @@ def _payment(at_stripe: AtStripe, known: InBooks) -> Iterator[Difference]:
 def _refunds(at_stripe: AtStripe, intent: PaymentIntent) -> Iterator[Difference]:
     for name, seen in at_stripe.refunds.items():
         state, is_void = intent.refunds.get(name), seen.status in VOID_REFUND_STATUSES
-        if state is None:
+        if name in intent.refused and not is_void:
+            yield _refused(intent, name, seen.amount_minor, seen.currency)
+        elif state is None:
             if not is_void:
                 detail = f"Stripe gave back {_money(seen.amount_minor, seen.currency)}"
                 yield Difference(Kind.REFUND_MISSING, intent.id, name, detail)
@@ -114,6 +117,10 @@ def _refunds(at_stripe: AtStripe, intent: PaymentIntent) -> Iterator[Difference]
 def _disputes(at_stripe: AtStripe, intent: PaymentIntent) -> Iterator[Difference]:
     for name, moves in at_stripe.disputes.items():
         state = intent.disputes.get(name)
+        refused = [move for move in moves if f"{name}:{move.moved}" in intent.refused]
+        if refused:
+            yield _refused(intent, name, refused[0].amount_minor, refused[0].currency)
+            continue
         due = {move.moved: move.amount_minor for move in moves}
         held = {"withdrawn": state.withdrawn_minor, "reinstated": state.reinstated_minor} if state else {}
         lacking = [moved for moved in due if not held.get(moved)]
@@ -125,6 +132,11 @@ def _disputes(at_stripe: AtStripe, intent: PaymentIntent) -> Iterator[Difference
     if at_stripe.has_all_reversals:
         for name in intent.disputes.keys() - at_stripe.disputes.keys():
             yield Difference(Kind.DISPUTE_NOT_AT_STRIPE, intent.id, name, "Stripe has no such dispute of this payment")
+
+
+def _refused(intent: PaymentIntent, name: str, amount_minor: int, currency: str) -> Difference:
+    detail = f"Stripe moved {_money(amount_minor, currency)}, which is not the currency that was credited"
+    return Difference(Kind.REVERSAL_REFUSED, intent.id, name, detail)
 
 
 def _money(amount_minor: int, currency: str) -> str:

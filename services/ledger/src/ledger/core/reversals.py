@@ -31,12 +31,14 @@ def with_refund(intent: PaymentIntent, seen: RefundSeen) -> PaymentIntent:
     is_void = seen.status in VOID_REFUND_STATUSES
     if known is not None and (known.is_void or not is_void):
         return intent
-    return replace(intent, refunds={**intent.refunds, seen.refund: RefundState(seen.amount_minor, is_void)})
+    return replace(
+        intent, refunds={**intent.refunds, seen.refund: RefundState(seen.amount_minor, is_void, seen.currency)}
+    )
 
 
 def with_dispute(intent: PaymentIntent, seen: DisputeSeen) -> PaymentIntent:
     """The PaymentIntent after this move of a dispute's funds; the same object where it was known."""
-    known = intent.disputes.get(seen.dispute, DisputeState())
+    known = intent.disputes.get(seen.dispute, DisputeState(currency=seen.currency))
     if seen.moved == "withdrawn":
         if known.withdrawn_minor:
             return intent

@@ -114,14 +114,29 @@ class HoldState(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RefundState:
+    """`currency` is empty where it was not kept: then it is the credit's."""
+
     amount_minor: int
     is_void: bool
+    currency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DisputeState:
+    """`currency` as in `RefundState`."""
+
     withdrawn_minor: int = 0
     reinstated_minor: int = 0
+    currency: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedReversal:
+    """A refund, or a move of a dispute's funds, that is not in the credit's currency: it counts nothing."""
+
+    reference: str
+    amount_minor: int
+    currency: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +158,7 @@ class CreditOfIntent:
 class PaymentIntent:
     """All that the ledger knows of a PaymentIntent. Reversals wait here until there is a `credit`.
 
-    `receipt_tenant` is set where it has an unapplied receipt: the tenant it claims, or "".
+    `receipt_tenant` is set where it has an unapplied receipt: the tenant it claims, or "". `refused` are by reference.
     """
 
     id: str
@@ -151,6 +166,7 @@ class PaymentIntent:
     receipt_tenant: str | None = None
     refunds: Mapping[str, RefundState] = field(default_factory=dict[str, RefundState])
     disputes: Mapping[str, DisputeState] = field(default_factory=dict[str, DisputeState])
+    refused: Mapping[str, RefusedReversal] = field(default_factory=dict[str, RefusedReversal])
 
 
 class Transfer(NamedTuple):
@@ -265,3 +281,5 @@ class Changes:
     """(claimed tenant, PaymentIntent) of receipts whose PaymentIntent has been credited after all."""
     new_holds: Sequence[HoldState] = ()
     ended_holds: Sequence[HoldState] = ()
+    refused_reversals: Sequence[tuple[PaymentIntent, RefusedReversal]] = ()
+    """Reversals that were refused for the first time, with the credited PaymentIntent that they are of."""

@@ -1,4 +1,4 @@
-"""Of each grant what has expired and what is reversed; and each order credited to one PaymentIntent.
+"""Of each grant what has expired and what is reversed; each order credited to one PaymentIntent; refused reversals.
 
 What an earlier version let expire and took back as well is left as its transfers say, but for the limit of the new
 columns: `ledger check` names those grants, and an adjustment gives the tenant back what it lost twice. Where an order
@@ -48,6 +48,7 @@ def upgrade() -> None:
         "ALTER TABLE credit_grant ADD CONSTRAINT credit_grant_expired "
         "CHECK (expired >= 0 AND reversed >= 0 AND expired + reversed <= credits)"
     )
+    op.execute("ALTER TABLE payment_intent ADD COLUMN refused jsonb NOT NULL DEFAULT '{}'")
     for order in ("purchase", "attempt"):
         op.execute(_ONE_NAME.format(order=order))
         op.execute(

@@ -1,0 +1,98 @@
+"""A refund or a dispute in another currency than its payment moves no credits: it is a dead letter, and told."""
+
+import pytest
+from prometheus_client import REGISTRY
+
+from ledger.check import check, report
+from ledger.core.commands import CurrencyDiffers, Noted, RefundSeen
+from ledger.handlers import Handlers
+from shared.events import ReversalRefused, decode
+from shared.kafka import Record
+from shared.topics import TopicName, dead_letter_name
+
+from .books import Books
+from .builders import SIGNING_KEY, dispute_object, payment_intent_object, purchase, refund_object, stripe_record
+
+PAID = stripe_record("payment_intent.succeeded", payment_intent_object())
+REFUND = stripe_record("refund.created", refund_object(currency="eur"))
+WITHDRAWN = stripe_record("charge.dispute.funds_withdrawn", dispute_object(currency="eur"))
+DEAD_LETTERS = dead_letter_name(TopicName.STRIPE_EVENTS, "ledger")
+
+
+async def stripe(books: Books, *records: Record) -> None:
+    async with books.outbox.transaction(books.engine) as transaction:
+        await Handlers([SIGNING_KEY]).on_stripe_events(transaction, records)
+
+
+def told(books: Books) -> list[ReversalRefused]:
+    found = [decode(event.value, ReversalRefused) for event in books.published.events if event.topic != DEAD_LETTERS]
+    return [each for each in found if each is not None]
+
+
+def dead_letters(books: Books) -> list[bytes]:
+    return [event.value for event in books.published.events if event.topic == DEAD_LETTERS]
+
+
+def refused() -> float:
+    return REGISTRY.get_sample_value("ledger_refused_reversals_total", {"reason": "currency_differs"}) or 0.0
+
+
+@pytest.mark.parametrize(
+    ("reversal", "name"),
+    [pytest.param(REFUND, "re_1", id="refund"), pytest.param(WITHDRAWN, "dp_1:withdrawn", id="dispute")],
+)
+async def test_it_is_a_dead_letter_and_told_once(books: Books, reversal: Record, name: str) -> None:
+    before = refused()
+    await stripe(books, PAID)
+    await stripe(books, reversal)
+    assert (await books.balance(), refused() - before) == ((100, 0, 0), 1)
+    [event] = told(books)
+    assert (event.tenant, event.payment_intent, event.reversal, event.amount_minor) == ("acme", "pi_1", name, 1000)
+    assert (event.currency, event.credited_currency) == ("eur", "usd")
+    assert dead_letters(books) == [reversal.value]
+    [letter] = [event for event in books.published.events if event.topic == DEAD_LETTERS]
+    assert letter.headers["dead-letter-reason"].endswith("not in usd, which was credited")
+
+    await stripe(books, reversal)
+    assert (len(told(books)), len(dead_letters(books)), refused() - before) == (1, 1, 1)
+    await books.assert_right()
+
+
+@pytest.mark.parametrize("is_one_batch", [True, False])
+async def test_one_that_waited_for_its_payment_is_refused_when_that_comes(books: Books, is_one_batch: bool) -> None:
+    before = refused()
+    records = [REFUND, WITHDRAWN, PAID]
+    for batch in [records] if is_one_batch else [[each] for each in records]:
+        await stripe(books, *batch)
+    assert (await books.balance(), refused() - before) == ((100, 0, 0), 2)
+    assert [event.reversal for event in told(books)] == ["re_1", "dp_1:withdrawn"]
+    await books.assert_right()
+
+
+async def test_check_lists_them(books: Books) -> None:
+    await stripe(books, PAID, REFUND)
+    findings = await check(books.engine)
+    assert "refused reversals: 1\n  pi_1: re_1 of 1000 eur, credited in usd" in report(findings)
+
+
+async def test_the_right_ones_beside_it_count(books: Books) -> None:
+    await stripe(books, PAID, REFUND, stripe_record("refund.created", refund_object("re_2", amount=300)))
+    assert await books.balance() == (70, 0, 0)
+    await books.assert_right()
+
+
+async def test_one_that_failed_at_stripe_is_of_no_interest(books: Books) -> None:
+    await books.apply(purchase())
+    failed = RefundSeen("pi_1", "re_1", 1000, "eur", "failed")
+    assert await books.apply(failed) == [Noted()]
+    assert await books.apply(RefundSeen("pi_1", "re_2", 1000, "eur", "succeeded")) == [CurrencyDiffers("usd")]
+
+
+async def test_a_reversal_that_waited_since_before_its_currency_was_kept_is_the_credits(books: Books) -> None:
+    await stripe(books, stripe_record("refund.created", refund_object(amount=400)))
+    await books.rows(
+        "UPDATE payment_intent SET refunds = jsonb_build_object('re_1', (refunds -> 're_1') - 'currency') RETURNING 1"
+    )
+    await stripe(books, PAID)
+    assert await books.balance() == (60, 0, 0)
+    await books.assert_right()
