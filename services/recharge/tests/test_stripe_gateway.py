@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from recharge.core.answers import Answer, NoAnswer, NotFound, OperatorError
+from recharge.core.answers import Answer, NoAnswer, NotFound, OperatorError, Refused
 from recharge.stripe_gateway import StripeGateway, stripe_gateway
+from stripe_simulator.proxies import PAGES, Page, proxy
 
 PAGE = "<html><body>No such page.</body></html>"
 MISSING = json.dumps({"error": {"type": "invalid_request_error", "code": "resource_missing", "message": "No such x"}})
@@ -77,3 +78,21 @@ async def test_a_refused_key_stays_the_operator_s_error(between: Between) -> Non
     between.status, between.body = 401, REFUSED
     for answer in (await between.listed(), await between.retrieved()):
         assert isinstance(answer, OperatorError)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+async def test_what_is_not_stripes_is_no_answer(page: Page) -> None:
+    """Neither missing, nor refused, nor an operator's error: nobody knows, and the same key comes again."""
+    refused = Refused("error")
+    with proxy(page) as url:
+        async with stripe_gateway("sk_test_x", url) as gateway:
+            answers = [
+                await gateway.create({"amount": 100, "currency": "usd"}, "key"),
+                await gateway.confirm("pi_1", {}, "key"),
+                await gateway.retrieve("pi_1"),
+                await gateway.cancel("pi_1"),
+                await gateway.find("cus_1", datetime(2026, 9, 1, tzinfo=UTC), lambda _view: True),
+            ]
+            explained = await gateway.explain(refused, "pm_1", "cus_1")
+    assert {type(each) for each in answers} == {NoAnswer}, answers
+    assert explained == refused

@@ -19,6 +19,9 @@ PAGE_TRIES_MAX = 5
 PAGE_PAUSE_S = 0.5
 
 
+NOT_STRIPE = "An answer that is not Stripe's. Check STRIPE_API_BASE, and what is between here and Stripe."
+
+
 class StripeGaveNoAnswer(Exception):
     """Nothing is known, of this object or of any other: ask again later. The message says what to check."""
 
@@ -57,19 +60,26 @@ class StripeGateway:
         try:
             async with asyncio.timeout(TIMEOUT_S):  # the SDK's time-out bounds each read, not the call
                 found = await self._client.v1.payment_intents.retrieve_async(payment_intent)
-            return PaymentIntentView.of(found.to_dict(for_json=True))
+            shown: dict[str, Any] = found.to_dict(for_json=True)
+            if shown.get("object") != "payment_intent":
+                raise StripeGaveNoAnswer(NOT_STRIPE)
+            return PaymentIntentView.of(shown)
+        except StripeGaveNoAnswer:
+            raise
         except TimeoutError as error:
             raise StripeGaveNoAnswer(_advice(error)) from error
         except MalformedEvent as error:
             raise StripeAnswerUnfit(str(error)) from error
         except stripe.InvalidRequestError as error:
-            if error.http_status != 404:
+            if not _is_stripes(error):
+                raise StripeGaveNoAnswer(_advice(error)) from error
+            if error.code != "resource_missing":
                 raise StripeAnswerUnfit(f"Stripe refused the request ({error.http_status}, {error.code})") from error
             # Stripe's words when a test key asks for a live object or the other way round: then it would miss all.
             if "a similar object exists in" in str(error.user_message):
                 raise StripeGaveNoAnswer("STRIPE_SECRET_KEY is of the other mode than the account's events.") from error
             return None
-        except stripe.StripeError as error:
+        except Exception as error:  # the SDK stumbles over JSON that is not Stripe's
             raise StripeGaveNoAnswer(_advice(error)) from error
 
     async def pages(
@@ -87,6 +97,8 @@ class StripeGateway:
             params["payment_intent"] = payment_intent
         while True:
             page = await self._page(listed, params)
+            if not isinstance(page, stripe.ListObject) or not isinstance(page.to_dict(for_json=True).get("data"), list):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise StripeGaveNoAnswer(NOT_STRIPE)
             yield [each.to_dict(for_json=True) for each in page.data]
             if not page.has_more or not page.data:
                 return
@@ -105,13 +117,8 @@ class StripeGateway:
                             return await resources.refunds.list_async(params)
                         case Listed.DISPUTES:
                             return await resources.disputes.list_async(params)
-            except (TimeoutError, stripe.StripeError) as error:
-                is_passing = isinstance(error, TimeoutError) or (error.http_status or 500) in {
-                    409,
-                    429,
-                    *range(500, 600),
-                }
-                if not is_passing or tries == PAGE_TRIES_MAX:
+            except Exception as error:
+                if not _is_passing(error) or tries == PAGE_TRIES_MAX:
                     raise StripeGaveNoAnswer(_advice(error)) from error
             await asyncio.sleep(pause_s)
             pause_s *= 2
@@ -135,8 +142,23 @@ async def open_stripe(settings: StripeSettings) -> AsyncGenerator[StripeGateway]
         await http_client.close_async()
 
 
-def _advice(error: stripe.StripeError | TimeoutError) -> str:
+def _is_passing(error: Exception) -> bool:
+    """Whether the same question may be answered a little later."""
+    if isinstance(error, stripe.StripeError):
+        return (error.http_status or 500) in {409, 429, *range(500, 600)}
+    return isinstance(error, TimeoutError)
+
+
+def _is_stripes(error: stripe.StripeError) -> bool:
+    """Each error of Stripe's has a type; what is between us and Stripe knows none."""
+    details: dict[str, Any] = error.error.to_dict(for_json=True) if error.error is not None else {}
+    return bool(details.get("type"))
+
+
+def _advice(error: Exception) -> str:
     match error:
+        case stripe.StripeError() if error.http_status is not None and not _is_stripes(error):
+            return f"{NOT_STRIPE} ({error.http_status})"
         case TimeoutError():
             return f"Stripe did not answer within {TIMEOUT_S:.0f} s."
         case stripe.AuthenticationError() | stripe.PermissionError():
@@ -145,5 +167,7 @@ def _advice(error: stripe.StripeError | TimeoutError) -> str:
             return "Stripe's rate limit is reached (429)."
         case stripe.APIConnectionError():
             return f"Stripe does not answer ({type(error).__name__}). Check the network and STRIPE_API_BASE."
-        case _:
+        case stripe.StripeError():
             return f"Stripe failed ({type(error).__name__}, {error.http_status})."
+        case _:
+            return f"{NOT_STRIPE} ({type(error).__name__})"

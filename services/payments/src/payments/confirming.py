@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from payments import refusals
 from payments.core.purchases import UNFINISHED, PurchaseState, Source
-from payments.purchase_progress import load_purchase, note_observation
+from payments.gone import note_what_is_gone
+from payments.purchase_progress import load_purchase, note_missing, note_observation
 from payments.repository import cards, idempotency, read_models
 from payments.repository.idempotency import KnownRequest, RequestKey
 from payments.repository.purchases import Purchase
@@ -89,6 +90,10 @@ class Confirming:
             try:
                 now_at_stripe = await self._stripe.retrieve_payment_intent(payment_intent)
             except StripeProblem as problem:
+                if isinstance(problem, StripeRefused) and problem.is_missing:
+                    await note_missing(self._engine, self._outbox, purchase, payment_intent)
+                    await self._refuse_if_gone(purchase, payment_method)
+                    raise refusals.purchase_canceled() from problem
                 raise refusals.stripe_failed(problem) from problem
             if now_at_stripe.status in ("succeeded", "processing", "requires_action"):
                 return now_at_stripe
@@ -97,9 +102,23 @@ class Confirming:
                 raise refusals.purchase_canceled() from failure
             async with tenant_transaction(self._engine, request.tenant) as connection:
                 await idempotency.next_stripe_try(connection, request, known.stripe_try)
+            if isinstance(failure, StripeRefused):
+                await self._refuse_if_gone(purchase, payment_method)
             raise refusals.stripe_failed(failure) from failure
         except StripeProblem as problem:
             raise refusals.stripe_failed(problem) from problem
+
+    async def _refuse_if_gone(self, purchase: Purchase, payment_method: str) -> None:
+        """Raises a Problem 409 where Stripe no longer has the card, or its customer."""
+        try:
+            gone = await note_what_is_gone(
+                self._engine, self._outbox, self._stripe, purchase.tenant, purchase.stripe_customer, payment_method,
+                self._clock(),
+            )  # fmt: skip
+        except StripeProblem as problem:
+            raise refusals.stripe_failed(problem) from problem
+        if gone.card:
+            raise refusals.card_gone()
 
     async def _note(
         self,

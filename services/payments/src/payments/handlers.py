@@ -33,6 +33,9 @@ from shared.stripe_events import MalformedEvent, is_of_own_account, parse_event
 
 log = get_logger()
 
+#: Why recharge gives up a card that Stripe refuses: it is detached, or its customer is gone.
+CARD_UNUSABLE = "card_unusable"
+
 EventT = TypeVar("EventT", bound=DomainEvent)
 
 _ignored = Counter("payments_events_ignored_total", "Events that changed nothing here, and why.", ["reason"])
@@ -231,8 +234,14 @@ async def handle_balances(transaction: Transaction, records: Sequence[Record]) -
 
 
 async def handle_attempts(transaction: Transaction, records: Sequence[Record]) -> None:
-    """`recharge.attempt-changed`: the newest version of each attempt."""
-    await read_models.save_attempts(transaction.connection, _decoded(records, AttemptChanged))
+    """`recharge.attempt-changed`: the newest version of each attempt. Where recharge met a card that cannot be charged,
+    Stripe is asked what it still has of its tenant."""
+    attempts = _decoded(records, AttemptChanged)
+    tenants = {attempt.tenant for attempt in attempts if attempt.reason == CARD_UNUSABLE}
+    if tenants:
+        await profiles.lock(transaction.connection, tenants)
+        await cards.look_at_attached(transaction.connection, tenants, transaction.now)
+    await read_models.save_attempts(transaction.connection, attempts)
 
 
 def _decoded(records: Sequence[Record], kind: type[EventT]) -> list[EventT]:

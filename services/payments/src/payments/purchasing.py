@@ -15,7 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from payments import refusals
 from payments.core.pricing import NotForSale, Quote, price_amount, price_package
 from payments.core.purchases import CREATION_GRACE, KEY_TRUSTED_FOR, UNFINISHED, Progress, PurchaseState, Source
-from payments.purchase_progress import create_payment_intent, load_purchase, note_never_made, note_observation
+from payments.purchase_progress import (
+    create_payment_intent,
+    load_purchase,
+    note_missing,
+    note_never_made,
+    note_observation,
+)
 from payments.repository import idempotency, packages, profiles, purchases, read_models
 from payments.repository.idempotency import KnownRequest, RequestKey
 from payments.repository.purchases import Purchase
@@ -153,15 +159,20 @@ class Purchasing:
         is_too_old = self._clock() - purchase.created_at > KEY_TRUSTED_FOR
         if purchase.progress.payment_intent is None and (purchase.progress.state not in UNFINISHED or is_too_old):
             raise refusals.purchase_canceled()
+        payment_intent = purchase.progress.payment_intent
         try:
-            if purchase.progress.payment_intent is not None:
-                view = await self._stripe.retrieve_payment_intent(purchase.progress.payment_intent)
+            if payment_intent is not None:
+                view = await self._stripe.retrieve_payment_intent(payment_intent)
                 source = Source.RETRIEVED
             else:
-                view = await create_payment_intent(self._engine, self._stripe, purchase)
+                view = await create_payment_intent(self._engine, self._outbox, self._stripe, purchase, self._clock())
                 source = Source.ANSWER
         except StripeRefused as error:
-            await note_never_made(self._engine, self._outbox, purchase)
+            if payment_intent is None:
+                await note_never_made(self._engine, self._outbox, purchase)
+            elif error.is_missing:
+                await note_missing(self._engine, self._outbox, purchase, payment_intent)
+                raise refusals.purchase_canceled() from error
             raise refusals.stripe_failed(error) from error
         except StripeProblem as error:
             raise refusals.stripe_failed(error) from error

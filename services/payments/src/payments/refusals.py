@@ -118,6 +118,10 @@ def unknown_payment_method() -> Problem:
     )
 
 
+def card_gone() -> Problem:
+    return Problem(409, "card_gone", "Stripe no longer has this card. Enter a card again, or choose another saved one.")
+
+
 def too_many_cards(limit: int) -> Problem:
     return Problem(409, "too_many_cards", f"{limit} cards are saved. Remove one before saving another.")
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from payments import refusals
 from payments.core.cards import SavedCard, detach, remove
+from payments.gone import note_what_is_gone
 from payments.repository import auto_recharge, cards, profiles
 from payments.schemas import PaymentMethod, PaymentMethodList, SetupIntentCreated
 from payments.stripe_customers import ensure_stripe_customer
-from payments.stripe_gateway import StripeGateway, StripeProblem, StripeRefused
+from payments.stripe_gateway import SetupIntentSecret, StripeGateway, StripeProblem, StripeRefused
 from shared.database import tenant_transaction
 from shared.faults import fault_point
 from shared.logs import get_logger
@@ -47,17 +49,24 @@ class SavedCards:
         if len(saved) >= CARDS_MAX:
             raise refusals.too_many_cards(CARDS_MAX)
         try:
-            customer = await ensure_stripe_customer(self._engine, self._outbox, self._stripe, tenant, self._clock())
-            created = await self._stripe.create_setup_intent(
-                {
-                    "customer": customer,
-                    "usage": "off_session",
-                    "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
-                }
-            )
+            created = await self._create_setup_intent(tenant)
         except StripeProblem as error:
             raise refusals.stripe_failed(error) from error
         return SetupIntentCreated(setup_intent_id=created.setup_intent, client_secret=created.client_secret)
+
+    async def _create_setup_intent(self, tenant: str) -> SetupIntentSecret:
+        """For the tenant's customer; for the next one where Stripe no longer has that."""
+        customer = await ensure_stripe_customer(self._engine, self._outbox, self._stripe, tenant, self._clock())
+        try:
+            return await self._stripe.create_setup_intent(_setup_intent_of(customer))
+        except StripeRefused:
+            gone = await note_what_is_gone(
+                self._engine, self._outbox, self._stripe, tenant, customer, None, self._clock()
+            )
+            if not gone.customer:
+                raise
+        customer = await ensure_stripe_customer(self._engine, self._outbox, self._stripe, tenant, self._clock())
+        return await self._stripe.create_setup_intent(_setup_intent_of(customer))
 
     async def remove(self, tenant: str, payment_method: str) -> None:
         """From the commit on the card is never charged; Stripe lets go of it now, or when it can be reached again."""
@@ -93,6 +102,14 @@ class SavedCards:
                 await profiles.set_defaults(connection, {tenant: payment_method}, self._clock())
             await auto_recharge.choose_card(connection, tenant, payment_method)
             await profiles.changed(transaction, [tenant])
+
+
+def _setup_intent_of(customer: str) -> dict[str, Any]:
+    return {
+        "customer": customer,
+        "usage": "off_session",
+        "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
+    }
 
 
 async def detach_at_stripe(stripe: StripeGateway, payment_method: str) -> None:

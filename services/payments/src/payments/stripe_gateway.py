@@ -6,6 +6,8 @@ StripeProblem
 ├── StripeMisconfigured  401, 403: the operator has to look at the API key
 ├── StripeBusy           409, 429: the same request under the same key, a little later
 └── StripeUnavailable    5xx, time-out, no connection: nobody knows what happened; same key later
+
+What is not Stripe's own JSON (the page of a proxy, whatever its status) is no answer: `StripeUnavailable`.
 """
 
 import asyncio
@@ -59,6 +61,11 @@ class StripeRefused(StripeProblem):
     def __str__(self) -> str:
         return f"{self.code or 'refused'}: {self.message}"
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether Stripe has not got something that the request names."""
+        return self.code == "resource_missing"
+
 
 class StripeMisconfigured(StripeProblem):
     """The API key is wrong or may not do this."""
@@ -69,7 +76,7 @@ class StripeBusy(StripeProblem):
 
 
 class StripeUnavailable(StripeProblem):
-    """No usable answer. `is_answered`: Stripe said 5xx, and repeats that under the same idempotency key."""
+    """No usable answer. `is_answered`: Stripe itself said 5xx, and repeats that under the same idempotency key."""
 
     def __init__(self, reason: str, *, is_answered: bool) -> None:
         super().__init__(reason)
@@ -106,12 +113,21 @@ class StripeGateway:
         created = await _call(
             self._client.v1.customers.create_async(_typed(parameters), options={"idempotency_key": key})
         )
-        return created.id
+        return _id(created)
+
+    async def has_customer(self, customer: str) -> bool:
+        """Whether the account has this customer, and it is not deleted."""
+        try:
+            found = await _call(self._client.v1.customers.retrieve_async(customer))
+        except StripeRefused as refused:
+            if refused.is_missing:
+                return False
+            raise
+        return _id(found) == customer and not _shown(found).get("deleted")
 
     async def find_customer(self, metadata: Mapping[str, str], since: datetime) -> str | None:
         """The customer created since then with this metadata, by listing: lists never lag, searches do."""
-        page = await _call(self._client.v1.customers.list_async(_created_since(since)))
-        async for customer in _every(page):
+        async for customer in _every(self._client.v1.customers.list_async(_created_since(since))):
             found: dict[str, Any] = customer.get("metadata") or {}
             if all(found.get(name) == value for name, value in metadata.items()):
                 return str(customer["id"])
@@ -130,10 +146,12 @@ class StripeGateway:
         return _payment_intent(created)
 
     async def find_payment_intent(self, customer: str, purchase: str, since: datetime) -> PaymentIntentView | None:
-        """The PaymentIntent of a purchase, if one was made: lists the customer's to the last page."""
+        """The PaymentIntent of a purchase, if one was made: lists the customer's to the last page.
+
+        Raises `StripeUnavailable` where the list fails in whatever way: that says nothing of what was made.
+        """
         parameters: Any = {**_created_since(since), "customer": customer}
-        page = await _call(self._client.v1.payment_intents.list_async(parameters))
-        async for intent in _every(page):
+        async for intent in _every(self._client.v1.payment_intents.list_async(parameters)):
             if (intent.get("metadata") or {}).get("purchase") == purchase:
                 return _payment_intent(intent)
         return None
@@ -164,7 +182,10 @@ class StripeGateway:
     async def create_setup_intent(self, parameters: Mapping[str, Any]) -> SetupIntentSecret:
         """A SetupIntent for the browser to confirm."""
         created = await _call(self._client.v1.setup_intents.create_async(_typed(parameters)))
-        view = SetupIntentView.of(created.to_dict(for_json=True))
+        try:
+            view = SetupIntentView.of(_shown(created))
+        except MalformedEvent as error:
+            raise _unreadable(error) from error
         if view.client_secret is None:
             raise StripeUnavailable("a SetupIntent without client secret", is_answered=True)
         return SetupIntentSecret(view.id, view.client_secret)
@@ -174,10 +195,13 @@ class StripeGateway:
         try:
             found = await _call(self._client.v1.payment_methods.retrieve_async(payment_method))
         except StripeRefused as refused:
-            if refused.code == "resource_missing":
+            if refused.is_missing:
                 return None
             raise
-        return PaymentMethodView.of(found.to_dict(for_json=True))
+        try:
+            return PaymentMethodView.of(_shown(found))
+        except MalformedEvent as error:
+            raise _unreadable(error) from error
 
     async def detach_payment_method(self, payment_method: str) -> None:
         """Detaches it. Raises `StripeRefused` where it is detached already."""
@@ -202,23 +226,49 @@ async def _call(request: Awaitable[ObjectT]) -> ObjectT:
         raise StripeUnavailable(f"no answer within {TIMEOUT_S:.0f} s", is_answered=False) from error
     except stripe.StripeError as error:
         raise _translated(error) from error
+    except Exception as error:  # the SDK stumbles over JSON that is not Stripe's
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> StripeUnavailable:
+    return StripeUnavailable(f"an answer that cannot be read: {type(error).__name__}", is_answered=False)
+
+
+def _shown(answer: stripe.StripeObject) -> dict[str, Any]:
+    """The answer as JSON; whatever the SDK has made of it."""
+    if not isinstance(answer, stripe.StripeObject):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise StripeUnavailable("an answer that is no object", is_answered=False)
+    return answer.to_dict(for_json=True)
+
+
+def _id(answer: stripe.StripeObject) -> str:
+    found = _shown(answer).get("id")
+    if not isinstance(found, str):
+        raise StripeUnavailable("an answer without an id", is_answered=False)
+    return found
 
 
 def _payment_intent(answer: stripe.StripeObject | dict[str, Any]) -> PaymentIntentView:
-    shown = answer.to_dict(for_json=True) if isinstance(answer, stripe.StripeObject) else answer
     try:
-        return PaymentIntentView.of(shown)
+        return PaymentIntentView.of(answer if isinstance(answer, dict) else _shown(answer))
     except MalformedEvent as error:
-        raise StripeUnavailable(f"an answer that cannot be read: {error}", is_answered=False) from error
+        raise _unreadable(error) from error
 
 
-async def _every(page: stripe.ListObject[Any]) -> AsyncGenerator[dict[str, Any]]:
+async def _every(listing: Awaitable[stripe.ListObject[Any]]) -> AsyncGenerator[dict[str, Any]]:
     for _ in range(PAGES_MAX):
+        try:
+            page = await _call(listing)
+        except StripeRefused as refused:
+            raise StripeUnavailable(f"a list failed: {refused}", is_answered=False) from refused
+        shown = _shown(page)
+        if shown.get("object") != "list" or not isinstance(shown.get("data"), list):
+            raise StripeUnavailable("an answer that is no list", is_answered=False)
         for item in page.data:
             yield item.to_dict(for_json=True)
         if not page.has_more:
             return
-        page = await _call(page.next_page_async())
+        listing = page.next_page_async()
     raise StripeUnavailable(f"more than {PAGES_MAX * PAGE_SIZE} objects to look through", is_answered=False)
 
 
@@ -235,7 +285,10 @@ def _translated(error: stripe.StripeError) -> StripeProblem:
     status = error.http_status
     details: dict[str, Any] = error.error.to_dict(for_json=True) if error.error is not None else {}
     code: str | None = details.get("code") or error.code
+    is_stripes = bool(details.get("type"))  # each error of Stripe's has one; what is between us and Stripe knows none
     match error:
+        case _ if status is not None and not is_stripes:
+            return StripeUnavailable(f"answered {status}, and not by Stripe", is_answered=False)
         case stripe.CardError():
             intent: dict[str, Any] | None = details.get("payment_intent")
             view = _payment_intent(intent) if intent else None

@@ -11,7 +11,14 @@ from structlog.contextvars import bound_contextvars
 from payments.core.cards import CardState, next_default, retrieved
 from payments.core.facts import details_of
 from payments.core.purchases import Source, Step, next_step
-from payments.purchase_progress import create_payment_intent, note_never_made, note_observation
+from payments.gone import note_what_is_gone
+from payments.purchase_progress import (
+    create_payment_intent,
+    find_payment_intent,
+    note_missing,
+    note_never_made,
+    note_observation,
+)
 from payments.repository import cards, idempotency, profiles, purchases
 from payments.repository.cards import DueCard
 from payments.repository.profiles import DefaultRepair
@@ -109,7 +116,9 @@ class Sweeper:
         match step:
             case Step.CREATE_AGAIN:
                 try:
-                    view = await create_payment_intent(self._engine, self._stripe, purchase)
+                    view = await create_payment_intent(
+                        self._engine, self._outbox, self._stripe, purchase, self._clock()
+                    )
                 except StripeRefused as refused:
                     log.warning("purchase_never_made", reason=str(refused)[:300])
                     await note_never_made(self._engine, self._outbox, purchase)
@@ -117,9 +126,7 @@ class Sweeper:
                 await fault_point("payments.sweeper_created")
                 await self._note(purchase, view, Source.ANSWER)
             case Step.FIND:
-                found = await self._stripe.find_payment_intent(
-                    purchase.stripe_customer, purchase.purchase_id, purchase.created_at
-                )
+                found = await find_payment_intent(self._stripe, purchase)
                 if found is None:
                     await note_never_made(self._engine, self._outbox, purchase)
                 else:
@@ -129,16 +136,27 @@ class Sweeper:
             case Step.RETRIEVE:
                 payment_intent = purchase.progress.payment_intent
                 assert payment_intent is not None, "only what has a PaymentIntent is retrieved"
-                await self._note(purchase, await self._stripe.retrieve_payment_intent(payment_intent), Source.RETRIEVED)
+                await self._follow(purchase, payment_intent)
 
     async def _cancel(self, purchase: Purchase) -> None:
         payment_intent = purchase.progress.payment_intent
         assert payment_intent is not None, "only what has a PaymentIntent is cancelled"
         try:
             view = await self._stripe.cancel_payment_intent(payment_intent)
-        except StripeRefused:  # it has succeeded, is in process or was cancelled: follow it
+        except StripeRefused:  # it has succeeded, is in process or was cancelled, or Stripe does not know it
+            await self._follow(purchase, payment_intent)
+        else:
+            await self._note(purchase, view, Source.RETRIEVED)
+
+    async def _follow(self, purchase: Purchase, payment_intent: str) -> None:
+        try:
             view = await self._stripe.retrieve_payment_intent(payment_intent)
-        await self._note(purchase, view, Source.RETRIEVED)
+        except StripeRefused as refused:
+            if not refused.is_missing:
+                raise
+            await note_missing(self._engine, self._outbox, purchase, payment_intent)
+        else:
+            await self._note(purchase, view, Source.RETRIEVED)
 
     async def _note(self, purchase: Purchase, view: PaymentIntentView, source: Source) -> None:
         await note_observation(self._engine, self._outbox, purchase, view, source, self._clock())
@@ -166,12 +184,19 @@ class Sweeper:
             if chosen != default:
                 await profiles.set_defaults(connection, {due.tenant: chosen}, self._clock())
             await profiles.changed(transaction, [due.tenant])
+        if not belongs and due.stripe_customer is not None:  # its customer may be gone, and every card with it
+            await self._note_what_is_gone(due.tenant, due.stripe_customer, None)
 
     async def _repair_default(self, repair: DefaultRepair) -> None:
         try:
             await self._stripe.set_default_card(repair.stripe_customer, repair.default_payment_method)
         except StripeRefused as refused:
-            # The card or the customer is gone at Stripe; the event that says so changes our row, which asks again.
             log.warning("default_not_repaired", reason=str(refused)[:300])
+            await self._note_what_is_gone(repair.tenant, repair.stripe_customer, repair.default_payment_method)
         async with self._engine.begin() as connection:
             await profiles.default_repaired(connection, repair)
+
+    async def _note_what_is_gone(self, tenant: str, customer: str, payment_method: str | None) -> None:
+        await note_what_is_gone(
+            self._engine, self._outbox, self._stripe, tenant, customer, payment_method, self._clock()
+        )

@@ -98,15 +98,18 @@ class StripeGateway:
             return CardSeen(PaymentMethodView.of(found.to_dict(for_json=True)).customer)
         except stripe.StripeError as error:
             return _translated(error)
-        except MalformedEvent:
+        except Exception:  # no answer of Stripe's: a view that cannot be made, or JSON over which the SDK stumbles
             return NoAnswer("unreadable_answer")
 
     async def _customer(self, customer: str) -> CustomerSeen | Answer:
         try:
             found = await self._client.v1.customers.retrieve_async(customer)
+            shown: dict[str, Any] = found.to_dict(for_json=True)
         except stripe.StripeError as error:
             return _translated(error)
-        return CustomerSeen(is_deleted=bool(found.to_dict(for_json=True).get("deleted")))
+        except Exception:
+            return NoAnswer("unreadable_answer")
+        return CustomerSeen(bool(shown.get("deleted"))) if shown.get("id") == customer else NoAnswer("not_stripe_200")
 
     async def find(
         self, customer: str, created_since: datetime, is_wanted: Callable[[PaymentIntentView], bool]
@@ -125,6 +128,8 @@ class StripeGateway:
             oldest: PaymentIntentView | None = None
             page = await self._client.v1.payment_intents.list_async(parameters)
             for _ in range(PAGES_MAX):
+                if page.to_dict(for_json=True).get("object") != "list":
+                    return NoAnswer("not_stripe_200")
                 for intent in page.data:  # the newest first
                     view = PaymentIntentView.of(intent.to_dict(for_json=True))
                     if is_wanted(view):
@@ -135,7 +140,7 @@ class StripeGateway:
         except stripe.StripeError as error:
             answer = _translated(error)
             return answer if isinstance(answer, _NO_LIST) else NoAnswer("list_failed")
-        except MalformedEvent:
+        except Exception:
             return NoAnswer("unreadable_answer")
         return NoAnswer("too_many_pages")
 
@@ -148,7 +153,7 @@ class StripeGateway:
             return NoAnswer("time_out")
         except stripe.StripeError as error:
             return _translated(error)
-        except MalformedEvent:
+        except Exception:
             return NoAnswer("unreadable_answer")
 
 
@@ -174,10 +179,8 @@ def _translated(error: stripe.StripeError) -> Answer:
     match error:
         case stripe.APIConnectionError():
             return NoAnswer("no_answer")
-        case _ if status is not None and status < 500 and not details.get("type"):
-            return NoAnswer(
-                f"not_stripe_{status}"
-            )  # of something between Stripe and us: each error of Stripe's has a type
+        case _ if status is not None and not details.get("type"):  # each error of Stripe's has a type
+            return NoAnswer(f"not_stripe_{status}")
         case stripe.RateLimitError() if status == 429:
             return RateLimited()
         case stripe.CardError():

@@ -16,6 +16,8 @@ TIMEOUT_S = 20.0
 PAGE_EVENTS_MAX = 100
 TYPES_MAX = 20
 
+NOT_STRIPE = "An answer that is not Stripe's. Check STRIPE_API_BASE, and what is between here and Stripe."
+
 #: What can be fetched by its id.
 ObjectKind = Literal["payment_intent", "refund", "dispute"]
 
@@ -69,8 +71,10 @@ class StripeGateway:
             params["starting_after"] = after
         try:
             listed = await self._client.v1.events.list_async(params)
-        except stripe.StripeError as error:
+        except Exception as error:  # the SDK stumbles over JSON that is not Stripe's
             raise StripeRefused(_advice(error)) from error
+        if not isinstance(_shown(listed).get("data"), list):
+            raise StripeRefused(NOT_STRIPE)
         return Page(
             [to_json(event.to_dict(for_json=True)) for event in listed.data],
             listed.data[-1].id if listed.data and listed.has_more else None,
@@ -90,12 +94,15 @@ class StripeGateway:
                 case "dispute":
                     found = await self._client.v1.disputes.retrieve_async(name)
         except stripe.InvalidRequestError as error:
-            if error.http_status == 404 and error.code == "resource_missing":
+            if _is_stripes(error) and error.code == "resource_missing":
                 return None
             raise StripeRefused(_advice(error)) from error
-        except stripe.StripeError as error:
+        except Exception as error:
             raise StripeRefused(_advice(error)) from error
-        return found.to_dict(for_json=True)
+        shown = _shown(found)
+        if shown.get("object") != kind or shown.get("id") != name:
+            raise StripeRefused(NOT_STRIPE)
+        return shown
 
     async def create_endpoint(self, url: str, types: Sequence[str]) -> CreatedEndpoint:
         """Makes the endpoint that sends us `types`, in the version that we read. Raises `StripeRefused`."""
@@ -108,9 +115,12 @@ class StripeGateway:
                     "description": "Prepaid: credits",
                 }
             )
-        except stripe.StripeError as error:
+        except Exception as error:
             raise StripeRefused(_advice(error)) from error
-        return CreatedEndpoint(created.id, created.secret or "")
+        shown = _shown(created)
+        if shown.get("object") != "webhook_endpoint" or not shown.get("id"):
+            raise StripeRefused(NOT_STRIPE)
+        return CreatedEndpoint(str(shown["id"]), str(shown.get("secret") or ""))
 
 
 @asynccontextmanager
@@ -130,7 +140,19 @@ async def open_stripe(settings: StripeSettings) -> AsyncGenerator[StripeGateway]
         await http_client.close_async()
 
 
-def _advice(error: stripe.StripeError) -> str:
+def _shown(answer: stripe.StripeObject) -> dict[str, Any]:
+    """The answer as JSON; nothing where the SDK has made no object of it."""
+    is_object = isinstance(answer, stripe.StripeObject)  # pyright: ignore[reportUnnecessaryIsInstance]
+    return answer.to_dict(for_json=True) if is_object else {}
+
+
+def _is_stripes(error: stripe.StripeError) -> bool:
+    """Each error of Stripe's has a type; what is between us and Stripe knows none."""
+    details: dict[str, Any] = error.error.to_dict(for_json=True) if error.error is not None else {}
+    return bool(details.get("type"))
+
+
+def _advice(error: Exception) -> str:
     match error:
         case stripe.AuthenticationError() | stripe.PermissionError():
             return f"Stripe refused the key ({error.http_status}). Check STRIPE_SECRET_KEY and what it may read."
@@ -142,5 +164,7 @@ def _advice(error: stripe.StripeError) -> str:
             return "Stripe's rate limit is reached (429). Try again later."
         case stripe.APIConnectionError():
             return f"Stripe does not answer ({type(error).__name__}). Check the network and STRIPE_API_BASE."
-        case _:
+        case stripe.StripeError():
             return f"Stripe failed ({type(error).__name__}, {error.http_status}). Try again later."
+        case _:
+            return f"{NOT_STRIPE} ({type(error).__name__})"

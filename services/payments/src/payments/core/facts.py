@@ -87,6 +87,8 @@ def _of_payment_intent(event: StripeEvent, signing_keys: Sequence[str]) -> Fact:
         return Ignored("signature")
     if order.purchase is None:
         return Ignored("of_an_attempt")
+    if (view.amount_minor, view.currency) != (order.amount_minor, order.currency.lower()):
+        return Ignored("amount_differs")
     if not is_known_status(view.status):
         return Ignored("unknown_status")
     observation = Observation(Source.EVENT, view.id, view.status, view.decline_code or view.error_code, event.created)

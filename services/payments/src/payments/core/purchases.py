@@ -102,11 +102,12 @@ def observe(progress: Progress, seen: Observation, *, opened_at: datetime, now: 
     state = _STATE_OF_STATUS.get(seen.status)
     if state is None or progress.state is PurchaseState.SUCCEEDED:
         return progress
+    if progress.payment_intent not in (None, seen.payment_intent):  # one with a copy of this purchase's metadata
+        return progress
     if state is PurchaseState.SUCCEEDED:
         observed_at = seen.created or progress.observed_at
         return Progress(state, seen.payment_intent, seen.status, None, observed_at, now + CREDITED_WITHIN)
-    is_another = progress.payment_intent not in (None, seen.payment_intent)
-    if is_another or progress.state is PurchaseState.CANCELED:
+    if progress.state is PurchaseState.CANCELED:
         return progress
     if state is PurchaseState.CANCELED:
         return Progress(state, seen.payment_intent, seen.status, None, seen.created or progress.observed_at, None)

@@ -63,6 +63,11 @@ async def load_attached(connection: AsyncConnection, tenants: Iterable[str]) -> 
     return {(row.tenant_id, row.payment_method): _card(row) for row in rows}
 
 
+async def look_at_attached(connection: AsyncConnection, tenants: Iterable[str], now: datetime) -> None:
+    """Has Stripe asked about all cards of the tenants that it should hold for them; their profiles are locked."""
+    await connection.execute(_LOOK_AT_ATTACHED, {"tenants": sorted(set(tenants)), "now": now})
+
+
 async def save(connection: AsyncConnection, cards: Mapping[CardKey, SavedCard]) -> None:
     """Writes new and changed cards; their profiles are locked. Needs the worker's role."""
     if cards:
@@ -154,6 +159,10 @@ _LOAD = text("""
 
 _ATTACHED = text("""
     SELECT * FROM card WHERE tenant_id = ANY(:tenants) AND state = 'attached' ORDER BY tenant_id, payment_method
+""")
+
+_LOOK_AT_ATTACHED = text("""
+    UPDATE card SET look_at = :now WHERE tenant_id = ANY(:tenants) AND state = 'attached' AND look_at IS NULL
 """)
 
 _SAVE = text("""

@@ -109,6 +109,14 @@ async def next_creation_try(connection: AsyncConnection, purchase: Purchase) -> 
     )
 
 
+async def for_next_customer(connection: AsyncConnection, purchase: Purchase, stripe_customer: str) -> Purchase | None:
+    """The purchase as it is bought for another customer, under its next key; None where that was done meanwhile, or it
+    has its PaymentIntent."""
+    values = {"tenant": purchase.tenant, "purchase": purchase.purchase_id, "try": purchase.creation_try}
+    row = (await connection.execute(_FOR_NEXT_CUSTOMER, values | {"customer": stripe_customer})).one_or_none()
+    return None if row is None else _purchase(row)
+
+
 async def claim_due(connection: AsyncConnection, now: datetime, limit: int) -> Sequence[Purchase]:
     """Purchases to look at, put off for two minutes in case this process dies."""
     return [_purchase(row) for row in await connection.execute(_CLAIM_DUE, {"now": now, "limit": limit})]
@@ -186,6 +194,13 @@ _SAVE = text("""
 _NEXT_TRY = text("""
     UPDATE purchase SET creation_try = creation_try + 1
     WHERE tenant_id = :tenant AND purchase_id = :purchase AND creation_try = :try
+""")
+
+_FOR_NEXT_CUSTOMER = text("""
+    UPDATE purchase SET creation_try = creation_try + 1,
+        create_parameters = jsonb_set(create_parameters, '{customer}', to_jsonb(CAST(:customer AS text)))
+    WHERE tenant_id = :tenant AND purchase_id = :purchase AND creation_try = :try AND payment_intent IS NULL
+    RETURNING *
 """)
 
 # One that is claimed is due within two minutes. Its tenant needs a recharge by the same rule as in recharge: below the

@@ -1,0 +1,246 @@
+"""Customers, cards and payments that Stripe no longer has, though no event has told: deleted while events were lost, or
+of another account or mode. And what only looks like it: the answers of a proxy."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from payments.stripe_gateway import StripeGateway, StripeUnavailable, stripe_gateway
+from payments.sweeper import Sweeper
+from shared.clock import utc_now
+from shared.events import EXAMPLES, AttemptChanged
+from shared.faults import hold_at
+from stripe_simulator.proxies import PAGES, Page, proxy
+from stripe_simulator.testing import RunningSimulator
+
+
+class Died(Exception):
+    """The process, before it asked Stripe."""
+
+
+CREATE = "/api/stripe/create-payment-intent"
+CONFIRM = "/api/stripe/confirm-payment-intent"
+CARDS = "/api/stripe/payment-methods"
+Call = Callable[..., Any]
+
+
+async def customer_of(rows: Call, tenant: str = "acme") -> tuple[str | None, int]:
+    [row] = await rows("SELECT stripe_customer, generation FROM customer WHERE tenant_id = :tenant", tenant=tenant)
+    return row.stripe_customer, row.generation
+
+
+async def cards_of(call: Call, tenant: str = "acme") -> list[str]:
+    listed = await call(tenant, "GET", CARDS)
+    return [each["paymentMethodId"] for each in listed.json()["paymentMethods"]]
+
+
+async def states(rows: Call) -> list[str]:
+    return [row.state for row in await rows("SELECT state FROM purchase ORDER BY purchase_id")]
+
+
+def at_stripe(account: RunningSimulator, kind: str = "customers") -> int:
+    return sum(account.get("/books")["counts"].get(kind, {}).values())
+
+
+async def test_in_another_account_old_tenants_buy_and_save_cards_again(
+    call: Call, buy: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator
+) -> None:
+    card = await save_card("acme")
+    before, _ = await customer_of(rows)
+    stripe_account.post("/reset")  # another account: it knows nothing of ours
+    bought = await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
+    assert bought.status_code == 200, bought.text
+    after, generation = await customer_of(rows)
+    assert (after != before, generation) == (True, 2)
+    assert await cards_of(call) == [], "the dead card is shown no more"
+    [profile] = await rows("SELECT default_payment_method FROM profile")
+    assert profile.default_payment_method is None
+    saved = await save_card("acme", "pm_card_mastercard")
+    assert await cards_of(call) == [saved]
+    assert saved != card
+    paid = await call(
+        "acme", "POST", CONFIRM, {"purchaseId": bought.json()["purchaseId"], "paymentMethodId": saved}, key="pay"
+    )
+    assert (paid.status_code, paid.json()["status"]) == (200, "succeeded")
+
+
+async def test_a_card_is_saved_for_the_next_customer(
+    call: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator
+) -> None:
+    await save_card("acme")
+    stripe_account.post("/reset")
+    begun = await call("acme", "POST", "/api/stripe/create-setup-intent")
+    assert begun.status_code == 200, begun.text
+    assert (await customer_of(rows))[1] == 2
+    assert await cards_of(call) == []
+
+
+async def test_requests_side_by_side_make_one_new_customer(
+    call: Call, buy: Call, rows: Call, stripe_account: RunningSimulator
+) -> None:
+    await buy("acme", packageId="starter")
+    stripe_account.post("/reset")
+    answers = await asyncio.gather(
+        *(call("acme", "POST", CREATE, {"packageId": "starter"}, key=f"k{n}") for n in range(5)),
+        *(call("acme", "POST", "/api/stripe/create-setup-intent") for _ in range(3)),
+    )
+    assert {each.status_code for each in answers} <= {200, 409}, [each.text for each in answers]
+    again = [await call("acme", "POST", CREATE, {"packageId": "starter"}, key=f"k{n}") for n in range(5)]
+    assert [each.status_code for each in again] == [200] * 5, [each.text for each in again]
+    assert (await customer_of(rows))[1] == 2
+    assert len(stripe_account.client().v1.customers.list().data) == 1
+
+
+async def test_a_customer_deleted_while_events_were_lost_is_let_go_by_the_next_purchase(
+    call: Call, buy: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator
+) -> None:
+    await save_card("acme")
+    before, _ = await customer_of(rows)
+    assert before is not None
+    stripe_account.client().v1.customers.delete(before)
+    await buy("acme", packageId="starter")
+    assert (await customer_of(rows))[0] not in (None, before)
+    assert await cards_of(call) == []
+
+
+async def test_a_purchase_begun_before_goes_on_for_the_next_customer(
+    call: Call, buy: Call, rows: Call, stripe_account: RunningSimulator
+) -> None:
+    await buy("acme", packageId="starter")
+    before, _ = await customer_of(rows)
+
+    async def die() -> None:
+        hold_at("payments.purchase_committed", None)
+        raise Died
+
+    hold_at("payments.purchase_committed", die)
+    first = await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
+    assert first.status_code == 500
+    stripe_account.client().v1.customers.delete(cast("str", before))
+    second = await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
+    assert second.status_code == 200, second.text
+    [row] = await rows(
+        "SELECT create_parameters ->> 'customer' AS customer FROM purchase WHERE purchase_id = :p",
+        p=second.json()["purchaseId"],
+    )
+    assert row.customer == (await customer_of(rows))[0] != before
+
+
+async def test_paying_with_a_card_that_is_gone_says_so_and_removes_it(
+    call: Call, buy: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator
+) -> None:
+    card, other = await save_card("acme"), await save_card("acme", "pm_card_mastercard")
+    purchase = await buy("acme", packageId="starter")
+    stripe_account.client().v1.payment_methods.detach(card)  # in the dashboard, and its event is lost
+    body = {"purchaseId": purchase["purchaseId"], "paymentMethodId": card}
+    refused = await call("acme", "POST", CONFIRM, body, key="pay")
+    assert (refused.status_code, refused.json()["code"]) == (409, "card_gone")
+    assert await cards_of(call) == [other]
+    [profile] = await rows("SELECT default_payment_method, version FROM profile")
+    assert profile.default_payment_method is None
+    paid = await call("acme", "POST", CONFIRM, body | {"paymentMethodId": other}, key="pay with another")
+    assert paid.status_code == 200, paid.text
+
+
+async def test_paying_what_another_account_has_ends_the_purchase_and_asks_for_a_card(
+    call: Call, buy: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator
+) -> None:
+    card = await save_card("acme")
+    purchase = await buy("acme", packageId="starter")
+    stripe_account.post("/reset")
+    body = {"purchaseId": purchase["purchaseId"], "paymentMethodId": card}
+    refused = await call("acme", "POST", CONFIRM, body, key="pay")
+    assert (refused.status_code, refused.json()["code"]) == (409, "card_gone")
+    assert await states(rows) == ["canceled"]
+    assert await cards_of(call) == []
+
+
+async def test_the_sweeper_ends_purchases_of_another_account(
+    buy: Call, rows: Call, stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any
+) -> None:
+    await buy("acme", packageId="starter")
+    stripe_account.post("/reset")
+    clock.advance(minutes=31)
+    await sweeper.sweep_purchases()
+    assert await states(rows) == ["canceled"]
+
+
+async def test_a_default_that_cannot_be_told_is_news(
+    call: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator, sweeper: Sweeper
+) -> None:
+    await save_card("acme")
+    stripe_account.post("/reset")
+    await sweeper.repair_defaults()
+    assert (await customer_of(rows)) == (None, 2)
+    assert await cards_of(call) == []
+
+
+async def test_a_card_that_recharge_could_not_charge_is_looked_at(
+    call: Call, rows: Call, save_card: Call, tell: Call, stripe_account: RunningSimulator, sweeper: Sweeper
+) -> None:
+    card, other = await save_card("acme"), await save_card("acme", "pm_card_mastercard")
+    stripe_account.client().v1.payment_methods.detach(card)
+    example = cast("AttemptChanged", EXAMPLES[AttemptChanged])
+    await tell(example.model_copy(update={"tenant": "acme", "state": "declined", "reason": "card_unusable"}))
+    await sweeper.sweep_cards()
+    assert await cards_of(call) == [other]
+
+
+async def test_one_card_of_a_customer_that_is_gone_takes_the_others_with_it(
+    call: Call, rows: Call, save_card: Call, tell: Call, stripe_account: RunningSimulator, sweeper: Sweeper
+) -> None:
+    await save_card("acme")
+    await save_card("acme", "pm_card_mastercard")
+    stripe_account.post("/reset")
+    example = cast("AttemptChanged", EXAMPLES[AttemptChanged])
+    await tell(example.model_copy(update={"tenant": "acme", "state": "declined", "reason": "card_unusable"}))
+    await sweeper.sweep_cards()
+    assert await cards_of(call) == []
+    assert await customer_of(rows) == (None, 2)
+
+
+async def _asked(gateway: StripeGateway) -> list[object]:
+    """What each call says."""
+    calls = (
+        gateway.has_customer("cus_1"),
+        gateway.retrieve_payment_method("pm_1"),
+        gateway.retrieve_payment_intent("pi_1"),
+        gateway.cancel_payment_intent("pi_1"),
+        gateway.confirm_payment_intent("pi_1", "pm_1", "key"),
+        gateway.create_customer({"description": "x"}, "key"),
+        gateway.create_payment_intent({"amount": 100, "currency": "usd"}, "key"),
+        gateway.create_setup_intent({"usage": "off_session"}),
+        gateway.find_payment_intent("cus_1", "pur_1", utc_now()),
+        gateway.find_customer({"a": "b"}, utc_now()),
+    )
+    return list(await asyncio.gather(*calls, return_exceptions=True))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+async def test_what_is_not_stripes_is_no_answer(page: Page) -> None:
+    with proxy(page) as url:
+        async with stripe_gateway("sk_test_x", url) as gateway:
+            said = await _asked(gateway)
+    assert [type(each) for each in said] == [StripeUnavailable] * len(said), said
+    assert not any(each.is_answered for each in said if isinstance(each, StripeUnavailable))
+
+
+async def test_a_proxys_404_makes_nothing_gone(
+    call: Call, buy: Call, rows: Call, save_card: Call, worker_engine: Any, outbox: Any, clock: Any
+) -> None:
+    card = await save_card("acme")
+    await buy("acme", packageId="starter")
+    before = await customer_of(rows)
+    with proxy(PAGES[0]) as url:
+        async with stripe_gateway("sk_test_x", url) as gateway:
+            sweeper = Sweeper(worker_engine, outbox, gateway, clock)
+            clock.advance(minutes=31)
+            await rows("UPDATE card SET look_at = now() RETURNING 1")
+            await sweeper.sweep_purchases()
+            await sweeper.sweep_cards()
+            await sweeper.repair_defaults()
+    assert await states(rows) == ["open"]
+    assert await cards_of(call) == [card]
+    assert await customer_of(rows) == before
