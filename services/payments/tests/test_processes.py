@@ -231,25 +231,22 @@ async def test_a_worker_killed_before_or_after_its_commit_loses_and_doubles_noth
     topic_prefix: str,
     rows: Callable[..., Any],
     eventually: Callable[..., Any],
+    stripe_account: RunningSimulator,
     tmp_path: Path,
     point: str,
 ) -> None:
-    await rows("WITH x AS (INSERT INTO customer SELECT 'acme', 1, '{}', 'cus_1', now()) SELECT 1")
+    stripe = stripe_account.client()
+    customer = stripe.v1.customers.create().id
+    card = stripe.v1.payment_methods.attach("pm_card_visa", {"customer": customer}).to_dict(for_json=True)
+    await rows(f"WITH x AS (INSERT INTO customer SELECT 'acme', 1, '{{}}', '{customer}', now()) SELECT 1")
     await rows("WITH x AS (DELETE FROM outbox_mark) SELECT 1")
     seen = tmp_path / "faults"
     worker = await start("worker", FAULT_POINTS=f"{point}=kill@1", FAULT_POINTS_LOG=str(seen))
-    card = {
-        "id": "pm_1",
-        "object": "payment_method",
-        "type": "card",
-        "customer": "cus_1",
-        "card": {"brand": "visa", "last4": "4242", "exp_month": 1, "exp_year": 2040, "fingerprint": "fp"},
-    }
     envelope = {"id": "evt_1", "type": "payment_method.attached", "created": 1_790_000_000, "livemode": False}
     body = httpx.Request("POST", "http://x", json={**envelope, "data": {"object": card}}).content
     producer = make_producer(kafka_server.bootstrap_servers, "test")
     await producer.start()
-    await producer.send_and_wait(topic_prefix + TopicName.STRIPE_EVENTS, body, key=b"cus_1")
+    await producer.send_and_wait(topic_prefix + TopicName.STRIPE_EVENTS, body, key=customer.encode())
     await producer.stop()
 
     async def is_dead() -> bool:
@@ -259,7 +256,7 @@ async def test_a_worker_killed_before_or_after_its_commit_loses_and_doubles_noth
     assert seen.read_text() == f"{point}\n"
     worker.env.pop("FAULT_POINTS")
     await asyncio.to_thread(worker.start)
-    profile = await published(BillingProfile, lambda profile: profile.default_payment_method == "pm_1")
+    profile = await published(BillingProfile, lambda profile: profile.default_payment_method == card["id"])
     assert (profile.version, len(profile.cards)) == (1, 1)
     await eventually(lambda: _is_empty(rows))
 
