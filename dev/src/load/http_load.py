@@ -2,6 +2,9 @@
 
 Raw sockets, because an HTTP client library costs more than the server that is measured. Run as
 `python -m load.http_load URL --secret … --connections 64 --warmup-s 1 --seconds 5`; prints one line of JSON.
+
+The webhooks are of another business, which the product takes and passes over. With `--stripe SIMULATOR --signing-key …`
+they are sales of credits that the simulator has taken money for, so that the books agree with it afterwards.
 """
 
 import argparse
@@ -10,7 +13,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from typing import cast
@@ -18,6 +21,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from load.sales import orders, sell
 from load.webhooks import payload, signature
 
 #: Bodies are made and signed before the clock runs; they are sent round and round.
@@ -140,13 +144,12 @@ def address_of(url: str) -> tuple[str, int, str]:
     return target.hostname, target.port, target.path
 
 
-def _webhooks(host: str, path: str, secret: str, body_bytes: int) -> Callable[[], bytes]:
-    def request() -> bytes:
-        body = payload(body_bytes)
+def _webhooks(host: str, path: str, secret: str, bodies: Sequence[bytes]) -> Callable[[], bytes]:
+    def request(body: bytes) -> bytes:
         json_type = "Content-Type: application/json; charset=utf-8\r\n"
         return post_request(host, path, body, f"{json_type}Stripe-Signature: {signature(body, secret)}\r\n")
 
-    return cycle([request() for _ in range(BODIES)]).__next__
+    return cycle([request(body) for body in bodies]).__next__
 
 
 def main(arguments: list[str]) -> int:
@@ -158,9 +161,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--body-bytes", type=int, default=1_400)
     parser.add_argument("--warmup-s", type=float, default=1.0)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--stripe", help="a Stripe simulator, where the sales are made")
+    parser.add_argument("--signing-key", help="signs the orders, as METADATA_SIGNING_KEYS does")
+    parser.add_argument("--sales", type=int, default=BODIES)
     options = parser.parse_args(arguments)
     host, port, path = address_of(options.url)
-    webhooks = _webhooks(f"{host}:{port}", path, options.secret, options.body_bytes)
+    if options.stripe:
+        bodies = [sale.body for sale in sell(options.stripe, orders(options.sales), options.signing_key)]
+    else:
+        bodies = [payload(options.body_bytes) for _ in range(BODIES)]
+    webhooks = _webhooks(f"{host}:{port}", path, options.secret, bodies)
     result = uvloop.run(
         measure(
             host, port, webhooks, connections=options.connections, warmup_s=options.warmup_s, seconds=options.seconds

@@ -11,7 +11,7 @@ PATH = "/api/stripe/webhooks"
 
 
 def event(kind: str = "payment_intent.succeeded", *, livemode: bool = False, **changes: Any) -> dict[str, Any]:
-    """An event about a PaymentIntent, whose id is random."""
+    """An event about a PaymentIntent of another business on the account: its id is random, and it sells no credits."""
     return {
         "id": f"evt_{secrets.token_hex(8)}",
         "object": "event",
@@ -19,11 +19,17 @@ def event(kind: str = "payment_intent.succeeded", *, livemode: bool = False, **c
         "created": int(time.time()),
         "livemode": livemode,
         "type": kind,
-        "data": {"object": {"object": "payment_intent", "id": f"pi_{secrets.token_hex(8)}", "customer": "cus_1"}},
+        "data": {
+            "object": {
+                "object": "payment_intent", "id": f"pi_{secrets.token_hex(8)}", "customer": "cus_1",
+                "status": "succeeded", "amount": 1_000, "amount_received": 1_000, "currency": "usd",
+                "created": int(time.time()), "metadata": {},
+            }
+        },
         "pending_webhooks": 1,
         "request": {"id": None, "idempotency_key": None},
         **changes,
-    }
+    }  # fmt: skip
 
 
 def body_of(event: dict[str, Any], indent: int | None = 2) -> bytes:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from stripe_simulator.api.door import Door
 from stripe_simulator.api.operations import OPERATIONS
 from stripe_simulator.contract import OperationSpec
-from stripe_simulator.control import faults, objects, state, webhooks
+from stripe_simulator.control import faults, objects, payments, state, webhooks
 from stripe_simulator.settings import Settings
 from stripe_simulator.simulator import Simulator
 
@@ -44,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     door = Door(simulator)
     # First, because routes are tried in order and these are the busy ones.
     _add_operations(app, simulator, door)
-    for router in (state.router, faults.router, webhooks.router, objects.router):
+    for router in (state.router, faults.router, webhooks.router, objects.router, payments.router):
         app.include_router(router, prefix="/_sim", tags=["control"])
     app.add_route("/{path:path}", door.refuse_unknown, methods=["GET", "POST", "DELETE", "PUT", "PATCH"])
     app.state.simulator = simulator

@@ -1,0 +1,48 @@
+"""Payments made by the hundred are as those that come one by one."""
+
+import json
+from typing import Any
+
+import pytest
+import stripe
+
+from stripe_simulator.testing import RunningSimulator, receive_webhooks, run_simulator
+
+ASKED: list[dict[str, Any]] = [
+    {"amount_minor": 1_000 + n, "currency": "usd", "metadata": {"n": str(n)}} for n in range(300)
+]
+
+
+@pytest.mark.parametrize("deliver", [True, False])
+def test_each_is_paid_and_its_event_is_told(
+    simulator: RunningSimulator, client: stripe.StripeClient, deliver: bool
+) -> None:
+    made = simulator.post("/payments", payments=ASKED, deliver=deliver)
+    events = [json.loads(each["event"]) for each in made]
+    assert [event["data"]["object"]["id"] for event in events] == [each["payment_intent"] for each in made]
+    assert [event["data"]["object"]["amount_received"] for event in events] == [each["amount_minor"] for each in ASKED]
+    assert {(event["type"], event["data"]["object"]["status"]) for event in events} == {
+        ("payment_intent.succeeded", "succeeded")
+    }
+    books = simulator.get("/books")
+    assert {charge["payment_intent"]: charge["amount_minor"] for charge in books["charges"]} == {
+        each["payment_intent"]: asked["amount_minor"] for each, asked in zip(made, ASKED, strict=True)
+    }
+    found = client.v1.payment_intents.retrieve(made[7]["payment_intent"]).to_dict(for_json=True)
+    assert (found["metadata"], found["status"]) == ({"n": "7"}, "succeeded")
+    assert client.v1.refunds.create({"payment_intent": made[7]["payment_intent"]}).amount == 1_007
+
+
+def test_webhooks_are_sent_only_where_that_is_wanted() -> None:
+    with receive_webhooks() as receiver, run_simulator("--webhook-url", receiver.url) as simulator:
+        for deliver, expected in ((False, 0), (True, 2)):
+            simulator.post("/payments", payments=ASKED[:2], deliver=deliver)
+            simulator.settle()
+            told = [json.loads(webhook.body)["type"] for webhook in receiver.received]
+            assert told.count("payment_intent.succeeded") == expected
+            assert simulator.get("/books")["webhooks"]["events_undelivered"] == 0
+
+
+def test_what_stripe_would_refuse_is_refused(simulator: RunningSimulator) -> None:
+    answer = simulator.control.post("/_sim/payments", json={"payments": [{"amount_minor": 1}]})
+    assert (answer.status_code, "at least" in answer.text or "minimum" in answer.text) == (422, True), answer.text
