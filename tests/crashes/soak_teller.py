@@ -1,46 +1,59 @@
 """What the ledger's topics are told in a soak."""
 
 import asyncio
+import json
 import random
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 from aiokafka import AIOKafkaProducer
 
-from embedded.environment import DEVELOPMENT_SIGNING_KEY
-from load.webhooks import body_of, event
+from embedded.environment import DEVELOPMENT_SIGNING_KEY, SIMULATOR_SECRET_KEY
 from shared.clock import utc_now
 from shared.events import UsageRecorded, encode
 from shared.signed_metadata import CreditOrder, sign
+from shared.stripe_events import EVENT_TYPES
 from shared.topics import TopicName
+from stripe_simulator.testing import WebhookReceiver
 
 from .soak_expected import Expected, Key, Sale
 
 PAUSE_S = 0.02
 TOLD_LATER_MAX = 60
+SETTLE_TIMEOUT_S = 30.0
 
 
 @dataclass(slots=True)
 class Teller:
-    """Tells the topics of usage, credits, refunds and disputes: in no order, on any partition, some twice."""
+    """Tells the topics of usage, credits, refunds and disputes: in no order, on any partition, some twice.
+
+    What it tells of Stripe are Stripe's own webhooks: `webhooks` receives them from the simulator that `stripe` asks.
+    """
 
     producer: AIOKafkaProducer
+    stripe: httpx.AsyncClient
+    webhooks: WebhookReceiver
     prefix: str
     chance: random.Random
     expected: Expected
     told_at: dict[Key, float] = field(default_factory=dict[Key, float])
     stopped: bool = False
-    _later: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    _later: list[bytes] = field(default_factory=list[bytes])
+    _received: int = 0
 
     async def run(self) -> None:
         while not self.stopped:
             await self.tell_usage()
             if self.chance.random() < 0.3:
-                self._sell()
+                await self._sell()
+            self._receive()
             while len(self._later) > TOLD_LATER_MAX:
                 await self._tell_one()
             await asyncio.sleep(PAUSE_S)
+        await self._simulate("/webhooks/settle", timeout_s=SETTLE_TIMEOUT_S)
+        self._receive()
         while self._later:
             await self._tell_one()
 
@@ -58,36 +71,49 @@ class Teller:
     async def _tell_one(self) -> None:
         told = self._later.pop(self.chance.randrange(len(self._later)))
         for _ in range(self.chance.choice((1, 1, 1, 2))):
-            await self._send(TopicName.STRIPE_EVENTS, body_of(told))
+            await self._send(TopicName.STRIPE_EVENTS, told)
 
     async def _send(self, topic: TopicName, value: bytes) -> None:
         partitions = sorted(await self.producer.partitions_for(self.prefix + topic))
         await self.producer.send_and_wait(self.prefix + topic, value, partition=self.chance.choice(partitions))
 
-    def _sell(self) -> None:
-        name = f"pi_{len(self.expected.sales)}"
-        credits, amount = self.chance.randint(50, 150), self.chance.randint(500, 1_500)
-        sale = self.expected.sales[name] = Sale(self.chance.choice(self.expected.tenants), credits, amount)
-        order = CreditOrder(sale.tenant, credits, amount, "usd", purchase=f"pur_{name}")
-        self.expected.post(sale.tenant, "stripe", name, credits)
-        self._tell_later(
-            "payment_intent.succeeded", "payment_intent", id=name, amount=amount, amount_received=amount,
-            created=int(time.time()), status="succeeded", metadata=sign(order, DEVELOPMENT_SIGNING_KEY),
-        )  # fmt: skip
-        for n in range(self.chance.choice((0, 0, 1, 2))):
-            part, fails = self.chance.randint(1, amount), self.chance.random() < 0.2
-            sale.refunds.append((part, fails))
-            refund = {"id": f"re_{name}_{n}", "payment_intent": name, "amount": part}
-            self._tell_later("refund.created", "refund", status="succeeded", **refund)
-            if fails:
-                self._tell_later("refund.failed", "refund", status="failed", **refund)
-        if self.chance.random() < 0.2:
-            part, is_won = self.chance.randint(1, amount), self.chance.random() < 0.5
-            sale.disputes.append((part, is_won))
-            dispute = {"id": f"dp_{name}", "payment_intent": name, "charge": f"ch_{name}", "amount": part}
-            self._tell_later("charge.dispute.funds_withdrawn", "dispute", status="needs_response", **dispute)
-            if is_won:
-                self._tell_later("charge.dispute.funds_reinstated", "dispute", status="won", **dispute)
+    def _receive(self) -> None:
+        """Takes what Stripe has told since: one of several, whichever chance says, is told next."""
+        arrived = self.webhooks.received[self._received :]
+        self._received += len(arrived)
+        self._later += [each.body for each in arrived if json.loads(each.body)["type"] in EVENT_TYPES]
 
-    def _tell_later(self, kind: str, of: str, **fields: Any) -> None:
-        self._later.append(event(kind, data={"object": {"object": of, "currency": "usd", **fields}}))
+    async def _sell(self) -> None:
+        """A purchase that a card pays, some of which is refunded, or disputed; no more goes back than was paid."""
+        credits, amount = self.chance.randint(50, 150), self.chance.randint(500, 1_500)
+        tenant = self.chance.choice(self.expected.tenants)
+        order = CreditOrder(tenant, credits, amount, "usd", purchase=f"pur_{len(self.expected.sales)}")
+        payment = {"amount_minor": amount, "currency": "usd", "metadata": sign(order, DEVELOPMENT_SIGNING_KEY)}
+        [made] = await self._simulate("/payments", payments=[payment])
+        name: str = made["payment_intent"]
+        sale = self.expected.sales[name] = Sale(tenant, credits, amount)
+        self.expected.post(tenant, "stripe", name, credits)
+        left = amount
+        for _ in range(self.chance.choice((0, 0, 1, 2))):
+            part, fails = self.chance.randint(1, left // 2), self.chance.random() < 0.2
+            refund = await self._refund(name, part)
+            if fails:
+                await self._simulate(f"/refunds/{refund}/settle", outcome="failed")
+            else:
+                left -= part
+            sale.refunds.append((part, fails))
+        if self.chance.random() < 0.2:
+            part, is_won = self.chance.randint(1, left), self.chance.random() < 0.5
+            dispute = await self._simulate(f"/charges/{name}/dispute", amount_minor=part)
+            if is_won:
+                await self._simulate(f"/disputes/{dispute['id']}/resolve", outcome="won")
+            sale.disputes.append((part, is_won))
+
+    async def _refund(self, payment_intent: str, amount_minor: int) -> str:
+        form = {"payment_intent": payment_intent, "amount": amount_minor}
+        headers = {"Authorization": f"Bearer {SIMULATOR_SECRET_KEY}"}
+        answer = await self.stripe.post("/v1/refunds", data=form, headers=headers)
+        return str(answer.raise_for_status().json()["id"])
+
+    async def _simulate(self, path: str, **body: Any) -> Any:
+        return (await self.stripe.post(f"/_sim{path}", json=body)).raise_for_status().json()

@@ -3,50 +3,44 @@ committed: whoever comes second has to know of the first."""
 
 import asyncio
 import secrets
-import time
+import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from embedded.consumer_groups import ConsumerGroups, consumer_groups
-from embedded.environment import DEVELOPMENT_SIGNING_KEY
+from embedded.environment import DEVELOPMENT_SIGNING_KEY, SIMULATOR_SECRET_KEY
 from embedded.http_process import HttpProcess
 from embedded.ledger_environment import ledger_environment
+from embedded.process import this_python
 from embedded.servers import PostgresServer
 from embedded.side_by_side import side_by_side
 from embedded.testing import ServiceDatabase
+from load.sales import sell
 from load.waiting import until
-from load.webhooks import body_of, event
+from load.webhooks import body_of
 from shared.ids import new_id
 from shared.kafka import make_producer
-from shared.signed_metadata import CreditOrder, sign
+from shared.signed_metadata import CreditOrder
 from shared.topic_admin import create_topics
 from shared.topics import TopicName
 
-PAYMENT_INTENT = "pi_1"
 ORDER = CreditOrder("acme", 100, 1_000, "usd", purchase=new_id("pur"))
-CREDIT = event(
-    "payment_intent.succeeded",
-    data={
-        "object": {
-            "object": "payment_intent", "id": PAYMENT_INTENT, "status": "succeeded", "amount": 1_000,
-            "amount_received": 1_000, "currency": "usd", "created": int(time.time()),
-            "metadata": sign(ORDER, DEVELOPMENT_SIGNING_KEY),
-        }
-    },
-)  # fmt: skip
-REFUND = event(
-    "refund.created",
-    data={
-        "object": {
-            "object": "refund", "id": "re_1", "payment_intent": PAYMENT_INTENT, "amount": 1_000, "currency": "usd",
-            "status": "succeeded",
-        }
-    },
-)  # fmt: skip
+CREDIT, REFUND = "payment_intent.succeeded", "refund.created"
+
+
+def bought_and_refunded(stripe_url: str) -> dict[str, bytes]:
+    """A purchase and its refund as Stripe tells them: the events' bodies by type."""
+    [sale] = sell(stripe_url, [ORDER], DEVELOPMENT_SIGNING_KEY)
+    headers = {"Authorization": f"Bearer {SIMULATOR_SECRET_KEY}"}
+    with httpx.Client(base_url=f"{stripe_url}/v1", headers=headers, timeout=30) as stripe:
+        stripe.post("/refunds", data={"payment_intent": sale.payment_intent}).raise_for_status()
+        listed = stripe.get("/events", params={"type": REFUND}).raise_for_status().json()["data"]
+    return {CREDIT: sale.body, REFUND: body_of(listed[0])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +54,8 @@ class TwoWorkers:
     database: ServiceDatabase
     hits: Path
     released: Path
+    told: dict[str, bytes]
+    environment: dict[str, str]
 
     async def partition_of_each(self) -> tuple[int, int]:
         """A partition of the one and a partition of the other."""
@@ -74,9 +70,18 @@ class TwoWorkers:
         one, other = await self.groups.partitions_of_members(self.group)
         return min(one), min(other)
 
-    async def send(self, sent: dict[str, Any], partition: int) -> None:
-        """Puts an event into a partition, whatever its key says."""
-        await self.producer.send_and_wait(self.groups.topic, body_of(sent), partition=partition)
+    async def send(self, event_type: str, partition: int) -> None:
+        """Puts the event into a partition, whatever its key says."""
+        await self.producer.send_and_wait(self.groups.topic, self.told[event_type], partition=partition)
+
+    async def prove_books(self) -> None:
+        """`ledger check` and `ledger reconcile` find nothing wrong."""
+        for command in (["check"], ["reconcile", "--since", "1d", "--grace", "0s"]):
+            done = await asyncio.to_thread(
+                subprocess.run, this_python("-m", "ledger", *command), env=self.environment, capture_output=True,
+                text=True, timeout=120, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout + done.stderr
 
     def held(self) -> int:
         """How many have handled their event and wait before the commit."""
@@ -99,14 +104,16 @@ class TwoWorkers:
 
 @pytest.fixture
 async def workers(
-    database_of, postgres_server, kafka_server, log_dir: Path, tmp_path: Path
+    database_of, postgres_server, kafka_server, simulator, log_dir: Path, tmp_path: Path
 ) -> AsyncIterator[TwoWorkers]:
+    stripe = await asyncio.to_thread(simulator)
     prefix = f"two-ledgers-{secrets.token_hex(4)}."
     await create_topics(kafka_server.bootstrap_servers, prefix)
     database = database_of("ledger")
     hits, released = tmp_path / "hits", tmp_path / "released"
+    plain = ledger_environment(database, kafka_server.bootstrap_servers, prefix, stripe.url)
     environment = {
-        **ledger_environment(database, kafka_server.bootstrap_servers, prefix),
+        **plain,
         "FAULT_POINTS": "ledger.handled=hold@1",
         "FAULT_POINTS_LOG": str(hits),
         "FAULT_POINTS_RELEASE": str(released),
@@ -120,7 +127,11 @@ async def workers(
     try:
         await asyncio.to_thread(side_by_side, [process.start for process in both])
         async with consumer_groups(kafka_server, prefix + TopicName.STRIPE_EVENTS) as groups:
-            yield TwoWorkers(f"{prefix}ledger", groups, producer, postgres_server, database, hits, released)
+            told = await asyncio.to_thread(bought_and_refunded, stripe.url)
+            yield TwoWorkers(
+                f"{prefix}ledger", groups, producer, postgres_server, database, hits, released, told,
+                plain | {"HTTP_PORT": "1"},
+            )  # fmt: skip
     finally:
         released.touch()
         await producer.stop()
@@ -135,7 +146,7 @@ async def workers(
     ],
 )
 async def test_a_credit_and_its_refund_in_two_workers_before_either_commits_leave_nothing_waiting(
-    workers: TwoWorkers, first: dict[str, Any], second: dict[str, Any]
+    workers: TwoWorkers, first: str, second: str
 ) -> None:
     one, other = await workers.partition_of_each()
     await workers.send(first, one)
@@ -157,3 +168,4 @@ async def test_a_credit_and_its_refund_in_two_workers_before_either_commits_leav
     assert await workers.query("SELECT count(*) FROM payment_intent WHERE tenant_id IS NULL") == "0", "nothing waits"
     assert await workers.query("SELECT kind, credits FROM transfer ORDER BY version") == "purchase|100\nrefund|100"
     assert await workers.query("SELECT balance, owed, receivable FROM balance WHERE tenant_id = 'acme'") == "0|0|0"
+    await workers.prove_books()

@@ -9,7 +9,8 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from shared.auth import Scope
 from shared.kafka import make_producer
 from shared.topic_admin import create_topics
 from shared.topics import TopicName
+from stripe_simulator.testing import WebhookReceiver, receive_webhooks
 
 from .soak_callers import Callers, Kill
 from .soak_expected import Expected, Key
@@ -57,6 +59,8 @@ class Ledger:
     kafka: KafkaServer
     prefix: str
     environment: dict[str, str]
+    stripe_url: str
+    webhooks: WebhookReceiver
 
     async def rows(self, sql: str) -> list[Any]:
         """As the superuser."""
@@ -91,8 +95,14 @@ class Ledger:
                 await until(is_read, CATCH_UP_TIMEOUT_S)
 
     async def check(self) -> tuple[int, str]:
+        return await self._proof("check")
+
+    async def reconcile(self) -> tuple[int, str]:
+        return await self._proof("reconcile", "--since", "1d", "--grace", "0s")
+
+    async def _proof(self, *command_line: str) -> tuple[int, str]:
         command = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ledger", "check", env=self.environment, stdout=asyncio.subprocess.PIPE
+            sys.executable, "-m", "ledger", *command_line, env=self.environment, stdout=asyncio.subprocess.PIPE
         )
         async with asyncio.timeout(300):
             output, _ = await command.communicate()
@@ -100,18 +110,36 @@ class Ledger:
 
 
 @pytest.fixture
-async def ledger(database_of, kafka_server: KafkaServer, log_dir: Path, tmp_path: Path) -> AsyncIterator[Ledger]:
+async def ledger(
+    database_of, kafka_server: KafkaServer, simulator, log_dir: Path, tmp_path: Path
+) -> AsyncIterator[Ledger]:
+    with receive_webhooks() as webhooks:
+        stripe = await asyncio.to_thread(simulator, webhooks.url)
+        async with _ledger(database_of("ledger"), kafka_server, stripe.url, webhooks, log_dir, tmp_path) as running:
+            yield running
+
+
+@asynccontextmanager
+async def _ledger(
+    database: ServiceDatabase,
+    kafka_server: KafkaServer,
+    stripe_url: str,
+    webhooks: WebhookReceiver,
+    log_dir: Path,
+    tmp_path: Path,
+) -> AsyncGenerator[Ledger]:
     prefix = f"soak-{secrets.token_hex(4)}."
     await create_topics(kafka_server.bootstrap_servers, prefix)
-    database: ServiceDatabase = database_of("ledger")
-    environment = ledger_environment(database, kafka_server.bootstrap_servers, prefix)
+    environment = ledger_environment(database, kafka_server.bootstrap_servers, prefix, stripe_url)
     api, *workers = (
         HttpProcess(name, ["ledger", door], log_file=log_dir / f"soak-{name}.log", cwd=tmp_path, env=environment)
         for name, door in (("api", "app"), *((f"worker-{n}", "worker") for n in range(WORKERS)))
     )
     try:
         await asyncio.to_thread(side_by_side, [process.start for process in (api, *workers)])
-        yield Ledger(api, workers, database, kafka_server, prefix, environment | {"HTTP_PORT": "1"})
+        yield Ledger(
+            api, workers, database, kafka_server, prefix, environment | {"HTTP_PORT": "1"}, stripe_url, webhooks
+        )
     finally:
         await asyncio.to_thread(side_by_side, [process.close for process in (api, *workers)])
 
@@ -167,13 +195,16 @@ async def test_the_books_hold_what_was_answered_through_kills_of_every_process(l
     producer = make_producer(ledger.kafka.bootstrap_servers, "soak")
     await producer.start()
     try:
-        async with httpx.AsyncClient(base_url=ledger.api.url, timeout=30) as http:
+        async with (
+            httpx.AsyncClient(base_url=ledger.api.url, timeout=30) as http,
+            httpx.AsyncClient(base_url=ledger.stripe_url, timeout=30) as stripe,
+        ):
             callers = Callers(http, chance, expected)
             callers.may_ask.set()
             for tenant in TENANTS:
                 limit = {"overdraftLimit": OVERDRAFT_LIMIT}
                 assert (await callers.ask("PUT", f"/tenants/{tenant}", limit, Scope.OPERATOR)).status_code == 200
-            teller = Teller(producer, ledger.prefix, chance, expected)
+            teller = Teller(producer, stripe, ledger.webhooks, ledger.prefix, chance, expected)
             async with asyncio.TaskGroup() as tasks:
                 for each in (*([callers] * CALLERS), teller):
                     tasks.create_task(each.run())
@@ -199,10 +230,13 @@ async def test_the_books_hold_what_was_answered_through_kills_of_every_process(l
         f"compared {len(TENANTS)} tenants, {entries} transfers, {await _count(ledger, 'credit_grant')} grants, "
         f"{len(expected.sales)} PaymentIntents",
     ), said
+    code, said_of_stripe = await ledger.reconcile()
+    assert (code, said_of_stripe.splitlines()[-1]) == (0, "nothing differs"), said_of_stripe
     print(
         f"\n{len(callers.kills)} kills, each with work to do (fewest: {min(unfinished)}); {callers.answers} answers, "
         f"{callers.asked_again} requests asked again; {len(teller.told_at)} usage records, "
-        f"{len(expected.sales)} sales; {said.splitlines()[0]}: every book is right"
+        f"{len(expected.sales)} sales; {said.splitlines()[0]}: every book is right; {said_of_stripe.splitlines()[0]}: "
+        "nothing differs"
     )
 
     await ledger.rows(
