@@ -78,6 +78,8 @@ async def test_an_operator_may_credit_the_copy_and_the_order_keeps_its_first_pay
     assert await books.balance() == (170, 0, 0)
     rows = await books.rows("SELECT payment_intent, purchase FROM payment_intent ORDER BY payment_intent")
     assert [tuple(row) for row in rows] == [("pi_1", "pur_1"), ("pi_2", None)]
+    rows = await books.rows("SELECT payment_intent, purchase FROM transfer ORDER BY version")
+    assert [tuple(row) for row in rows] == [("pi_1", "pur_1"), ("pi_2", "pur_1")], "whoever waits for it is told"
     await books.apply(purchase("pi_2", 70, order="pur_1"))  # its event once more: nothing
     assert await books.balance() == (170, 0, 0)
     await books.assert_right()

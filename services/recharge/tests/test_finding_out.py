@@ -124,11 +124,12 @@ async def test_nothing_is_tried_anew_while_the_old_key_may_still_come_through(ho
     assert (await house.attempt(tenant))["n"] == 2
 
 
-async def test_a_webhook_before_the_answer_settles_it_and_the_answer_changes_nothing(house: House) -> None:
+async def test_a_webhook_before_the_answer_has_stripe_asked_at_once(house: House) -> None:
     tenant = await house.tenant("pm_card_visa")
     house.fault("drop_answer", path="/v1/payment_intents")
     await house.work()
     await house.webhooks(tenant, reverse=True, times=2)
+    await house.work()
     assert (await house.attempt(tenant))["state"] == "charged"
     house.later(timedelta(minutes=1))
     await house.work()

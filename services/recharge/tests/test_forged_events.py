@@ -1,5 +1,7 @@
 """Events about PaymentIntents that others have made in our Stripe account, with our names in their metadata."""
 
+from typing import Any
+
 import pytest
 from pydantic_core import from_json, to_json
 from recharge_house import SIGNING_KEY, House
@@ -29,10 +31,46 @@ async def test_a_payment_intent_that_is_not_signed_does_not_end_the_attempt_it_n
     )
     await house.stripe.v1.payment_intents.cancel_async(forged.id)
     await house.webhooks(tenant, reverse=True)
+    await house.work()
     after = await house.attempt(tenant)
     assert after["payment_intent"] != forged.id
     assert after["state"] == "charged"
     assert len(house.charges(tenant)) == 1
+
+
+@pytest.mark.parametrize("end", ["canceled", "succeeded", "open"])
+async def test_a_signed_copy_is_not_taken_for_the_attempts_own_while_that_is_not_known(house: House, end: str) -> None:
+    """Whoever may write to the account copies the metadata of the charge whose answer was lost to a PaymentIntent."""
+    tenant = await house.tenant("pm_card_visa")
+    house.fault("drop_answer", path="/v1/payment_intents")
+    await house.work()
+    before = await house.attempt(tenant)
+    assert (before["state"], before["payment_intent"]) == ("unknown", None)
+    [own] = await house.payment_intents(tenant)
+    copied: Any = {
+        "amount": own.amount, "currency": own.currency, "customer": before["stripe_customer"],
+        "metadata": dict(own.to_dict()["metadata"]),
+    }  # fmt: skip
+    if end == "succeeded":
+        visa = await house.save_card(before["stripe_customer"], "pm_card_visa")
+        copied |= {"payment_method": visa.payment_method, "confirm": True, "return_url": "https://example.com/x"}
+    copy = await house.stripe.v1.payment_intents.create_async(copied)
+    if end == "canceled":
+        await house.stripe.v1.payment_intents.cancel_async(copy.id)
+    events = (await house.stripe.v1.events.list_async({"limit": 100})).data
+    about_copy = [
+        Record("stripe.events", 0, 0, "key", to_json(event.to_dict(for_json=True)))
+        for event in events
+        if event.type.startswith("payment_intent.") and event.to_dict()["data"]["object"]["id"] == copy.id
+    ]
+    await house.call(StripeEvents([SIGNING_KEY]).handle, about_copy[::-1])
+    assert not (await house.attempt(tenant))["payment_intent"], "nothing is taken from an event"
+    await house.work()
+    after = await house.attempt(tenant)
+    assert (after["state"], after["payment_intent"]) == ("charged", own.id)
+    await house.webhooks(tenant)
+    assert (await house.attempt(tenant))["payment_intent"] == own.id
+    assert len(house.charges(tenant)) == (2 if end == "succeeded" else 1), "ours is charged once"
 
 
 async def test_an_event_of_another_account_says_nothing_of_the_attempt_it_names(house: House) -> None:

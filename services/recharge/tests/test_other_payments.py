@@ -184,3 +184,36 @@ async def test_a_need_is_charged_for_again_after_its_own_was_cancelled(house: Ho
     await house.balance(tenant, 9)
     await house.work()
     assert [attempt["state"] for attempt in await house.attempts(tenant)] == ["canceled", "requires_action"]
+
+
+async def test_a_receipt_counts_while_its_attempts_own_payment_is_not_known_and_once_it_is(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa", monthly_cap_minor=20_000)
+    house.fault("drop_answer", path="/v1/payment_intents")
+    await house.work()
+    copy = await _copy(house, tenant)
+    receipt: EntryPosted = house.entry(tenant, charge=copy).model_copy(
+        update={"kind": "unapplied_receipt", "credits": 0, "reference": "r"}
+    )
+    await house.receive(on_entries, receipt)
+    assert await _others(house) == [(4_500, False)]
+    house.later(timedelta(minutes=5))
+    await house.work()
+    attempt = await house.attempt(tenant)
+    assert attempt["payment_intent"] not in (None, copy["payment_intent"])
+    assert await _others(house) == [(4_500, False)], "it is another one's, and counts beside its own"
+
+
+async def test_a_receipt_that_is_its_own_is_counted_once(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa")
+    house.fault("drop_answer", path="/v1/payment_intents")
+    await house.work()
+    own: EntryPosted = house.entry(tenant).model_copy(
+        update={"kind": "unapplied_receipt", "credits": 0, "reference": "r"}
+    )
+    await house.receive(on_entries, own)
+    assert await _others(house) == [(4_500, False)]
+    house.later(timedelta(minutes=5))
+    await house.work()
+    attempt = await house.attempt(tenant)
+    assert (attempt["state"], attempt["payment_intent"]) == ("charged", own.payment_intent)
+    assert await _others(house) == []

@@ -11,7 +11,7 @@ from recharge.core.attempts import Attempt, State, Try
 from recharge.core.evidence import CardEvidence, evidence_in
 from recharge.core.follow import canceled, charged
 from recharge.core.moves import Alert, Move, OtherPayment
-from recharge.core.other_payments import paid_otherwise
+from recharge.core.other_payments import has_made_nothing, paid_otherwise
 from recharge.deciding import decide_about
 from recharge.moving import write_moves
 from recharge.repository.attempts import load_attempts, load_tries, tenants_of
@@ -147,6 +147,9 @@ async def _move_attempts(transaction: Transaction, intents: Sequence[_Seen], now
 def moved_by_event(attempt: Attempt, tries: Sequence[Try], view: PaymentIntentView, now: datetime) -> Move:
     """What a PaymentIntent in an event makes of its attempt. An event may be old: only what can never change any more
     is believed, the rest is asked of Stripe by the executor."""
+    if attempt.payment_intent is None and not attempt.has_ended and not has_made_nothing(tries):
+        # Which PaymentIntent its key has made is not known yet, and a signed order can be copied: Stripe is to say so.
+        return Move(attempt if attempt.state is State.CHARGING else replace(attempt, next_at=now))
     if (view.amount_minor, view.currency, view.customer) != (
         attempt.amount_minor, attempt.currency, attempt.stripe_customer,
     ):  # fmt: skip

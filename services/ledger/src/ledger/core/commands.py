@@ -16,7 +16,7 @@ class Credit:
     """A PaymentIntent of ours succeeded. What it sells is proven by its signature, or decided by an operator.
 
     The order, `purchase` or `attempt`, is credited to one PaymentIntent alone. Another one that carries a copy of it
-    becomes an unapplied receipt, and where an operator credits that, the order's name stays with the first.
+    becomes an unapplied receipt, and where an operator credits that, the order stays the first one's.
     """
 
     tenant: str

@@ -286,16 +286,18 @@ class _Planner:
                 return Conflict(command.payment_intent)
             first = self._references.get((command.tenant, Door.STRIPE, command.payment_intent))
             return Noted() if first is None else _repeated(first)  # None: its transfer is in the archive
-        if any(order in self._orders for order in command.orders):
-            if not command.by_operator:
-                return self._receipt(_copied(command))
-            command = replace(command, purchase=None, attempt=None)
+        is_copy = any(order in self._orders for order in command.orders)
+        if is_copy and not command.by_operator:
+            return self._receipt(_copied(command))
         book = self._book(command.tenant) or self._open_book(command.tenant)
         if not book.can_hold(command.credits):
             return BeyondLimit()
         transfer, credit = book.credit(command)
         outcome = self._posted(transfer)
-        self._orders.update(dict.fromkeys(command.orders, command.payment_intent))
+        if is_copy:  # the entry still tells whoever waits for it
+            credit = replace(credit, purchase=None, attempt=None)
+        else:
+            self._orders.update(dict.fromkeys(command.orders, command.payment_intent))
         if intent.receipt_tenant is not None:
             self._resolved_receipts.append((intent.receipt_tenant, intent.id))
         self._intents[intent.id] = replace(intent, credit=credit, refunds={}, disputes={})

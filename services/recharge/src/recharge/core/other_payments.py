@@ -24,15 +24,17 @@ def credit_posted(attempt: Attempt, tries: Sequence[Try], payment: OtherPayment,
     if attempt.payment_intent is None and is_alike:
         if attempt.has_ended:
             return credited(replace(attempt, payment_intent=payment.payment_intent), now)
-        if not _has_made_nothing(tries):
+        if not has_made_nothing(tries):
             return _find_out_first(attempt, payment, now)
     return paid_otherwise(attempt, tries, payment, now)
 
 
 def receipt_posted(attempt: Attempt, tries: Sequence[Try], payment: OtherPayment, now: datetime) -> Move:
     """The ledger has the money of this payment and did not credit it."""
-    if attempt.payment_intent in (None, payment.payment_intent):
+    if attempt.payment_intent == payment.payment_intent:
         return receipt_unapplied(attempt, now)
+    if attempt.payment_intent is None:  # its own most likely; counted until that is known
+        return replace(receipt_unapplied(attempt, now), other_payment=payment)
     return paid_otherwise(attempt, tries, payment, now)
 
 
@@ -53,5 +55,6 @@ def _find_out_first(attempt: Attempt, payment: OtherPayment, now: datetime) -> M
     return Move(looked_for, other_payment=payment)
 
 
-def _has_made_nothing(tries: Sequence[Try]) -> bool:
+def has_made_nothing(tries: Sequence[Try]) -> bool:
+    """Whether it is proven that no call has made a PaymentIntent."""
     return all(one.outcome in NOTHING_MADE or (one.outcome is None and not one.in_doubt) for one in tries)
