@@ -183,6 +183,7 @@ _SAVE = text("""
             WHEN purchase.state = 'created' AND new.state = 'open' THEN state_since
             WHEN (purchase.state, purchase.status, purchase.decline_code)
                 IS DISTINCT FROM (new.state, new.status, new.decline) THEN now()
+            WHEN new.decline IS NOT NULL AND new.observed > purchase.observed_at THEN now()  -- declined once more
             ELSE state_since END
     FROM unnest(CAST(:tenants AS text[]), CAST(:ids AS text[]), CAST(:states AS text[]), CAST(:intents AS text[]),
                 CAST(:statuses AS text[]), CAST(:declines AS text[]), CAST(:observed AS timestamptz[]),
