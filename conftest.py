@@ -23,6 +23,7 @@ ON_ONE_STACK = (
     "tests/crashes/test_charging.py",
     "tests/crashes/test_fault_points.py",
     "tests/crashes/test_random_kills.py",
+    "tests/flow/test_large_amounts.py",
     "tests/flow/test_load.py",
     "tests/flow/test_lost_events.py",
     "tests/flow/test_storm.py",
