@@ -21,11 +21,11 @@ from demo.narration import until
 from demo.simulator import Simulator
 from embedded.environment import DEVELOPMENT_SIGNING_KEY, SIMULATOR_WEBHOOK_SECRET
 from embedded.stack import Stack, StackConfig
-from load.webhooks import PATH, body_of, event, signature
+from load.sales import orders, sell
+from load.webhooks import PATH, signature
 from shared.events import BalanceChanged, decode
 from shared.ids import new_id
 from shared.kafka import make_consumer
-from shared.signed_metadata import CreditOrder, sign
 from shared.topics import TopicName
 
 ROUNDS = 500
@@ -68,6 +68,8 @@ async def _measure(stack: Stack, rounds: int, options: RunOptions) -> dict[str, 
 async def _event_to_balance(stack: Stack, http: httpx.AsyncClient, rounds: int) -> list[float]:
     tenant = new_id("bench")
     url = addresses_of(stack).gateway + PATH
+    wanted = orders(WARM_UP_ROUNDS + rounds, [tenant])
+    sales = await asyncio.to_thread(sell, addresses_of(stack).stripe, wanted, DEVELOPMENT_SIGNING_KEY)
     consumer = make_consumer(stack.kafka_server.bootstrap_servers, "bench", new_id("bench"))
     consumer.subscribe([TopicName.BALANCE_CHANGED.value])
     await consumer.start()
@@ -75,17 +77,7 @@ async def _event_to_balance(stack: Stack, http: httpx.AsyncClient, rounds: int) 
     took_ms: list[float] = []
     try:
         for number in range(WARM_UP_ROUNDS + rounds):
-            order = CreditOrder(tenant, 10, 1_000, "usd", purchase=new_id("pur"))
-            happened = event()
-            happened["data"]["object"] |= {
-                "status": "succeeded",
-                "amount": order.amount_minor,
-                "amount_received": order.amount_minor,
-                "currency": order.currency,
-                "created": happened["created"],
-                "metadata": sign(order, DEVELOPMENT_SIGNING_KEY),
-            }
-            body = body_of(happened)
+            body = sales[number].body
             headers = {"Stripe-Signature": signature(body, SIMULATOR_WEBHOOK_SECRET)}
             begun = time.perf_counter()
             posting = asyncio.create_task(http.post(url, content=body, headers=headers))

@@ -232,6 +232,7 @@ async def test_the_books_hold_what_was_answered_through_kills_of_every_process(l
     ), said
     code, said_of_stripe = await ledger.reconcile()
     assert (code, said_of_stripe.splitlines()[-1]) == (0, "nothing differs"), said_of_stripe
+    assert f"compared {len(expected.sales)} payments," in said_of_stripe
     print(
         f"\n{len(callers.kills)} kills, each with work to do (fewest: {min(unfinished)}); {callers.answers} answers, "
         f"{callers.asked_again} requests asked again; {len(teller.told_at)} usage records, "

@@ -74,17 +74,18 @@ class _Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         assert self._transport is not None
-        if self._load.is_over:
+        request = None if self._load.is_over else self._load.next_request()
+        if request is None:
             if not self.is_idle.done():
                 self.is_idle.set_result(None)
             self._transport.close()
             return
         self._sent_at = time.perf_counter()
-        self._transport.write(self._load.next_request())
+        self._transport.write(request)
 
 
 class _Load:
-    def __init__(self, next_request: Callable[[], bytes]) -> None:
+    def __init__(self, next_request: Callable[[], bytes | None]) -> None:
         self.next_request = next_request
         self.is_measuring = False
         self.is_over = False
@@ -104,9 +105,16 @@ def _content_length(answer: bytes, head: int) -> int:
 
 
 async def measure(
-    host: str, port: int, next_request: Callable[[], bytes], *, connections: int, warmup_s: float, seconds: float
+    host: str,
+    port: int,
+    next_request: Callable[[], bytes | None],
+    *,
+    connections: int,
+    warmup_s: float,
+    seconds: float,
 ) -> Result:
-    """Sends requests for `warmup_s + seconds` and tells what the latter part was like."""
+    """Sends requests for `warmup_s + seconds`, or until there is no next one, and tells what the latter part was
+    like."""
     load = _Load(next_request)
     loop = asyncio.get_running_loop()
     open_connections: list[_Connection] = []
@@ -116,7 +124,7 @@ async def measure(
             open_connections.append(connection)
     await asyncio.sleep(warmup_s)
     load.is_measuring, began = True, time.perf_counter()
-    await asyncio.sleep(seconds)
+    await asyncio.wait([connection.is_idle for connection in open_connections], timeout=seconds)
     load.is_measuring, elapsed_s = False, time.perf_counter() - began
     load.is_over = True
     await asyncio.wait([connection.is_idle for connection in open_connections], timeout=DRAIN_TIMEOUT_S)
@@ -144,12 +152,16 @@ def address_of(url: str) -> tuple[str, int, str]:
     return target.hostname, target.port, target.path
 
 
-def _webhooks(host: str, path: str, secret: str, bodies: Sequence[bytes]) -> Callable[[], bytes]:
+def _webhooks(
+    host: str, path: str, secret: str, bodies: Sequence[bytes], rounds: int | None
+) -> Callable[[], bytes | None]:
     def request(body: bytes) -> bytes:
         json_type = "Content-Type: application/json; charset=utf-8\r\n"
         return post_request(host, path, body, f"{json_type}Stripe-Signature: {signature(body, secret)}\r\n")
 
-    return cycle([request(body) for body in bodies]).__next__
+    requests = [request(body) for body in bodies]
+    sent = cycle(requests) if rounds is None else iter(requests * rounds)
+    return lambda: next(sent, None)
 
 
 def main(arguments: list[str]) -> int:
@@ -161,16 +173,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--body-bytes", type=int, default=1_400)
     parser.add_argument("--warmup-s", type=float, default=1.0)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, help="send each webhook so often and end; else go on for --seconds")
     parser.add_argument("--stripe", help="a Stripe simulator, where the sales are made")
     parser.add_argument("--signing-key", help="signs the orders, as METADATA_SIGNING_KEYS does")
-    parser.add_argument("--sales", type=int, default=BODIES)
+    parser.add_argument("--bodies", type=int, default=BODIES, help="how many different webhooks, or sales")
     options = parser.parse_args(arguments)
     host, port, path = address_of(options.url)
     if options.stripe:
-        bodies = [sale.body for sale in sell(options.stripe, orders(options.sales), options.signing_key)]
+        bodies = [sale.body for sale in sell(options.stripe, orders(options.bodies), options.signing_key)]
     else:
-        bodies = [payload(options.body_bytes) for _ in range(BODIES)]
-    webhooks = _webhooks(f"{host}:{port}", path, options.secret, bodies)
+        bodies = [payload(options.body_bytes) for _ in range(options.bodies)]
+    webhooks = _webhooks(f"{host}:{port}", path, options.secret, bodies, options.rounds)
     result = uvloop.run(
         measure(
             host, port, webhooks, connections=options.connections, warmup_s=options.warmup_s, seconds=options.seconds

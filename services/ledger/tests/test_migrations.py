@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
@@ -58,3 +60,46 @@ def test_a_missing_address_is_named() -> None:
         check=False, cwd="/",
     )  # fmt: skip
     assert (done.returncode, "DATABASE_URL_OWNER" in done.stderr) == (2, True)
+
+
+#: What an earlier version has left: grant 1 expired and was taken back as well, grant 2 expired in part, grant 3 was
+#: taken back in part, and an order was credited to two PaymentIntents.
+OLD = """
+    INSERT INTO credit_grant (tenant_id, grant_number, door, reference, payment_intent, credits, remaining, priority,
+                              spent, created_at)
+    SELECT 'acme', n, 'stripe', 'pi_' || n, 'pi_' || n, 100, 0, 100, true, now() FROM generate_series(1, 3) n;
+    INSERT INTO transfer (tenant_id, door, reference, input_hash, kind, source, destination, credits, version,
+                          balance_after, available_after, owed_after, receivable_after, grant_numbers, grant_credits,
+                          created_at, beyond_limit)
+    SELECT 'acme', 'system', 'expiry:' || n, '', 'expiry', 'available', 'expired', lost, n, 0, 0, 0, 0, ARRAY[n],
+           ARRAY[-lost], now(), false
+    FROM (VALUES (1, 100), (2, 60)) AS expired (n, lost);
+    INSERT INTO payment_intent (payment_intent, tenant_id, grant_number, kind, credits, amount_minor, currency,
+                                purchase, reversed_credits, first_seen_at)
+    SELECT 'pi_' || n, 'acme', n, 'purchase', 100, 1000, 'usd', CASE WHEN n < 3 THEN 'pur_1' ELSE 'pur_3' END, reversed,
+           '2026-01-01'::timestamptz + n * interval '1 s'
+    FROM (VALUES (1, 100), (2, 0), (3, 30)) AS credited (n, reversed);
+"""
+
+
+async def test_old_books_come_to_know_what_expired_and_whose_order_it_is(
+    empty_database: str, postgres_server: PostgresServer
+) -> None:
+    engine = make_engine(empty_database, application_name="ledger-test-migrate", pool_size=1)
+    async with engine.begin() as connection:
+        await connection.run_sync(_upgrade_to, "0004")
+    await engine.dispose()
+    await asyncio.to_thread(postgres_server.execute, OLD, EMPTY)
+    await migrate("ledger", empty_database, timeout_s=30)
+    grants = "SELECT grant_number, expired, reversed FROM credit_grant ORDER BY 1"
+    assert postgres_server.execute(grants, EMPTY).split() == ["1|0|100", "2|60|0", "3|0|30"]
+    orders = "SELECT payment_intent, purchase, refused FROM payment_intent ORDER BY 1"
+    assert postgres_server.execute(orders, EMPTY).split() == ["pi_1|pur_1|{}", "pi_2||{}", "pi_3|pur_3|{}"]
+
+
+def _upgrade_to(connection: Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", "ledger:migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)

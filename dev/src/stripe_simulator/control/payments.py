@@ -11,6 +11,8 @@ from stripe_simulator.control.access import TheSimulator
 from stripe_simulator.errors import InvalidRequest
 from stripe_simulator.resources import payment_intents
 from stripe_simulator.resources.call import Call
+from stripe_simulator.resources.metadata import merged
+from stripe_simulator.resources.money import check_amount, check_currency
 
 router = APIRouter()
 
@@ -32,11 +34,14 @@ class MakePayments(BaseModel, extra="forbid"):
 async def make_payments(wanted: MakePayments, simulator: TheSimulator) -> list[dict[str, Any]]:
     """In the order asked: each PaymentIntent, and the body of its `payment_intent.succeeded` as it is sent."""
     account = simulator.account
-    simulator.publish()  # what others have done is theirs to send
     try:
-        intents = [_paid(account, payment) for payment in wanted.payments]
+        for payment in wanted.payments:  # all of them first, so that a refusal leaves nothing behind
+            check_amount(payment.amount_minor, check_currency(payment.currency))
+            merged({}, payment.metadata)
     except InvalidRequest as error:
         raise HTTPException(422, str(error)) from error
+    simulator.publish()  # what others have done is theirs to send
+    intents = [_paid(account, payment) for payment in wanted.payments]
     succeeded = {
         record.event["data"]["object"]["id"]: record.body
         for record in account.peek_outgoing()
