@@ -42,7 +42,8 @@ _READ = ("credit_grant", "payment_intent", "transfer", "transfer_archive")
 
 
 def upgrade() -> None:
-    """Adds the columns and fills them, and makes the indexes. The ledger's workers and API wait meanwhile."""
+    """Adds the columns and fills them, and makes the indexes. Stop the ledger's processes of the version before: they
+    would not count what they let expire, and `ledger check` would name it."""
     for table in _READ:  # the owner has no policy, and would see no row
         op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
     op.execute("ALTER TABLE credit_grant ADD COLUMN expired bigint NOT NULL DEFAULT 0")
