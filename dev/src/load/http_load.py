@@ -115,15 +115,17 @@ async def measure(
 ) -> Result:
     """Sends requests for `warmup_s + seconds`, or until there is no next one, and tells what the latter part was
     like."""
-    load = _Load(next_request)
+    load, began = _Load(next_request), time.perf_counter()
+    load.is_measuring = not warmup_s
     loop = asyncio.get_running_loop()
     open_connections: list[_Connection] = []
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
         for _ in range(connections):
             _, connection = await loop.create_connection(lambda: _Connection(load), host, port)
             open_connections.append(connection)
-    await asyncio.sleep(warmup_s)
-    load.is_measuring, began = True, time.perf_counter()
+    if warmup_s:
+        await asyncio.sleep(warmup_s)
+        load.is_measuring, began = True, time.perf_counter()
     await asyncio.wait([connection.is_idle for connection in open_connections], timeout=seconds)
     load.is_measuring, elapsed_s = False, time.perf_counter() - began
     load.is_over = True
