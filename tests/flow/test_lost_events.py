@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from demo.market import PACKAGE, PACKAGE_CREDITS, PACKAGE_MINOR
-from demo.narration import until
+from demo.narration import StepFailed, until
 from demo.traffic import purchases
 from embedded.consumer_groups import consumer_groups
 from embedded.environment import SIMULATOR_SECRET_KEY
@@ -32,6 +32,7 @@ REFUND_MINOR = PACKAGE_MINOR // 4
 REFUNDS, DISPUTES = PURCHASES // 5, PURCHASES // 10
 COMMAND_TIMEOUT_S = 120.0
 HEALED_TIMEOUT_S = 60.0
+LINES_SHOWN = 25
 
 
 async def _reconcile(flow, *arguments: str) -> tuple[int, str]:
@@ -85,6 +86,16 @@ async def _credits_by_payment(flow) -> dict[str, tuple[int, int]]:
     return {name: (int(times), int(left)) for name, times, left in (row.split("|") for row in rows.splitlines())}
 
 
+async def _how_far_it_came(flow) -> str:
+    """What the ledger has not sent, and the last that the processes between it and Stripe's events have logged."""
+    waiting = await asyncio.to_thread(flow.stack.postgres_server.execute, "SELECT topic, id FROM outbox", "ledger")
+    tails = [
+        "\n".join([door.name, *flow.stack.log_file(door.name).read_text().splitlines()[-LINES_SHOWN:]])
+        for door in (GATEWAY_BACKFILL, LEDGER_WORKER)
+    ]
+    return "\n".join([f"in the ledger's outbox: {waiting or 'nothing'}", *tails])
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(600 if IS_FULL else 200)
 async def test_a_tenth_of_all_events_lost_for_good_is_listed_by_kind_and_healed_once(flow) -> None:
@@ -125,7 +136,10 @@ async def test_a_tenth_of_all_events_lost_for_good_is_listed_by_kind_and_healed_
     async def nothing_differs() -> bool:
         return (await _reconcile(flow, *since))[0] == 0
 
-    await until(nothing_differs, "books without a difference from Stripe", HEALED_TIMEOUT_S)
+    try:
+        await until(nothing_differs, "books without a difference from Stripe", HEALED_TIMEOUT_S)
+    except StepFailed as error:
+        raise AssertionError(f"{error}\n{await _how_far_it_came(flow)}") from error
     await flow.prove_books()
     assert (await flow.verdict()).wrong == []
     left = await _credits_by_payment(flow)
