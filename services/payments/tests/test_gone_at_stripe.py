@@ -2,12 +2,13 @@
 of another account or mode. And what only looks like it: the answers of a proxy."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 
-from payments.stripe_gateway import StripeGateway, StripeUnavailable, stripe_gateway
+from payments.stripe_gateway import StripeGateway, StripeMisconfigured, StripeUnavailable, stripe_gateway
 from payments.sweeper import Sweeper
 from shared.clock import utc_now
 from shared.events import EXAMPLES, AttemptChanged
@@ -183,7 +184,7 @@ async def test_a_card_that_recharge_could_not_charge_is_looked_at(
     card, other = await save_card("acme"), await save_card("acme", "pm_card_mastercard")
     stripe_account.client().v1.payment_methods.detach(card)
     example = cast("AttemptChanged", EXAMPLES[AttemptChanged])
-    await tell(example.model_copy(update={"tenant": "acme", "state": "declined", "reason": "card_unusable"}))
+    await tell(example.model_copy(update={"tenant": "acme", "state": "declined", "reason": "card_detached"}))
     await sweeper.sweep_cards()
     assert await cards_of(call) == [other]
 
@@ -195,7 +196,7 @@ async def test_one_card_of_a_customer_that_is_gone_takes_the_others_with_it(
     await save_card("acme", "pm_card_mastercard")
     stripe_account.post("/reset")
     example = cast("AttemptChanged", EXAMPLES[AttemptChanged])
-    await tell(example.model_copy(update={"tenant": "acme", "state": "declined", "reason": "card_unusable"}))
+    await tell(example.model_copy(update={"tenant": "acme", "state": "declined", "reason": "customer_gone"}))
     await sweeper.sweep_cards()
     assert await cards_of(call) == []
     assert await customer_of(rows) == (None, 2)
@@ -244,3 +245,34 @@ async def test_a_proxys_404_makes_nothing_gone(
     assert await states(rows) == ["open"]
     assert await cards_of(call) == [card]
     assert await customer_of(rows) == before
+
+
+async def test_a_live_card_is_not_gone_because_an_old_purchase_is_of_a_customer_that_is(
+    call: Call, buy: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator
+) -> None:
+    purchase = await buy("acme", packageId="starter")
+    before, _ = await customer_of(rows)
+    stripe_account.client().v1.customers.delete(cast("str", before))
+    card = await save_card("acme")  # of the next customer
+    body = {"purchaseId": purchase["purchaseId"], "paymentMethodId": card}
+    refused = await call("acme", "POST", CONFIRM, body, key="pay")
+    assert (refused.status_code, refused.json()["code"]) == (409, "stripe_refused")
+    assert await cards_of(call) == [card]
+    [profile] = await rows("SELECT default_payment_method FROM profile")
+    assert profile.default_payment_method == card
+
+
+async def test_a_key_of_the_other_mode_makes_nothing_missing() -> None:
+    error = {
+        "type": "invalid_request_error", "code": "resource_missing", "param": "customer",
+        "message": "No such customer: 'cus_1'; a similar object exists in live mode, but a test mode key was used.",
+    }  # fmt: skip
+    with proxy(Page(404, "application/json", json.dumps({"error": error}).encode())) as url:
+        async with stripe_gateway("sk_test_x", url) as gateway:
+            for asked in (
+                gateway.has_customer("cus_1"),
+                gateway.retrieve_payment_method("pm_1"),
+                gateway.retrieve_payment_intent("pi_1"),
+            ):
+                with pytest.raises(StripeMisconfigured):
+                    await asked

@@ -96,3 +96,11 @@ async def test_what_is_not_stripes_is_no_answer(page: Page) -> None:
             explained = await gateway.explain(refused, "pm_1", "cus_1")
     assert {type(each) for each in answers} == {NoAnswer}, answers
     assert explained == refused
+
+
+async def test_a_key_of_the_other_mode_is_the_operators_error(between: Between) -> None:
+    between.status = 404
+    message = "No such payment_intent: 'pi_1'; a similar object exists in live mode, but a test mode key was used."
+    error = {"type": "invalid_request_error", "code": "resource_missing", "message": message}
+    between.body = json.dumps({"error": error})
+    assert await between.retrieved() == OperatorError(404, "key_of_the_other_mode")

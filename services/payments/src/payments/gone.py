@@ -20,7 +20,7 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """What was asked about and is gone. Without its customer no card can be used."""
+    """What was asked about and is gone. Without a card that was asked about, `card` is as `customer`."""
 
     customer: bool
     card: bool
@@ -41,18 +41,19 @@ async def note_what_is_gone(
     where Stripe gives no answer; then nothing is written.
     """
     has_customer = await stripe.has_customer(customer)
-    has_card = has_customer and (payment_method is None or await _has_card(stripe, customer, payment_method))
-    gone = Gone(customer=not has_customer, card=not has_card)
-    if not gone.card:
-        return gone
+    owner = None if payment_method is None else await _owner(stripe, payment_method)
+    if has_customer and (payment_method is None or owner == customer):
+        return Gone(customer=False, card=False)
     async with outbox.transaction(engine, tenant) as transaction:
         connection = transaction.connection
         default = (await profiles.lock(connection, [tenant]))[tenant]
-        was_ours = bool(await customers.forget(connection, [customer])) if gone.customer else False
+        was_ours = bool(await customers.forget(connection, [customer])) if not has_customer else False
+        # What was asked about may be of an earlier customer; the card may be of the present one, and is not gone then.
+        is_lost = payment_method is not None and (owner is None or owner != await customers.current(connection, tenant))
         lost = [
             card
             for card in (await cards.load_attached(connection, [tenant])).values()
-            if was_ours or card.payment_method == payment_method
+            if was_ours or (is_lost and card.payment_method == payment_method)
         ]
         chosen = default
         for card in lost:
@@ -62,10 +63,11 @@ async def note_what_is_gone(
             await profiles.set_defaults(connection, {tenant: chosen}, now)
         if was_ours or lost:
             await profiles.changed(transaction, [tenant])
-    log.warning("gone_at_stripe", tenant=tenant, customer=customer if gone.customer else None, cards=len(lost))
-    return gone
+    log.warning("gone_at_stripe", tenant=tenant, customer=None if has_customer else customer, cards=len(lost))
+    return Gone(customer=not has_customer, card=not has_customer if payment_method is None else is_lost)
 
 
-async def _has_card(stripe: StripeGateway, customer: str, payment_method: str) -> bool:
+async def _owner(stripe: StripeGateway, payment_method: str) -> str | None:
+    """The customer that has the card; None where nobody has."""
     found = await stripe.retrieve_payment_method(payment_method)
-    return found is not None and found.customer == customer
+    return None if found is None else found.customer

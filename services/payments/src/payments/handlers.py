@@ -33,8 +33,8 @@ from shared.stripe_events import MalformedEvent, is_of_own_account, parse_event
 
 log = get_logger()
 
-#: Why recharge gives up a card that Stripe refuses: it is detached, or its customer is gone.
-CARD_UNUSABLE = "card_unusable"
+#: Why recharge gives up a card that Stripe refuses (`recharge.core.refusals`).
+GONE_REASONS = frozenset(["card_detached", "customer_gone"])
 
 EventT = TypeVar("EventT", bound=DomainEvent)
 
@@ -237,7 +237,7 @@ async def handle_attempts(transaction: Transaction, records: Sequence[Record]) -
     """`recharge.attempt-changed`: the newest version of each attempt. Where recharge met a card that cannot be charged,
     Stripe is asked what it still has of its tenant."""
     attempts = _decoded(records, AttemptChanged)
-    tenants = {attempt.tenant for attempt in attempts if attempt.reason == CARD_UNUSABLE}
+    tenants = {attempt.tenant for attempt in attempts if attempt.reason in GONE_REASONS}
     if tenants:
         await profiles.lock(transaction.connection, tenants)
         await cards.look_at_attached(transaction.connection, tenants, transaction.now)

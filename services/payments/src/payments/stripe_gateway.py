@@ -33,6 +33,9 @@ PAGES_MAX = 100
 #: How far Stripe's clock may be behind ours when we list what was created since our row was.
 CLOCK_SKEW_S = 300
 
+#: Stripe's words where a test key asks for a live object, or the other way round: it is not missing.
+_OTHER_MODE = "a similar object exists in"
+
 ObjectT = TypeVar("ObjectT", bound=stripe.StripeObject)
 
 
@@ -297,6 +300,8 @@ def _translated(error: stripe.StripeError) -> StripeProblem:
             return StripeBusy("too many requests")
         case stripe.AuthenticationError() | stripe.PermissionError():
             return StripeMisconfigured(f"Stripe answers {status}: check STRIPE_SECRET_KEY")
+        case stripe.InvalidRequestError() if _OTHER_MODE in str(error.user_message):
+            return StripeMisconfigured("STRIPE_SECRET_KEY is of the other mode than what it is asked about")
         case stripe.InvalidRequestError() | stripe.IdempotencyError():
             return StripeRefused(code, details.get("param"), str(error.user_message or ""))
         case stripe.APIConnectionError():

@@ -40,6 +40,8 @@ PAGE_SIZE = 100
 PAGES_MAX = 100
 #: Refused before anything was done. Of another status (408 and 424 come from what is between or behind) nobody knows.
 _OPERATOR_STATUSES = frozenset([401, 403])
+#: Stripe's words where a test key asks for a live object, or the other way round: it is not missing.
+_OTHER_MODE = "a similar object exists in"
 #: What may come of a list that fails; anything else is about one object, and no list is.
 _NO_LIST = (OperatorError, RateLimited, ServerError, NoAnswer)
 
@@ -191,6 +193,8 @@ def _translated(error: stripe.StripeError) -> Answer:
             return NoAnswer("unreadable_answer")
         case _ if status >= 500:
             return ServerError(status)
+        case stripe.InvalidRequestError() if _OTHER_MODE in str(error.user_message):
+            return OperatorError(status, "key_of_the_other_mode")
         case _ if status == 404:
             return NotFound() if code == "resource_missing" else NoAnswer("stripe_404")
         case stripe.InvalidRequestError() if code == "payment_intent_unexpected_state":

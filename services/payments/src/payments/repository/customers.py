@@ -57,6 +57,11 @@ async def forget(connection: AsyncConnection, stripe_customers: Iterable[str]) -
     return [row.tenant_id for row in rows]
 
 
+async def current(connection: AsyncConnection, tenant: str) -> str | None:
+    """The tenant's customer at Stripe; its profile is locked."""
+    return (await connection.execute(_CURRENT, {"tenant": tenant})).scalar_one_or_none()
+
+
 async def tenants_of(connection: AsyncConnection, stripe_customers: Iterable[str]) -> dict[str, str]:
     """Whose customers these are; unknown ones are left out."""
     rows = await connection.execute(_TENANTS, {"stripe_customers": sorted(set(stripe_customers))})
@@ -67,6 +72,8 @@ _INSERT = text("""
     INSERT INTO customer (tenant_id, create_parameters, created_at) VALUES (:tenant, CAST(:parameters AS jsonb), :now)
     ON CONFLICT DO NOTHING
 """)
+
+_CURRENT = text("SELECT stripe_customer FROM customer WHERE tenant_id = :tenant")
 
 _OF_TENANT = text("SELECT * FROM customer WHERE tenant_id = :tenant")
 
