@@ -1,5 +1,6 @@
 """What a ledger is, as plainly as can be: every credit is a coin that lies somewhere, and every fact counts once."""
 
+from collections import Counter
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -50,7 +51,7 @@ class Reservation:
 class Tenant:
     """Where the coins of one tenant are. `references`: what each was used for, and when.
 
-    `unreversed`: how many of each grant's coins are paid for; no more of them may expire.
+    `uncovered`: how many of each grant's coins others pay for; as many of those it still has are those others'.
     """
 
     limit: int = 0
@@ -58,7 +59,7 @@ class Tenant:
     grants: int = 0
     free: list[Coin] = field(default_factory=list[Coin])
     expired: list[Coin] = field(default_factory=list[Coin])
-    unreversed: dict[int, int] = field(default_factory=dict[int, int])
+    uncovered: Counter[int] = field(default_factory=Counter[int])
     holds: dict[str, Reservation] = field(default_factory=dict[str, Reservation])
     references: dict[tuple[Door, str], tuple[Kind, int, datetime]] = field(
         default_factory=dict[tuple[Door, str], tuple[Kind, int, datetime]]
@@ -71,7 +72,6 @@ class Tenant:
     def grant(self, credits: int, priority: int, expires_at: datetime | None) -> Coin:
         self.grants += 1
         coin = Coin(priority, expires_at or NEVER, self.grants)
-        self.unreversed[coin.grant] = credits
         self.take_in([coin] * credits)
         return coin
 
@@ -79,6 +79,8 @@ class Tenant:
         """Coins that come, from wherever, pay what is owed first."""
         paid = min(self.owed, len(coins))
         self.owed -= paid
+        for coin in coins[:paid]:
+            self.uncovered[coin.grant] = max(0, self.uncovered[coin.grant] - 1)
         self.free = sorted(self.free + coins[paid:])
 
     def burn(self, credits: int) -> list[Coin]:
@@ -88,7 +90,6 @@ class Tenant:
 
     def take_back(self, coin: Coin, credits: int) -> None:
         """Coins whose money was paid back: those that have expired are gone already."""
-        self.unreversed[coin.grant] -= credits
         for _ in range(credits):
             if coin in self.expired:
                 self.expired.remove(coin)
@@ -96,10 +97,10 @@ class Tenant:
                 self.free.remove(coin)
             else:
                 self.owed += 1
+                self.uncovered[coin.grant] += 1
 
     def give_back(self, coin: Coin, credits: int) -> None:
         """Coins whose money came back after all."""
-        self.unreversed[coin.grant] += credits
         self.take_in([coin] * credits)
 
     def end(self, hold: Reservation, status: HoldStatus, captured: int = 0) -> None:
@@ -113,8 +114,9 @@ class Tenant:
         for _name, hold in sorted(self.holds.items(), key=lambda each: (each[1].expires_at, each[0])):
             if hold.status is HoldStatus.OPEN and hold.expires_at <= now:
                 self.end(hold, HoldStatus.EXPIRED)
+        held = [coin for hold in self.holds.values() for coin in hold.coins]
         for coin in [coin for coin in self.free if coin.expires_at <= now]:
-            if self.expired.count(coin) < self.unreversed[coin.grant]:
+            if self.free.count(coin) + held.count(coin) > self.uncovered[coin.grant]:
                 self.free.remove(coin)
                 self.expired.append(coin)
 

@@ -82,6 +82,23 @@ async def test_what_comes_back_from_a_hold_after_a_full_refund_does_not_expire(b
     assert await books.balance() == (0, 0, 0)
 
 
+async def test_what_other_credits_paid_for_does_not_expire(books: Books) -> None:
+    """A refund took 50 of which 10 were spent, and the second purchase paid those; when it fails, 10 of the 50 that
+    come back are the second purchase's."""
+    half = refund(amount_minor=500)
+    second, failed = purchase("pi_2", 100), refund(amount_minor=500, status="failed")
+    ended = await lived(books, (NOW, debit(credits=60)), (NOW, half), (NOW, second), (NOW, failed))
+    assert ended == (100, 0, 0)
+
+
+async def test_what_a_grant_pays_itself_of_its_debt_is_its_own_again(books: Books) -> None:
+    """The debt was not paid when the refund failed: nobody else's credits are among those that come back."""
+    half = refund(amount_minor=500)
+    failed = refund(amount_minor=500, status="failed")
+    ended = await lived(books, (NOW, debit(credits=60)), (NOW, half), (NOW, failed), (AFTER, purchase("pi_2", 100)))
+    assert ended == (100, 0, 0)
+
+
 async def test_another_grant_is_not_touched(books: Books) -> None:
     await books.apply(BOUGHT, purchase("pi_2", 50))
     [outcome] = await books.apply(refund(), now=AFTER)

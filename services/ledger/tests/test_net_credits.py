@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ledger.core.accounts import KINDS_OF_USE, Kind
-from ledger.core.commands import Command, Credit, DisputeSeen, Expire, RefundSeen, Usage
+from ledger.core.commands import Command, Credit, DisputeSeen, Expire, RefundSeen
 from ledger.core.state import Transfer
 
 from .builders import NOW, purchase, refund, reinstated, usage, withdrawn
@@ -83,29 +83,37 @@ facts_of_one = st.one_of(
               st.sampled_from([1, 100, 333, 666, AMOUNT_MINOR]), st.sampled_from(["succeeded", "failed"])),
     st.builds(lambda minor: withdrawn(f"dp_{minor}", minor), st.sampled_from([400, AMOUNT_MINOR])),
     st.builds(lambda minor: reinstated(f"dp_{minor}", minor), st.sampled_from([400, AMOUNT_MINOR])),
-    st.builds(lambda n, credits: usage(f"job-{n}-{credits}", credits), st.integers(0, 9), st.integers(1, 60)),
+    st.just(purchase("pi_2", CREDITS)),
 )  # fmt: skip
+AFTER = NOW + timedelta(days=40)
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.lists(st.tuples(times, facts_of_one), max_size=10))
-@example([(NOW + timedelta(days=40), refund(amount_minor=AMOUNT_MINOR))])
-@example([(NOW, usage(credits=40)), (NOW + timedelta(days=40), refund(amount_minor=AMOUNT_MINOR))])
-def test_one_purchase_ends_as_sums_say_whenever_money_goes_back(
-    told: list[tuple[datetime, Command]],
-) -> None:
-    """100 credits for 30 days, usage before their end, refunds and disputes at any time: the order changes nothing."""
+@given(st.integers(0, 140), st.lists(st.tuples(times, facts_of_one), max_size=10))
+@example(0, [(AFTER, refund(amount_minor=AMOUNT_MINOR))])
+@example(40, [(AFTER, refund(amount_minor=AMOUNT_MINOR))])
+@example(
+    60,
+    [
+        (NOW, refund(amount_minor=500)),
+        (NOW, purchase("pi_2", CREDITS)),
+        (AFTER, refund(amount_minor=500, status="failed")),
+    ],
+)
+def test_what_is_left_is_as_sums_say_whenever_money_goes_back(used: int, told: list[tuple[datetime, Command]]) -> None:
+    """100 credits for 30 days are used at once, in part or beyond; then money goes back and comes again, and 100 that
+    never expire are bought: the order changes nothing."""
     ledger = LedgerInMemory()
     ledger.apply([purchase(credits=CREDITS, amount_minor=AMOUNT_MINOR, expires_in_days=EXPIRES_IN_DAYS)])
-    end = NOW + timedelta(days=EXPIRES_IN_DAYS)
-    in_time = [each for each in told if isinstance(each[1], RefundSeen | DisputeSeen) or each[0] < end]
-    for at, fact in sorted(in_time, key=lambda each: each[0]):
+    if used:
+        ledger.apply([usage(credits=used)])
+    for at, fact in sorted(told, key=lambda each: each[0]):
         ledger.apply([fact], at)
     ledger.apply([Expire("acme")], NOW + timedelta(days=61))
-    facts = [fact for _, fact in in_time]
-    used = sum(each.credits for each in {each.reference: each for each in facts if isinstance(each, Usage)}.values())
+    facts = [fact for _, fact in told]
     left = bought(purchase(credits=CREDITS, amount_minor=AMOUNT_MINOR), facts)
-    assert ledger.balance() == min(left - used, 0), "what was used beyond what is paid for is owed; the rest expired"
+    bought_for_ever = CREDITS * any(isinstance(fact, Credit) for fact in facts)
+    assert ledger.balance() == bought_for_ever + min(left - used, 0), "of the first, what was not used has expired"
 
 
 def _is_refund(each: Command, payment_intent: str) -> bool:

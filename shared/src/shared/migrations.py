@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 
-from alembic import command
+from alembic import command, op
 from alembic.config import Config
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,6 +20,10 @@ LOCK_POLL_S = 0.2
 STATEMENT_TIMEOUT_MS = 30 * 60 * 1_000
 
 
+class StillRunning(Exception):
+    """Processes of the version before write what this migration changes; the message says which to stop."""
+
+
 class MigrateSettings(OwnerDatabaseSettings):
     log_level: str = "info"
     start_timeout_s: float = 60.0
@@ -29,14 +33,19 @@ def run_migrate(service: str) -> int:
     """The command: migrates by the environment's settings and returns the exit code."""
     settings = load_settings(MigrateSettings)
     url = settings.database_url_owner.get_secret_value()
-    return run_process(service, settings.log_level, lambda _stopping: migrate(service, url, settings.start_timeout_s))
+    return run_process(
+        service,
+        settings.log_level,
+        lambda _stopping: migrate(service, url, settings.start_timeout_s),
+        (StillRunning,),
+    )
 
 
 async def migrate(service: str, database_url_owner: str, timeout_s: float) -> None:
     """Applies `<service>:migrations` in one transaction.
 
     Waits for PostgreSQL, and for another migrator of the same service, for `timeout_s` at most, else raises
-    `DatabaseUnavailable`.
+    `DatabaseUnavailable`. Raises `StillRunning` where a revision needs the service stopped, and changes nothing.
     """
     engine = make_engine(
         database_url_owner,
@@ -59,6 +68,21 @@ async def migrate(service: str, database_url_owner: str, timeout_s: float) -> No
 # made the database: compose, an operator of a managed PostgreSQL, or the embedded stack.
 _NO_TEMPORARY_TABLES = text("""
     DO $$ BEGIN EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()); END $$
+""")
+
+
+def refuse_while_running(service: str) -> None:
+    """For a revision whose older writers would spoil it: raises `StillRunning` while any is connected."""
+    count: int = op.get_bind().scalar(_WRITERS, {"name": f"{service}-worker-role"}) or 0
+    if count:
+        raise StillRunning(
+            f"The {service} is running ({count} of its connections are open), and its older version would write what "
+            f"this migration changes. Stop every {service} process, migrate, and start the new version."
+        )
+
+
+_WRITERS = text("""
+    SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = :name
 """)
 
 

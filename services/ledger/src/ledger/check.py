@@ -46,6 +46,7 @@ class Findings:
     waiting_payment_intents: int = 0
     open_receipts: Sequence[str] = ()
     refused_reversals: Sequence[str] = ()
+    lost_twice: list[str] = field(default_factory=list[str])
     unseen: Sequence[str] = ()
     held_back: Sequence[str] = ()
     kafka: str | None = None
@@ -98,6 +99,8 @@ async def _check_page(reading: "Reading", findings: Findings, after: str, upto: 
         findings.grants += 1
         name = f"tenant {row['tenant_id']!r}, grant {row['grant_number']}"
         findings.wrong += _wrong(row, check_sql.GRANT_RULES, name)
+        if row["lost_twice"]:
+            findings.lost_twice.append(f"{name}: {row['lost_twice']} credits")
     for row in await reading(check_sql.PAYMENT_INTENTS, after, upto):
         findings.payment_intents += 1
         name = f"tenant {row['tenant_id']!r}, {row['payment_intent']}"
@@ -166,6 +169,9 @@ def report(findings: Findings) -> str:
         f"refused reversals: {len(findings.refused_reversals)}",
         *(f"  {reversal}" for reversal in findings.refused_reversals),
     ]
+    if findings.lost_twice:
+        lines.append("expired and taken back as well before migration 0005; give them back once, by adjustments:")
+        lines += [f"  {sentence}" for sentence in findings.lost_twice]
     if findings.wrong:
         lines.append(f"WRONG: {len(findings.wrong)}")
         lines += [f"  {sentence}" for sentence in findings.wrong[:WRONG_SHOWN_MAX]]

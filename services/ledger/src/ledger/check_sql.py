@@ -87,12 +87,27 @@ BALANCE_RULES = (
 )
 
 GRANTS = """
-    WITH moved AS (
-        SELECT tenant_id, move.grant_number, sum(move.credits) AS remaining,
-               -sum(move.credits) FILTER (WHERE kind IN ('expiry', 'expiry_reversal')) AS expired
-        FROM entry, unnest(grant_numbers, grant_credits) AS move (grant_number, credits)
-        WHERE kind <> 'capture' AND tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
-        GROUP BY tenant_id, move.grant_number
+    WITH move AS (
+        SELECT tenant_id, version, kind, destination, entry.credits, n, part.grant_number, part.credits AS moved
+        FROM entry, unnest(grant_numbers, grant_credits) WITH ORDINALITY AS part (grant_number, credits, n)
+        WHERE tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
+    ), moved AS (
+        SELECT tenant_id, grant_number, sum(moved) FILTER (WHERE kind <> 'capture') AS remaining,
+               -sum(moved) FILTER (WHERE kind IN ('expiry', 'expiry_reversal')) AS expired
+        FROM move GROUP BY tenant_id, grant_number
+    ), step AS (
+        -- Up by what a reversal did not find in the grant, down by what the grant paid of a debt.
+        SELECT *, CASE WHEN destination IN ('refunded', 'disputed') THEN credits + moved
+                       WHEN destination = 'available' AND moved < 0 THEN moved ELSE 0 END AS height
+        FROM move
+    ), walk AS (
+        SELECT tenant_id, grant_number, version, n, sum(height) OVER in_order AS height
+        FROM step WHERE height <> 0 WINDOW in_order AS (PARTITION BY tenant_id, grant_number ORDER BY version, n)
+    ), covered AS (
+        -- The walk stops at zero: what a grant pays when nothing of it is uncovered is spent, and counts no more.
+        SELECT tenant_id, grant_number,
+               (array_agg(height ORDER BY version DESC, n DESC))[1] - least(0, min(height)) AS uncovered
+        FROM walk GROUP BY tenant_id, grant_number
     ), reserved AS (
         SELECT tenant_id, part.grant_number, sum(part.credits) AS held
         FROM hold, unnest(grant_numbers, grant_credits) AS part (grant_number, credits)
@@ -100,17 +115,21 @@ GRANTS = """
         GROUP BY tenant_id, part.grant_number
     ), made AS (
         SELECT credit_grant.tenant_id, credit_grant.grant_number, credit_grant.credits, remaining, held, expired,
-               reversed, entry.credits AS credited, coalesce(reversed_credits, 0) AS reversed_expected
+               reversed, uncovered, lost_twice, entry.credits AS credited,
+               coalesce(reversed_credits, 0) AS reversed_expected
         FROM credit_grant LEFT JOIN entry USING (tenant_id, door, reference, created_at)
         LEFT JOIN payment_intent ON payment_intent.payment_intent = credit_grant.payment_intent
         WHERE credit_grant.tenant_id > $1 AND ($2::text IS NULL OR credit_grant.tenant_id <= $2)
     )
     SELECT tenant_id, grant_number, made.remaining, moved.remaining AS remaining_expected,
            made.held, coalesce(reserved.held, 0) AS held_expected,
-           made.expired, coalesce(moved.expired, 0) AS expired_expected, made.reversed, reversed_expected,
-           greatest(coalesce(moved.expired, 0) + reversed_expected - made.credited, 0) AS lost_twice, 0 AS none,
-           made.credits, made.credited AS credits_expected
+           made.expired, coalesce(moved.expired, 0) - lost_twice AS expired_expected,
+           made.reversed, reversed_expected,
+           made.uncovered, coalesce(covered.uncovered, 0) AS uncovered_expected, lost_twice,
+           greatest(coalesce(moved.expired, 0) - lost_twice + reversed_expected - made.credited, 0) AS taken_twice,
+           0 AS none, made.credits, made.credited AS credits_expected
     FROM made FULL JOIN moved USING (tenant_id, grant_number) FULL JOIN reserved USING (tenant_id, grant_number)
+         FULL JOIN covered USING (tenant_id, grant_number)
     ORDER BY tenant_id, grant_number
 """
 
@@ -119,7 +138,8 @@ GRANT_RULES = (
     ("what is held", "held", "held_expected"),
     ("what has expired", "expired", "expired_expected"),
     ("what is reversed", "reversed", "reversed_expected"),
-    ("what has expired and was taken back as well", "lost_twice", "none"),
+    ("what is reversed and not covered by it", "uncovered", "uncovered_expected"),
+    ("what has expired and was taken back as well", "taken_twice", "none"),
     ("its size", "credits", "credits_expected"),
 )
 

@@ -77,7 +77,7 @@ READ_ORDERS = """
 
 _GRANT = """
     credit_grant.tenant_id, credit_grant.grant_number, door, reference, payment_intent, credits, remaining, priority,
-    expires_at, created_at, held, expired, reversed
+    expires_at, created_at, held, expired, reversed, uncovered
 """
 
 READ_UNSPENT_GRANTS = f"""
@@ -91,21 +91,22 @@ READ_SPENT_GRANTS = f"""
 
 INSERT_GRANTS = """
     INSERT INTO credit_grant (tenant_id, grant_number, door, reference, payment_intent, credits, remaining, spent,
-                              priority, expires_at, created_at, held, expired, reversed)
+                              priority, expires_at, created_at, held, expired, reversed, uncovered)
     SELECT tenant_id, grant_number, door, reference, payment_intent, credits, remaining, remaining = 0, priority,
-           expires_at, created_at, held, expired, reversed
+           expires_at, created_at, held, expired, reversed, uncovered
     FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::smallint[],
-                $9::timestamptz[], $10::timestamptz[], $11::bigint[], $12::bigint[], $13::bigint[])
+                $9::timestamptz[], $10::timestamptz[], $11::bigint[], $12::bigint[], $13::bigint[],
+                $14::bigint[])
         AS new (tenant_id, grant_number, door, reference, payment_intent, credits, remaining, priority, expires_at,
-                created_at, held, expired, reversed)
+                created_at, held, expired, reversed, uncovered)
 """
 
 UPDATE_GRANTS = """
     UPDATE credit_grant SET remaining = new.remaining, spent = new.remaining = 0, held = new.held,
-                            expired = new.expired, reversed = new.reversed
+                            expired = new.expired, reversed = new.reversed, uncovered = new.uncovered
     FROM unnest($1::text::text[], $2::text::int[], $3::text::bigint[], $4::text::bigint[], $5::text::bigint[],
-                $6::text::bigint[])
-        AS new (tenant_id, grant_number, remaining, held, expired, reversed)
+                $6::text::bigint[], $7::text::bigint[])
+        AS new (tenant_id, grant_number, remaining, held, expired, reversed, uncovered)
     WHERE credit_grant.tenant_id = new.tenant_id AND credit_grant.grant_number = new.grant_number
 """
 

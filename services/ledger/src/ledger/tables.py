@@ -53,7 +53,8 @@ balance = Table(
 )
 
 #: Lots of credits. `remaining` is free, `held` is in holds. `spent` says that nothing is free; it is there so that the
-#: index changes once in a grant's life. `reversed` were taken back with their money, `expired` are gone beside those.
+#: index changes once in a grant's life. `reversed` were taken back with their money, `expired` are gone beside those,
+#: `uncovered` were reversed when the grant had spent them. `lost_twice` is written by migration 0006 alone.
 credit_grant = Table(
     "credit_grant",
     metadata,
@@ -71,8 +72,11 @@ credit_grant = Table(
     Column("held", BigInteger, nullable=False, server_default=text("0")),
     Column("expired", BigInteger, nullable=False, server_default=text("0")),
     Column("reversed", BigInteger, nullable=False, server_default=text("0")),
+    Column("uncovered", BigInteger, nullable=False, server_default=text("0")),
+    Column("lost_twice", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint("remaining >= 0 AND held >= 0 AND spent = (remaining = 0)", name="credit_grant_remaining"),
     CheckConstraint("expired >= 0 AND reversed >= 0 AND expired + reversed <= credits", name="credit_grant_expired"),
+    CheckConstraint("uncovered >= 0", name="credit_grant_uncovered"),
     postgresql_with={"fillfactor": 50},
 )
 Index(

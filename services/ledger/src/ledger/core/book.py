@@ -188,16 +188,14 @@ class Book:
         number = credit.grant_number
         if credits > 0:
             self._reverse_expiry(number, credits)
-            taken = self._lots.take(number, credits)
+            taken = self._lots.reverse(number, credits)
             moves: Moves = [number], [-taken]
             owed_change = receivable_change = credits - taken
         else:
             paid, receivable_paid = self._pay_debt(-credits)
             owed_change, receivable_change = -paid, -receivable_paid
-            moves = _coming_in([number], [-credits], paid)
-            if -credits > paid:
-                self._lots.put_back(number, -credits - paid)
-        self._lots.reverse(number, credits)
+            self._lots.unreverse(number, -credits)
+            moves = self._coming_in([number], [-credits], paid)
         transfer = self._post(
             Door.STRIPE, reference, kind, -credits,
             moves=moves, owed_change=owed_change, receivable_change=receivable_change,
@@ -273,13 +271,12 @@ class Book:
         self._grants_made += 1
         number = self._grants_made
         grant = Grant(
-            self.tenant, number, door, reference, payment_intent, credits, credits - paid, priority, expires_at,
-            self.now,
+            self.tenant, number, door, reference, payment_intent, credits, credits, priority, expires_at, self.now,
         )  # fmt: skip
         self.new_grants[number] = grant
         self._lots.add(grant)
         return self._post(
-            door, reference, kind, credits, moves=_coming_in([number], [credits], paid), owed_change=-paid,
+            door, reference, kind, credits, moves=self._coming_in([number], [credits], paid), owed_change=-paid,
             receivable_change=-receivable_paid, amount_minor=amount_minor, currency=currency,
             payment_intent=payment_intent, purchase=purchase, attempt=attempt, purpose=purpose,
         )  # fmt: skip
@@ -299,9 +296,7 @@ class Book:
                 returned.append(credits - kept.get(number, 0))
                 self._lots.unhold(number, returned[-1])
                 self._lots.put_back(number, returned[-1])
-        moves = _coming_in(numbers, returned, paid)
-        for number, credits in zip(moves[0][len(numbers) :], moves[1][len(numbers) :], strict=True):
-            self._lots.take(number, -credits)
+        moves = self._coming_in(numbers, returned, paid)
         self.held -= rest
         self._post(
             Door.SYSTEM, f"hold:{hold.reference}:release", Kind.RELEASE, rest, moves=moves,
@@ -315,6 +310,18 @@ class Book:
         )  # fmt: skip
         self.holds[hold.reference] = ended
         return ended
+
+    def _coming_in(self, numbers: Sequence[int], credits: Sequence[int], paid: int) -> Moves:
+        """The moves of credits that have come to lots, and, after them, of what the first of these pay of a debt."""
+        payers: list[int] = []
+        payments: list[int] = []
+        for number, of_grant in zip(numbers, credits, strict=True):
+            if paid:
+                payers.append(number)
+                payments.append(-min(of_grant, paid))
+                paid += payments[-1]
+        self._lots.pay_debt((payers, payments))
+        return [*numbers, *payers], [*credits, *payments]
 
     def _pay_debt(self, credits: int) -> tuple[int, int]:
         paid = min(credits, self.owed)
@@ -387,18 +394,6 @@ class Book:
         )  # fmt: skip
         self.transfers.append(transfer)
         return transfer
-
-
-def _coming_in(numbers: Sequence[int], credits: Sequence[int], paid: int) -> Moves:
-    """The moves of credits that come to grants, and, after them, of what the first of these pay of a debt at once."""
-    payers: list[int] = []
-    payments: list[int] = []
-    for number, of_grant in zip(numbers, credits, strict=True):
-        if paid:
-            payers.append(number)
-            payments.append(-min(of_grant, paid))
-            paid += payments[-1]
-    return [*numbers, *payers], [*credits, *payments]
 
 
 def _first(hold: HoldState, credits: int) -> tuple[list[int], list[int]]:

@@ -13,24 +13,24 @@ Moves = tuple[Sequence[int], Sequence[int]]
 
 
 class Lot:
-    """One grant's rest: `remaining` are free, `held` belong to holds; `expired` and `reversed` as in `Grant`."""
+    """One grant's rest: `remaining` are free, `held` belong to holds; the other numbers are as in `Grant`."""
 
-    __slots__ = ("credits", "expired", "expires_at", "held", "number", "rank", "remaining", "reversed")
+    __slots__ = ("expired", "expires_at", "held", "number", "rank", "remaining", "reversed", "uncovered")
 
     def __init__(self, grant: Grant) -> None:
         self.number = grant.number
-        self.credits = grant.credits
         self.remaining = grant.remaining
         self.held = grant.held
         self.expired = grant.expired
         self.reversed = grant.reversed
+        self.uncovered = grant.uncovered
         self.expires_at = grant.expires_at
         self.rank = (grant.priority, grant.expires_at or _NEVER, grant.number)
 
     @property
     def may_expire(self) -> int:
-        """Free credits that can expire: no more than the money that is left has bought."""
-        return min(self.remaining, self.credits - self.reversed - self.expired)
+        """Free credits that can expire: those that are not other credits'."""
+        return max(0, self.remaining - max(0, self.uncovered - self.held))
 
     def is_over(self, now: datetime) -> bool:
         """Whether its time is over."""
@@ -113,10 +113,26 @@ class Lots:
             self.put_back(number, returned)
         return returned
 
-    def reverse(self, number: int, credits: int) -> None:
-        """Notes that `credits` of a grant, signed, are reversed; where they are taken is said by others."""
-        self._by_number[number].reversed += credits
+    def reverse(self, number: int, credits: int) -> int:
+        """Takes back up to `credits` from one grant and returns how many it had; the rest is not covered by it."""
+        taken = self.take(number, credits)
+        lot = self._by_number[number]
+        lot.reversed += credits
+        lot.uncovered += credits - taken
         self._touched.add(number)
+        return taken
+
+    def unreverse(self, number: int, credits: int) -> None:
+        """Gives back what was reversed."""
+        self._by_number[number].reversed -= credits
+        self.put_back(number, credits)
+
+    def pay_debt(self, moves: Moves) -> None:
+        """Takes what came to grants and pays a debt at once; so what was uncovered of them is paid by themselves."""
+        for number, credits in zip(*moves, strict=True):
+            self.take(number, -credits)
+            lot = self._by_number[number]
+            lot.uncovered = max(0, lot.uncovered + credits)
 
     def hold(self, moves: Moves) -> None:
         """Notes that what was burnt is held."""
@@ -144,7 +160,7 @@ class Lots:
     def rest(self, number: int) -> GrantRest:
         """What one grant has now."""
         lot = self._by_number[number]
-        return GrantRest(lot.remaining, lot.held, lot.expired, lot.reversed)
+        return GrantRest(lot.remaining, lot.held, lot.expired, lot.reversed, lot.uncovered)
 
     def changes(self, tenant: str, but: Iterable[int]) -> Iterator[GrantChange]:
         """What has become of the grants that were touched, without those made in this batch (`but`)."""

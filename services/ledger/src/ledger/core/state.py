@@ -58,7 +58,8 @@ class Grant(NamedTuple):
     the order they were made.
 
     `reversed` were taken back with the money that bought them, from this grant or as a debt. `expired` are those that
-    expired and were not taken back: no more expire than the money that is left has bought.
+    expired and were not taken back: no more expire than the money that is left has bought. `uncovered` were reversed
+    when the grant had spent them: other credits pay for them, so as many of it are those others' and do not expire.
     """
 
     tenant: str
@@ -74,6 +75,7 @@ class Grant(NamedTuple):
     held: int = 0
     expired: int = 0
     reversed: int = 0
+    uncovered: int = 0
 
 
 class GrantRest(NamedTuple):
@@ -83,6 +85,7 @@ class GrantRest(NamedTuple):
     held: int
     expired: int
     reversed: int
+    uncovered: int
 
 
 class GrantChange(NamedTuple):
@@ -92,6 +95,7 @@ class GrantChange(NamedTuple):
     held: int
     expired: int
     reversed: int
+    uncovered: int
 
 
 class HoldState(NamedTuple):

@@ -7,6 +7,8 @@ was credited to several PaymentIntents, the first keeps its name.
 
 from alembic import op
 
+from shared.migrations import refuse_while_running
+
 revision = "0005"
 down_revision = "0004"
 
@@ -42,8 +44,9 @@ _READ = ("credit_grant", "payment_intent", "transfer", "transfer_archive")
 
 
 def upgrade() -> None:
-    """Adds the columns and fills them, and makes the indexes. Stop the ledger's processes of the version before: they
-    would not count what they let expire, and `ledger check` would name it."""
+    """Adds the columns and fills them, and makes the indexes. Processes of the version before would not count what they
+    let expire, and `ledger check` would name it."""
+    refuse_while_running("ledger")
     for table in _READ:  # the owner has no policy, and would see no row
         op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
     op.execute("ALTER TABLE credit_grant ADD COLUMN expired bigint NOT NULL DEFAULT 0")
