@@ -69,9 +69,10 @@ class World:
                 **values,
             )
             await rows(
-                "INSERT INTO purchase (tenant_id, purchase_id, state, credits, amount_minor, currency,"
-                " create_parameters, created_by, created_at) VALUES"
-                " (:tenant, :purchase, 'created', 100, 500, 'usd', '{}', 'ada', to_timestamp(:begin)) RETURNING 1",
+                "INSERT INTO purchase (tenant_id, purchase_id, state, payment_intent, status, credits, amount_minor,"
+                " currency, create_parameters, created_by, created_at) VALUES (:tenant, :purchase, 'open', :intent,"
+                " 'requires_payment_method', 100, 500, 'usd', '{}', 'ada', to_timestamp(:begin)) RETURNING 1",
+                intent=f"pi_{self.tenant(number)}",
                 tenant=self.tenant(number),
                 purchase=f"pur_{self.tenant(number)}",
                 begin=BEGIN_S,

@@ -213,7 +213,7 @@ async def _asked(gateway: StripeGateway) -> list[object]:
         gateway.create_customer({"description": "x"}, "key"),
         gateway.create_payment_intent({"amount": 100, "currency": "usd"}, "key"),
         gateway.create_setup_intent({"usage": "off_session"}),
-        gateway.find_payment_intent("cus_1", "pur_1", utc_now()),
+        gateway.find_payment_intent({"customer": "cus_1"}, utc_now()),
         gateway.find_customer({"a": "b"}, utc_now()),
     )
     return list(await asyncio.gather(*calls, return_exceptions=True))

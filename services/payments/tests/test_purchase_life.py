@@ -25,6 +25,8 @@ from payments.core.purchases import (
 OPENED = datetime(2026, 9, 1, 12, 0, tzinfo=UTC)
 NOW = OPENED + timedelta(minutes=1)
 CREATED = Progress(PurchaseState.CREATED, None, None, None, None, None)
+#: Stripe has answered the call that made its PaymentIntent.
+MADE = Progress(PurchaseState.OPEN, "pi_1", "requires_payment_method", None, None, None)
 
 
 def event(status: str, second: int, intent: str = "pi_1", decline: str | None = None) -> Observation:
@@ -35,7 +37,7 @@ def answer(status: str, source: Source = Source.ANSWER) -> Observation:
     return Observation(source, "pi_1", status, None)
 
 
-def after(*seen: Observation, start: Progress = CREATED) -> Progress:
+def after(*seen: Observation, start: Progress = MADE) -> Progress:
     progress = start
     for each in seen:
         progress = observe(progress, each, opened_at=OPENED, now=NOW)
@@ -79,6 +81,14 @@ def test_another_payment_intent_changes_nothing() -> None:
     others = [event(status, 9, "pi_2") for status in ("canceled", "processing", "succeeded")]
     assert after(*others, start=open_) is open_
     assert after(event("succeeded", 9), start=open_).payment_intent != "pi_2"
+
+
+def test_an_event_does_not_say_which_payment_intent_is_the_purchases() -> None:
+    for status in ("requires_payment_method", "requires_action", "processing", "canceled"):
+        assert after(event(status, 1), start=CREATED) is CREATED
+    assert after(event("succeeded", 1), start=CREATED).state is PurchaseState.SUCCEEDED, "that credits its order"
+    for source in (Source.ANSWER, Source.RETRIEVED):
+        assert after(answer("requires_action", source), start=CREATED).payment_intent == "pi_1"
 
 
 def test_a_tie_is_for_a_retrieval_to_break() -> None:

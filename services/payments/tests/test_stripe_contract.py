@@ -32,6 +32,7 @@ async def test_everything_the_service_does_at_stripe_is_accepted(
     stripe_events: Call,
     stripe_account: RunningSimulator,
     gateway: StripeGateway,
+    rows: Call,
     sweeper: Sweeper,
     clock: Any,
 ) -> None:
@@ -48,9 +49,11 @@ async def test_everything_the_service_does_at_stripe_is_accepted(
     customer = stripe_account.client().v1.customers.list().data[0]
     assert await gateway.find_customer({"prepaid_tenant": "acme"}, LONG_AGO) == customer.id
     assert await gateway.find_customer({"prepaid_tenant": "nobody"}, LONG_AGO) is None
-    found = await gateway.find_payment_intent(customer.id, bought["purchaseId"], LONG_AGO)
+    sold = await rows("SELECT create_parameters FROM purchase ORDER BY created_at")
+    parameters = sold[0].create_parameters
+    found = await gateway.find_payment_intent(parameters, LONG_AGO)
     assert found is not None and found.id == bought["paymentIntentId"]
-    assert await gateway.find_payment_intent(customer.id, "pur_none", LONG_AGO) is None
+    assert await gateway.find_payment_intent({**parameters, "amount": 1}, LONG_AGO) is None
     assert await gateway.retrieve_payment_method("pm_none") is None
     await gateway.set_default_card(customer.id, None)
 

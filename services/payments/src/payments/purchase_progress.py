@@ -65,7 +65,7 @@ async def find_payment_intent(stripe: StripeGateway, purchase: Purchase) -> Paym
     """The PaymentIntent of a purchase, if one was made. There is none where its customer is gone: nobody was given its
     secret, so it could not have been paid."""
     try:
-        return await stripe.find_payment_intent(purchase.stripe_customer, purchase.purchase_id, purchase.created_at)
+        return await stripe.find_payment_intent(purchase.create_parameters, purchase.created_at)
     except StripeUnavailable:
         if await stripe.has_customer(purchase.stripe_customer):
             raise
@@ -81,7 +81,7 @@ async def _create(engine: AsyncEngine, stripe: StripeGateway, purchase: Purchase
     except StripeUnavailable as failure:
         if not failure.is_answered:
             raise
-        found = await stripe.find_payment_intent(purchase.stripe_customer, purchase.purchase_id, purchase.created_at)
+        found = await stripe.find_payment_intent(purchase.create_parameters, purchase.created_at)
         if found is not None:
             return found
         async with tenant_transaction(engine, purchase.tenant) as connection:

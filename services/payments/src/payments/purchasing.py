@@ -156,6 +156,8 @@ class Purchasing:
     async def _finish_creation(self, request: RequestKey, purchase_id: str) -> PaymentIntentCreated:
         async with tenant_transaction(self._engine, request.tenant) as connection:
             purchase = await load_purchase(connection, request.tenant, purchase_id)
+        if purchase.progress.state is PurchaseState.SUCCEEDED:  # without an answer: it was paid by a copy
+            raise refusals.purchase_paid()
         is_too_old = self._clock() - purchase.created_at > KEY_TRUSTED_FOR
         if purchase.progress.payment_intent is None and (purchase.progress.state not in UNFINISHED or is_too_old):
             raise refusals.purchase_canceled()

@@ -139,5 +139,9 @@ def purchase_canceled() -> Problem:
     return Problem(409, "purchase_canceled", "This purchase was cancelled. Start a new one with a new Idempotency-Key.")
 
 
+def purchase_paid() -> Problem:
+    return Problem(409, "purchase_paid", "This purchase is paid. To buy again use a new Idempotency-Key.")
+
+
 def _retry_after(seconds: int) -> dict[str, str]:
     return {"Retry-After": str(seconds)}

@@ -148,14 +148,15 @@ class StripeGateway:
         )
         return _payment_intent(created)
 
-    async def find_payment_intent(self, customer: str, purchase: str, since: datetime) -> PaymentIntentView | None:
-        """The PaymentIntent of a purchase, if one was made: lists the customer's to the last page.
+    async def find_payment_intent(self, parameters: Mapping[str, Any], since: datetime) -> PaymentIntentView | None:
+        """The PaymentIntent made with these parameters, if one was: lists the customer's to the last page. One that
+        carries a copy of the metadata for another customer, amount or currency is not it.
 
         Raises `StripeUnavailable` where the list fails in whatever way: that says nothing of what was made.
         """
-        parameters: Any = {**_created_since(since), "customer": customer}
-        async for intent in _every(self._client.v1.payment_intents.list_async(parameters)):
-            if (intent.get("metadata") or {}).get("purchase") == purchase:
+        listed: Any = {**_created_since(since), "customer": parameters["customer"]}
+        async for intent in _every(self._client.v1.payment_intents.list_async(listed)):
+            if all(intent.get(name) == parameters[name] for name in ("customer", "amount", "currency", "metadata")):
                 return _payment_intent(intent)
         return None
 

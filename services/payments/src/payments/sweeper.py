@@ -125,6 +125,7 @@ class Sweeper:
                     return
                 await fault_point("payments.sweeper_created")
                 await self._note(purchase, view, Source.ANSWER)
+                await self._follow(purchase, view.id)  # the answer is as old as the first one under its key
             case Step.FIND:
                 found = await find_payment_intent(self._stripe, purchase)
                 if found is None:

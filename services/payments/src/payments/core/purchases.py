@@ -102,7 +102,7 @@ def observe(progress: Progress, seen: Observation, *, opened_at: datetime, now: 
     state = _STATE_OF_STATUS.get(seen.status)
     if state is None or progress.state is PurchaseState.SUCCEEDED:
         return progress
-    if progress.payment_intent not in (None, seen.payment_intent):  # one with a copy of this purchase's metadata
+    if not _is_of(progress, seen, state):
         return progress
     if state is PurchaseState.SUCCEEDED:
         observed_at = seen.created or progress.observed_at
@@ -136,6 +136,17 @@ def observe(progress: Progress, seen: Observation, *, opened_at: datetime, now: 
             return replace(progress, look_at=now)
         case _:
             assert_never(seen.source)
+
+
+def _is_of(progress: Progress, seen: Observation, state: PurchaseState) -> bool:
+    """Whether it is of the purchase's PaymentIntent; another can carry a copy of its metadata.
+
+    Which one that is, Stripe's answer to our own call says, never an event. Only where a copy was paid before that, it
+    has paid the purchase: the ledger credits an order to the first PaymentIntent that paid for it.
+    """
+    if progress.payment_intent is None:
+        return seen.source is not Source.EVENT or state is PurchaseState.SUCCEEDED
+    return progress.payment_intent == seen.payment_intent
 
 
 class Step(StrEnum):
