@@ -36,8 +36,8 @@ def books(refunds: dict[str, RefundState] | None = None, disputes: dict[str, Dis
     return InBooks(PaymentIntent("pi_1", CREDIT, None, refunds or {}, disputes or {}))
 
 
-def refusing(reference: str) -> InBooks:
-    refused = RefusedReversal(reference, 1000, "eur")
+def refusing(reference: str, *, is_void: bool = False) -> InBooks:
+    refused = RefusedReversal(reference, 1000, "eur", is_void)
     return InBooks(PaymentIntent("pi_1", CREDIT, None, {}, {}, {reference: refused}))
 
 
@@ -59,6 +59,7 @@ def kinds(found: list[Difference]) -> list[tuple[Kind, str]]:
         ),
         pytest.param(paid(refund()), books({"re_1": RefundState(1000, is_void=False)}), id="refunded"),
         pytest.param(paid(refund(status="failed")), books(), id="failed_before_anybody_knew"),
+        pytest.param(paid(refund(status="failed")), refusing("re_1", is_void=True), id="failed_in_another_currency"),
         pytest.param(
             paid(refund(status="failed")), books({"re_1": RefundState(1000, is_void=True)}), id="failed_refund"
         ),
@@ -117,6 +118,11 @@ def test_what_agrees_is_no_difference(at_stripe: AtStripe, in_books: InBooks | N
         ),
         (paid(), books(None, {"dp_1": DisputeState(1000, 0)}), (Kind.DISPUTE_NOT_AT_STRIPE, "dp_1")),
         (paid(replace(refund(), currency="eur")), refusing("re_1"), (Kind.REVERSAL_REFUSED, "re_1")),
+        (
+            paid(replace(refund(status="failed"), currency="eur")),
+            refusing("re_1"),
+            (Kind.REFUND_STATUS_DIFFERS, "re_1"),
+        ),
         (
             paid(disputes=(replace(withdrawn(), currency="eur"),)),
             refusing("dp_1:withdrawn"),

@@ -88,6 +88,44 @@ async def test_one_that_failed_at_stripe_is_of_no_interest(books: Books) -> None
     assert await books.apply(RefundSeen("pi_1", "re_2", 1000, "eur", "succeeded")) == [CurrencyDiffers("usd")]
 
 
+@pytest.mark.parametrize("is_one_batch", [True, False])
+@pytest.mark.parametrize(
+    "order",
+    [["created", "failed"], ["failed", "created"], ["failed", "created", "failed"]],
+    ids=lambda order: "-".join(order),
+)
+@pytest.mark.parametrize("is_paid_first", [True, False])
+async def test_one_that_failed_after_all_is_refused_no_more_in_whatever_order(
+    books: Books, order: list[str], is_one_batch: bool, is_paid_first: bool
+) -> None:
+    failed = stripe_record("refund.failed", refund_object(currency="eur", status="failed"))
+    seen = [{"created": REFUND, "failed": failed}[each] for each in order]
+    records = [PAID, *seen] if is_paid_first else [*seen, PAID]
+    for batch in [records] if is_one_batch else [[each] for each in records]:
+        await stripe(books, *batch)
+    assert await books.balance() == (100, 0, 0)
+    assert "refused reversals: 0" in report(await check(books.engine))
+    await books.assert_right()
+
+
+async def test_what_was_counted_before_its_currency_was_kept_is_undone_when_it_fails(books: Books) -> None:
+    """A version that did not look at currencies has taken 40 credits for 4.00 EUR of a refund."""
+    await stripe(books, PAID, stripe_record("refund.created", refund_object(amount=400)))
+    await stripe(books, stripe_record("charge.dispute.funds_withdrawn", dispute_object(amount=600)))
+    assert await books.balance() == (0, 0, 0)
+    await books.rows(
+        """UPDATE payment_intent SET refunds = jsonb_build_object('re_1', (refunds -> 're_1') - 'currency'),
+                                     disputes = jsonb_build_object('dp_1', (disputes -> 'dp_1') - 'currency')
+           RETURNING 1"""
+    )
+    await stripe(books, stripe_record("refund.failed", refund_object(amount=400, currency="eur", status="failed")))
+    assert await books.balance() == (40, 0, 0)
+    won = dispute_object(amount=600, currency="eur")
+    await stripe(books, stripe_record("charge.dispute.funds_reinstated", won))
+    assert (await books.balance(), told(books)) == ((100, 0, 0), [])
+    await books.assert_right()
+
+
 async def test_a_reversal_that_waited_since_before_its_currency_was_kept_is_the_credits(books: Books) -> None:
     await stripe(books, stripe_record("refund.created", refund_object(amount=400)))
     await books.rows(

@@ -178,7 +178,8 @@ REFUSED_REVERSALS = """
     SELECT payment_intent, reversal.key AS reference, (reversal.value ->> 'amount_minor')::bigint AS amount_minor,
            reversal.value ->> 'currency' AS currency, payment_intent.currency AS credited
     FROM payment_intent, jsonb_each(refused) AS reversal
-    WHERE refused <> '{}' ORDER BY payment_intent, reference LIMIT $1
+    WHERE refused <> '{}' AND NOT coalesce((reversal.value ->> 'is_void')::boolean, false)
+    ORDER BY payment_intent, reference LIMIT $1
 """
 
 OPEN_RECEIPTS = """

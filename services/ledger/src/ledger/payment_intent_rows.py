@@ -36,7 +36,7 @@ def payment_intent_of(row: Any) -> PaymentIntent:
             for dispute, state in row["disputes"].items()
         },
         refused={
-            reference: RefusedReversal(reference, state["amount_minor"], state["currency"])
+            reference: RefusedReversal(reference, state["amount_minor"], state["currency"], state.get("is_void", False))
             for reference, state in row["refused"].items()
         },
     )
@@ -86,7 +86,11 @@ def payment_intent_columns(intents: Sequence[PaymentIntent]) -> list[list[Any]]:
         [
             json.dumps(
                 {
-                    reference: {"amount_minor": state.amount_minor, "currency": state.currency}
+                    reference: {
+                        "amount_minor": state.amount_minor,
+                        "currency": state.currency,
+                        "is_void": state.is_void,
+                    }
                     for reference, state in intent.refused.items()
                 }
             )

@@ -309,24 +309,25 @@ class _Planner:
         for refund, state in sorted(waiting.refunds.items()):
             intent = self._intent(waiting.id)
             if _differs(intent, state.currency):
-                if not state.is_void:
-                    self._refuse(intent, refund, state.amount_minor, state.currency)
+                self._refuse(intent, RefusedReversal(refund, state.amount_minor, state.currency, state.is_void))
                 continue
             seen = replace(intent, refunds={**intent.refunds, refund: state})
             self._reverse_to(seen, refund, Kind.REFUND, state.amount_minor)
         for dispute, moved in sorted(waiting.disputes.items()):
             intent = self._intent(waiting.id)
             if _differs(intent, moved.currency):
-                self._refuse_dispute(intent, dispute, moved)
+                self._refuse_dispute(intent.id, dispute, moved)
                 continue
             seen = replace(intent, disputes={**intent.disputes, dispute: moved})
             self._reverse_to(seen, f"{dispute}:withdrawn", Kind.DISPUTE, withdrawn_minor(moved))
 
     def _refund(self, command: RefundSeen) -> Outcome:
         before = self._intent(command.payment_intent)
-        if _differs(before, command.currency):
+        if command.refund not in before.refunds and _differs(before, command.currency):
             is_void = command.status in VOID_REFUND_STATUSES
-            return Noted() if is_void else self._refusal_of(before, command.refund, command)
+            return self._refuse(
+                before, RefusedReversal(command.refund, command.amount_minor, command.currency, is_void)
+            )
         after = with_refund(before, command)
         if after is before:
             return Noted()
@@ -336,8 +337,9 @@ class _Planner:
 
     def _dispute(self, command: DisputeSeen) -> Outcome:
         before = self._intent(command.payment_intent)
-        if _differs(before, command.currency):
-            return self._refusal_of(before, f"{command.dispute}:{command.moved}", command)
+        if command.dispute not in before.disputes and _differs(before, command.currency):
+            name = f"{command.dispute}:{command.moved}"
+            return self._refuse(before, RefusedReversal(name, command.amount_minor, command.currency))
         after = with_dispute(before, command)
         if after is before:
             return Noted()
@@ -361,24 +363,23 @@ class _Planner:
         self._intents[intent.id] = replace(intent, credit=replace(intent.credit, reversed_credits=target))
         return self._posted(transfer)
 
-    def _refusal_of(self, intent: PaymentIntent, reference: str, command: RefundSeen | DisputeSeen) -> Outcome:
-        """Refuses a reversal in another currency, the first time that it is seen."""
+    def _refuse(self, intent: PaymentIntent, refused: RefusedReversal) -> Outcome:
+        """Keeps a reversal in another currency out of the credits; it is told once, and not if it is void."""
         assert intent.credit is not None, "only a credit has a currency to differ from"
-        if reference in intent.refused:
+        known = intent.refused.get(refused.reference)
+        if known is not None and (known.is_void or not refused.is_void):
             return Noted()
-        self._refuse(intent, reference, command.amount_minor, command.currency)
+        changed = self._intents[intent.id] = replace(intent, refused={**intent.refused, refused.reference: refused})
+        if refused.is_void:
+            return Noted()
+        self._refused.append((changed, refused))
         return CurrencyDiffers(intent.credit.currency)
 
-    def _refuse(self, intent: PaymentIntent, reference: str, amount_minor: int, currency: str) -> PaymentIntent:
-        refused = RefusedReversal(reference, amount_minor, currency)
-        changed = self._intents[intent.id] = replace(intent, refused={**intent.refused, reference: refused})
-        self._refused.append((changed, refused))
-        return changed
-
-    def _refuse_dispute(self, intent: PaymentIntent, dispute: str, moved: DisputeState) -> None:
+    def _refuse_dispute(self, payment_intent: str, dispute: str, moved: DisputeState) -> None:
         for name, amount_minor in (("withdrawn", moved.withdrawn_minor), ("reinstated", moved.reinstated_minor)):
             if amount_minor:
-                intent = self._refuse(intent, f"{dispute}:{name}", amount_minor, moved.currency)
+                refused = RefusedReversal(f"{dispute}:{name}", amount_minor, moved.currency)
+                self._refuse(self._intent(payment_intent), refused)
 
     def _receipt(self, command: Unapplied) -> Outcome:
         intent = self._intent(command.payment_intent)

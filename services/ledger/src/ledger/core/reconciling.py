@@ -96,8 +96,9 @@ def _payment(at_stripe: AtStripe, known: InBooks) -> Iterator[Difference]:
 
 def _refunds(at_stripe: AtStripe, intent: PaymentIntent) -> Iterator[Difference]:
     for name, seen in at_stripe.refunds.items():
-        state, is_void = intent.refunds.get(name), seen.status in VOID_REFUND_STATUSES
-        if name in intent.refused and not is_void:
+        refused, is_void = intent.refused.get(name), seen.status in VOID_REFUND_STATUSES
+        state = intent.refunds.get(name) or refused
+        if refused is not None and not is_void and not refused.is_void:
             yield _refused(intent, name, seen.amount_minor, seen.currency)
         elif state is None:
             if not is_void:

@@ -136,11 +136,13 @@ class DisputeState:
 
 @dataclass(frozen=True, slots=True)
 class RefusedReversal:
-    """A refund, or a move of a dispute's funds, that is not in the credit's currency: it counts nothing."""
+    """A refund, or a move of a dispute's funds, that is not in the credit's currency: it counts nothing. `is_void`: a
+    refund that failed or was canceled, so that nobody need look at it."""
 
     reference: str
     amount_minor: int
     currency: str
+    is_void: bool = False
 
 
 @dataclass(frozen=True, slots=True)
