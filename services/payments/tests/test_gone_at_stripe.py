@@ -202,6 +202,24 @@ async def test_one_card_of_a_customer_that_is_gone_takes_the_others_with_it(
     assert await customer_of(rows) == (None, 2)
 
 
+async def test_a_customer_that_stripe_did_not_tell_of_is_asked_about_again(
+    call: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any
+) -> None:
+    await save_card("acme")
+    await save_card("acme", "pm_card_mastercard")
+    stripe_account.post("/reset")
+    await rows(
+        "UPDATE card SET look_at = now() WHERE payment_method = (SELECT min(payment_method) FROM card) RETURNING 1"
+    )
+    stripe_account.post("/faults", kind="error_before", method="GET", path="/v1/customers/*", kept=False)
+    await sweeper.sweep_cards()
+    assert len(await cards_of(call)) == 2, "half an answer changes nothing"
+    clock.advance(minutes=10)
+    await sweeper.sweep_cards()
+    assert await cards_of(call) == []
+    assert await customer_of(rows) == (None, 2)
+
+
 async def _asked(gateway: StripeGateway) -> list[object]:
     """What each call says."""
     calls = (

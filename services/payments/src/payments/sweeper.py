@@ -170,6 +170,8 @@ class Sweeper:
             return
         view = await self._stripe.retrieve_payment_method(card.payment_method)
         belongs = view is not None and view.customer is not None and view.customer == due.stripe_customer
+        if not belongs and due.stripe_customer is not None:  # its customer may be gone, and every card with it
+            await self._note_what_is_gone(due.tenant, due.stripe_customer, None)
         details = details_of(view) if view is not None and belongs and view.type == "card" else None
         key = (due.tenant, card.payment_method)
         async with self._outbox.transaction(self._engine) as transaction:
@@ -185,8 +187,6 @@ class Sweeper:
             if chosen != default:
                 await profiles.set_defaults(connection, {due.tenant: chosen}, self._clock())
             await profiles.changed(transaction, [due.tenant])
-        if not belongs and due.stripe_customer is not None:  # its customer may be gone, and every card with it
-            await self._note_what_is_gone(due.tenant, due.stripe_customer, None)
 
     async def _repair_default(self, repair: DefaultRepair) -> None:
         try:
