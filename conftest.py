@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from xdist.scheduler import LoadFileScheduling
 
 import shared  # noqa: F401  # else pytest takes the directory of shared/tests for the package
@@ -68,6 +69,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling |
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
+def pytest_configure() -> None:
+    """Logs as pytest shows them, with plain tracebacks: structlog's own default has rich draw each with its variables,
+    which takes seconds."""
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, plain])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: TURNS.get(item.nodeid.partition("::")[0], len(TURNS)))
 
@@ -113,15 +121,15 @@ def databases(postgres_server: PostgresServer) -> Databases:
 @pytest.fixture
 def database_of(databases: Databases) -> Iterator[Callable[[str], ServiceDatabase]]:
     """`database_of("ledger")`: a migrated database of that service for this test alone."""
-    made: list[ServiceDatabase] = []
+    lent: list[tuple[str, ServiceDatabase]] = []
 
-    def create(service: str) -> ServiceDatabase:
-        made.append(databases.create(service))
-        return made[-1]
+    def lend(service: str) -> ServiceDatabase:
+        lent.append((service, databases.lend(service)))
+        return lent[-1][1]
 
-    yield create
-    for database in made:
-        databases.drop(database)
+    yield lend
+    for service, database in lent:
+        databases.give_back(service, database)
 
 
 @pytest.fixture

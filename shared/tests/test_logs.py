@@ -21,13 +21,13 @@ SECRETS = [
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """What a process with these settings writes."""
-    root = logging.getLogger()
+    root, before = logging.getLogger(), structlog.get_config()
     handlers, level = root.handlers[:], root.level
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     configure_logging("test-service", "debug")
     yield out
-    structlog.reset_defaults()
+    structlog.configure(**before)
     structlog.contextvars.clear_contextvars()
     root.handlers[:] = handlers
     root.setLevel(level)
