@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.servers import PostgresServer
 from load.waiting import until
-from shared.database import is_time_out, is_transient
+from shared.database import is_time_out, is_transient, make_engine
 
 
 async def test_connections_closed_while_they_lay_in_the_pool_are_replaced_before_anybody_uses_them(
@@ -52,6 +52,40 @@ async def test_a_statement_that_takes_too_long_is_told_from_one_that_waits_for_o
                 await connection.execute(text(statement))
     assert is_transient(caught.value)
     assert is_time_out(caught.value) is is_too_slow
+
+
+@pytest.mark.parametrize(
+    ("on", "off"),
+    [
+        ("ALTER ROLE trouble SET default_transaction_read_only = on", "ALTER ROLE trouble RESET ALL"),
+        ("ALTER ROLE trouble NOLOGIN", "ALTER ROLE trouble LOGIN"),
+        ("ALTER ROLE trouble PASSWORD 'another'", "ALTER ROLE trouble PASSWORD 'right'"),
+        ("ALTER ROLE trouble CONNECTION LIMIT 0", "ALTER ROLE trouble CONNECTION LIMIT -1"),
+        ("ALTER DATABASE trouble ALLOW_CONNECTIONS false", "ALTER DATABASE trouble ALLOW_CONNECTIONS true"),
+        ("ALTER DATABASE trouble RENAME TO elsewhere", "ALTER DATABASE elsewhere RENAME TO trouble"),
+    ],
+)
+async def test_a_server_that_does_not_let_us_write_for_a_while_is_trouble_that_passes(
+    postgres_server: PostgresServer, on: str, off: str
+) -> None:
+    """A demoted primary, a rotated password: what a record says has no part in it. Then the same engine goes on."""
+    postgres_server.execute("CREATE ROLE trouble LOGIN PASSWORD 'right'")
+    postgres_server.execute("CREATE DATABASE trouble OWNER trouble")
+    engine = make_engine(postgres_server.url("trouble", "trouble", "right"), application_name="test", pool_size=1)
+    try:
+        postgres_server.execute(on)
+        with pytest.raises(Exception) as caught:  # which one it is, is the question
+            async with engine.begin() as connection:
+                await connection.execute(text("CREATE TABLE written ()"))
+        assert is_transient(caught.value), caught.value
+        postgres_server.execute(off)
+        async with engine.begin() as connection:
+            await connection.execute(text("CREATE TABLE written ()"))
+    finally:
+        await engine.dispose()
+        postgres_server.execute("DROP DATABASE IF EXISTS trouble WITH (FORCE)")
+        postgres_server.execute("DROP DATABASE IF EXISTS elsewhere WITH (FORCE)")
+        postgres_server.execute("DROP ROLE trouble")
 
 
 async def test_a_statement_that_was_prepared_before_a_migration_may_succeed_later(engine: AsyncEngine) -> None:

@@ -44,8 +44,8 @@ class ServiceDatabase:
         }
 
 
-#: Ends every other session, empties every table, and lets every sequence begin again. What has no rows is not touched:
-#: to truncate a table takes as long as to make one.
+#: Ends every other session, empties every table, and lets every sequence and count begin again. A table without rows is
+#: left alone: to truncate it takes as long as to make it.
 _EMPTY = """
     SET client_min_messages = warning;
     SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
@@ -61,6 +61,7 @@ _EMPTY = """
         END LOOP;
         IF filled IS NOT NULL THEN EXECUTE 'TRUNCATE ' || array_to_string(filled, ', ') || ' CASCADE'; END IF;
         PERFORM setval(seqrelid::regclass, seqstart, false) FROM pg_sequence;
+        PERFORM pg_stat_reset();
     END $$
 """
 

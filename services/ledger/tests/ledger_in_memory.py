@@ -5,6 +5,7 @@ from datetime import datetime
 
 from ledger.core.commands import Command, OrderKey
 from ledger.core.plan import plan
+from ledger.core.receivables import Receivables
 from ledger.core.state import (
     Balance,
     Changes,
@@ -99,3 +100,13 @@ class LedgerInMemory:
             held = sum(hold.credits for hold in self.holds.get(tenant, {}).values() if hold.ended_at is None)
             assert held == balance.held == sum(lot.held for lot in lots.values())
             assert 0 <= balance.receivable <= balance.owed
+            told_again, receivable = Receivables(), 0
+            for each in sorted(of_tenant, key=lambda each: each.version):
+                if each.receivable_after != receivable:
+                    told_again.change(each.receivable_after - receivable, each.grant_numbers, each.grant_credits)
+                receivable = each.receivable_after
+            assert balance.receivable == sum(lot.unpaid for lot in lots.values())
+            for number, lot in lots.items():
+                assert (lot.unpaid, lot.paid_by_others) == (
+                    told_again.unpaid[number], told_again.paid_by_others[number],
+                )  # fmt: skip

@@ -51,7 +51,8 @@ class Reservation:
 class Tenant:
     """Where the coins of one tenant are. `references`: what each was used for, and when.
 
-    `uncovered`: how many of each grant's coins others pay for; as many of those it still has are those others'.
+    `unpaid`: how many of each grant's coins were taken back when they were gone, and are owed. `paid_by_others`: how
+    many were so once and were paid with coins of other grants; as many of those it has are those others'.
     """
 
     limit: int = 0
@@ -59,7 +60,8 @@ class Tenant:
     grants: int = 0
     free: list[Coin] = field(default_factory=list[Coin])
     expired: list[Coin] = field(default_factory=list[Coin])
-    uncovered: Counter[int] = field(default_factory=Counter[int])
+    unpaid: Counter[int] = field(default_factory=Counter[int])
+    paid_by_others: Counter[int] = field(default_factory=Counter[int])
     holds: dict[str, Reservation] = field(default_factory=dict[str, Reservation])
     references: dict[tuple[Door, str], tuple[Kind, int, datetime]] = field(
         default_factory=dict[tuple[Door, str], tuple[Kind, int, datetime]]
@@ -80,8 +82,16 @@ class Tenant:
         paid = min(self.owed, len(coins))
         self.owed -= paid
         for coin in coins[:paid]:
-            self.uncovered[coin.grant] = max(0, self.uncovered[coin.grant] - 1)
+            self.pay_with(coin)
         self.free = sorted(self.free + coins[paid:])
+
+    def pay_with(self, coin: Coin) -> None:
+        """What was taken back is paid before what was overdrawn: by a grant its own first, then the oldest's."""
+        for grant in (coin.grant, *range(1, self.grants + 1)):
+            if self.unpaid[grant]:
+                self.unpaid[grant] -= 1
+                self.paid_by_others[grant] += grant != coin.grant
+                return
 
     def burn(self, credits: int) -> list[Coin]:
         burnt, self.free = self.free[:credits], self.free[credits:]
@@ -97,7 +107,7 @@ class Tenant:
                 self.free.remove(coin)
             else:
                 self.owed += 1
-                self.uncovered[coin.grant] += 1
+                self.unpaid[coin.grant] += 1
 
     def give_back(self, coin: Coin, credits: int) -> None:
         """Coins whose money came back after all."""
@@ -114,11 +124,13 @@ class Tenant:
         for _name, hold in sorted(self.holds.items(), key=lambda each: (each[1].expires_at, each[0])):
             if hold.status is HoldStatus.OPEN and hold.expires_at <= now:
                 self.end(hold, HoldStatus.EXPIRED)
-        held = [coin for hold in self.holds.values() for coin in hold.coins]
         for coin in [coin for coin in self.free if coin.expires_at <= now]:
-            if self.free.count(coin) + held.count(coin) > self.uncovered[coin.grant]:
+            if self.free.count(coin) > self.paid_by_others[coin.grant]:
                 self.free.remove(coin)
-                self.expired.append(coin)
+                if self.owed:
+                    self.take_in([coin])
+                else:
+                    self.expired.append(coin)
 
     def is_first(self, door: Door, reference: str, kind: Kind, credits: int, now: datetime) -> bool:
         """Whether this is the first use of a reference; it is remembered."""

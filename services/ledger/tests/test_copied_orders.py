@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from ledger.core.accounts import Kind
-from ledger.core.commands import Credit, Noted, Posted
+from ledger.core.commands import Conflict, Credit, Noted, Posted
 from shared.auth import Scope
 
 from .books import Books
@@ -50,6 +50,18 @@ async def test_a_purchase_and_an_attempt_of_one_name_and_those_of_two_tenants_ar
     outcomes = await books.apply(*orders)
     assert all(isinstance(each, Posted) for each in outcomes)
     assert await receipts(books) == []
+
+
+async def test_what_an_operator_made_of_a_copy_stands_when_its_event_comes_again(books: Books) -> None:
+    copy = purchase("pi_2", order="pur_1")
+    await books.apply(purchase("pi_1", order="pur_1"), copy)
+    await books.apply(purchase("pi_2", 90, order="pur_1", by_operator=True))
+    [outcome] = await books.apply(copy)
+    assert outcome == Noted()
+    assert await books.balance() == (190, 0, 0)
+    [outcome] = await books.apply(purchase("pi_2", 80, order="pur_1", by_operator=True))
+    assert outcome == Conflict("pi_2"), "an operator who says something else is told"
+    await books.assert_right()
 
 
 async def test_copies_that_come_to_several_workers_at_once_are_credited_once(books: Books) -> None:

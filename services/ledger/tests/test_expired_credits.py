@@ -11,7 +11,7 @@ from ledger.worker import end_what_is_due
 from shared.database import make_engine
 
 from .books import Books
-from .builders import NOW, debit, hold, purchase, refund, reinstated, release, usage, withdrawn
+from .builders import NOW, capture, debit, hold, promotion, purchase, refund, reinstated, release, usage, withdrawn
 
 LIFE_DAYS = 30
 AFTER = NOW + timedelta(days=LIFE_DAYS + 1)
@@ -97,6 +97,50 @@ async def test_what_a_grant_pays_itself_of_its_debt_is_its_own_again(books: Book
     failed = refund(amount_minor=500, status="failed")
     ended = await lived(books, (NOW, debit(credits=60)), (NOW, half), (NOW, failed), (AFTER, purchase("pi_2", 100)))
     assert ended == (100, 0, 0)
+
+
+async def test_what_expires_pays_what_is_owed_first(books: Books) -> None:
+    """Of 200 credits 70 were used and 100 taken back: 30 are left to expire, and nothing is owed after."""
+    await books.apply(purchase(credits=100), usage(credits=70), purchase("pi_2", 100, expires_in_days=LIFE_DAYS))
+    await books.apply(refund())
+    assert await books.balance() == (30, 70, 70)
+    await books.apply(Expire("acme"), now=AFTER)
+    assert await books.balance() == (0, 0, 0)
+    await books.assert_right()
+    await books.apply(purchase("pi_3", 100), now=AFTER)
+    assert await books.balance() == (100, 0, 0)
+
+
+async def test_a_present_that_ends_pays_what_is_owed_first(books: Books) -> None:
+    await books.apply(purchase(credits=100), usage(credits=100), promotion(credits=50, expires_at=AFTER))
+    await books.apply(refund())
+    await books.apply(Expire("acme"), now=AFTER)
+    assert await books.balance() == (-50, 50, 50)
+    await books.assert_right()
+
+
+@pytest.mark.parametrize("end", [capture(credits=30), release()], ids=["captured", "released"])
+async def test_what_others_paid_for_does_not_expire_while_a_hold_lasts(books: Books, end: Command) -> None:
+    """A hold has 30 of the first purchase's when its refund takes the rest; the second pays those 30. When the refund
+    fails, 30 of what comes back are the second's, whatever becomes of the hold."""
+    long_hold = hold(credits=30, expires_at=AFTER + timedelta(days=1))
+    await books.apply(BOUGHT, long_hold, refund(), purchase("pi_2", 100), refund(status="failed"))
+    await books.apply(Expire("acme"), now=AFTER)
+    await books.apply(end, now=AFTER)
+    assert await books.balance() == (100, 0, 0)
+    await books.assert_right()
+
+
+async def test_what_a_grant_pays_for_a_third_one_leaves_it_what_others_paid_for(books: Books) -> None:
+    """The second purchase paid 60 of the first's; when the first's come back they pay 60 of the third's. The 40 that
+    are left are the second's, for the first has used or paid its 100."""
+    await books.apply(BOUGHT, debit(credits=60), refund("re_1"), purchase("pi_2", 60))
+    await books.apply(purchase("pi_3", 60), usage("job-2", 60), refund("re_3", payment_intent="pi_3"))
+    await books.apply(refund("re_1", status="failed"))
+    assert await books.balance() == (40, 0, 0)
+    await books.apply(Expire("acme"), now=AFTER)
+    assert await books.balance() == (40, 0, 0)
+    await books.assert_right()
 
 
 async def test_another_grant_is_not_touched(books: Books) -> None:

@@ -99,7 +99,7 @@ HOT_QUERIES = {
     ),
     "read unspent grants": bound(sql.READ_UNSPENT_GRANTS, SOME_TENANTS),
     "read spent grants": bound(sql.READ_SPENT_GRANTS, SOME_TENANTS, NUMBERS),
-    "update grants": bound(sql.UPDATE_GRANTS, "'{t1,t7,t99}'", *["'{1,2,3}'"] * 3, *["'{0,0,0}'"] * 3),
+    "update grants": bound(sql.UPDATE_GRANTS, "'{t1,t7,t99}'", *["'{1,2,3}'"] * 3, *["'{0,0,0}'"] * 4),
     "update balances": bound(
         sql.UPDATE_BALANCES, "'{t1,t7,t99}'", *["'{1,2,3}'"] * 6, "'{2026-09-01,2026-09-01,2026-09-01}'",
         array("{}", "{}", "{}"), "'{1,2,3}'", "'{2026-09-01,2026-09-01,2026-09-01}'",

@@ -136,7 +136,7 @@ async def test_check_passes_old_books_and_names_what_was_lost_twice(
     await _make_books_of("0004", empty_database)
     await asyncio.to_thread(postgres_server.execute, LOST_TWICE, EMPTY)
     await migrate("ledger", empty_database, timeout_s=30)
-    grants = "SELECT tenant_id, expired, reversed, uncovered, lost_twice FROM credit_grant ORDER BY 1"
+    grants = "SELECT tenant_id, expired, reversed, unpaid, lost_twice FROM credit_grant ORDER BY 1"
     assert postgres_server.execute(grants, EMPTY).split() == ["half|0|50|50|40", "none|0|100|100|100"]
     engine = make_engine(postgres_server.url(EMPTY), application_name="ledger-test-check", pool_size=1)
     try:

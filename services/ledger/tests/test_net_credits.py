@@ -42,12 +42,13 @@ def bought(credit: Credit, facts: list[Command]) -> int:
 
 
 def expired_of(transfers: list[Transfer], tenant: str) -> Counter[int]:
-    """What expired of each grant, less what was given back for a reversal."""
+    """What expired of each grant, less what was given back for a reversal or to pay a debt."""
     expired: Counter[int] = Counter()
     for each in transfers:
         if each.tenant == tenant and each.kind in {Kind.EXPIRY, Kind.EXPIRY_REVERSAL}:
             for number, credits in zip(each.grant_numbers, each.grant_credits, strict=True):
-                expired[number] -= credits
+                if each.kind is Kind.EXPIRY or credits > 0:  # what pays a debt at once is not gone again
+                    expired[number] -= credits
     return expired
 
 

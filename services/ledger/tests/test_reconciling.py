@@ -119,6 +119,11 @@ def test_what_agrees_is_no_difference(at_stripe: AtStripe, in_books: InBooks | N
         (paid(), books(None, {"dp_1": DisputeState(1000, 0)}), (Kind.DISPUTE_NOT_AT_STRIPE, "dp_1")),
         (paid(replace(refund(), currency="eur")), refusing("re_1"), (Kind.REVERSAL_REFUSED, "re_1")),
         (
+            paid(disputes=(replace(withdrawn(), currency="eur"), replace(reinstated(), currency="eur"))),
+            refusing("dp_1:withdrawn"),
+            (Kind.DISPUTE_MISSING, "dp_1"),
+        ),
+        (
             paid(replace(refund(status="failed"), currency="eur")),
             refusing("re_1"),
             (Kind.REFUND_STATUS_DIFFERS, "re_1"),

@@ -126,6 +126,32 @@ async def test_what_was_counted_before_its_currency_was_kept_is_undone_when_it_f
     await books.assert_right()
 
 
+async def test_funds_given_back_in_another_currency_than_they_were_taken_in_are_refused(books: Books) -> None:
+    await stripe(books, PAID, stripe_record("charge.dispute.funds_withdrawn", dispute_object()))
+    won = dispute_object(amount=900, currency="eur")
+    await stripe(books, stripe_record("charge.dispute.funds_reinstated", won))
+    assert await books.balance() == (0, 0, 0)
+    assert [event.reversal for event in told(books)] == ["dp_1:reinstated"]
+    await books.assert_right()
+
+
+@pytest.mark.parametrize("is_won_first", [True, False])
+@pytest.mark.parametrize("is_one_batch", [True, False])
+@pytest.mark.parametrize("is_paid_first", [True, False])
+async def test_a_refused_dispute_that_was_won_is_nobodys_any_more(
+    books: Books, is_won_first: bool, is_one_batch: bool, is_paid_first: bool
+) -> None:
+    won = stripe_record("charge.dispute.funds_reinstated", dispute_object(currency="eur"))
+    seen = [won, WITHDRAWN] if is_won_first else [WITHDRAWN, won]
+    records = [PAID, *seen, won] if is_paid_first else [*seen, PAID, won]
+    for batch in [records] if is_one_batch else [[each] for each in records]:
+        await stripe(books, *batch)
+    assert await books.balance() == (100, 0, 0)
+    assert "refused reversals: 0" in report(await check(books.engine))
+    assert len(told(books)) <= 1
+    await books.assert_right()
+
+
 async def test_a_reversal_that_waited_since_before_its_currency_was_kept_is_the_credits(books: Books) -> None:
     await stripe(books, stripe_record("refund.created", refund_object(amount=400)))
     await books.rows(

@@ -5,7 +5,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from asyncpg.exceptions import InternalClientError, InvalidCachedStatementError
+from asyncpg.exceptions import (
+    InternalClientError,
+    InvalidCachedStatementError,
+    PostgresError,
+    ReadOnlySQLTransactionError,
+)
 from pydantic_core import from_json, to_json
 from sqlalchemy import event, text
 from sqlalchemy.engine import ExceptionContext
@@ -73,8 +78,10 @@ def _discard_closed(_adapted: object, record: ConnectionPoolEntry, _fairy: objec
 
 
 def _discard_broken(context: ExceptionContext) -> None:
-    """A connection that broke in the middle of an operation may look open while asyncpg's own state is lost."""
-    if isinstance(getattr(context.original_exception, "__cause__", None), InternalClientError):
+    """A connection that broke in the middle of an operation may look open while asyncpg's own state is lost. And one to
+    a server that only reads, since a failover, would stay with it."""
+    cause = getattr(context.original_exception, "__cause__", None)
+    if isinstance(cause, (InternalClientError, ReadOnlySQLTransactionError)):
         context.is_disconnect = True
 
 
@@ -105,10 +112,22 @@ def is_transient(error: BaseException) -> bool:
         if any(isinstance(each, (InternalClientError, InvalidCachedStatementError)) for each in of_the_driver):
             return True  # asyncpg's own state: the connection broke in the middle, or a migration changed a table
         state: str = getattr(error.orig, "sqlstate", None) or ""
-        # 08 connection, 40 rollback (deadlock, serialization), 53 resources, 55P03 lock time-out, 57 operator
-        # intervention (statement time-out, shutdown), 25P03 idle in transaction.
-        return state[:2] in {"08", "40", "53", "57"} or state in {"55P03", "25P03"}
+        return _is_of_the_server(state)
+    if isinstance(error, PostgresError):  # as asyncpg raises it when it connects
+        return _is_of_the_server(getattr(error, "sqlstate", None) or "")
     return False
+
+
+#: https://www.postgresql.org/docs/current/errcodes-appendix.html: 08 connection, 28 login, 40 rollback (deadlock,
+#: serialization), 53 resources, 57 operator intervention (statement time-out, shutdown), 58 the machine.
+_CLASSES_OF_THE_SERVER = frozenset(["08", "28", "40", "53", "57", "58"])
+#: 25006 a standby, or a primary that no longer is one; 25P03 idle in transaction; 3D000 no such database; 55000 no
+#: connections allowed; 55P03 lock time-out.
+_STATES_OF_THE_SERVER = frozenset(["25006", "25P03", "3D000", "55000", "55P03"])
+
+
+def _is_of_the_server(sqlstate: str) -> bool:
+    return sqlstate[:2] in _CLASSES_OF_THE_SERVER or sqlstate in _STATES_OF_THE_SERVER
 
 
 def is_time_out(error: BaseException) -> bool:

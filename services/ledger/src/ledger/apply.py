@@ -84,7 +84,8 @@ async def _lock_and_read_tenants(
     named = sorted(named_holds)
     holds = await batch.read_holds(with_holds, named, now) if with_holds or named else {}
     of_holds = {(tenant, number) for tenant, each in holds.items() for hold in each for number in hold.grant_numbers}
-    grants = await batch.read_grants(in_order, sorted(of_holds.union(named_grants)))
+    in_debt = [tenant for tenant, balance in balances.items() if balance.receivable]
+    grants = await batch.read_grants(in_order, sorted(of_holds.union(named_grants)), in_debt)
     return State(balances, grants, holds=holds)
 
 

@@ -9,6 +9,7 @@ are held back, and with 2 if nothing was compared, the role does not see every r
 
 import asyncio
 import sys
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ledger import check_sql
+from ledger.core.receivables import Receivables
 from ledger.core.reversals import credits_to_reverse
 from ledger.payment_intent_rows import payment_intent_of
 from ledger.repository import Statements
@@ -95,10 +97,18 @@ async def _check_page(reading: "Reading", findings: Findings, after: str, upto: 
         findings.tenants += 1
         findings.transfers += row["transfers"]
         findings.wrong += _wrong(row, check_sql.BALANCE_RULES, f"tenant {row['tenant_id']!r}")
+    receivables: defaultdict[str, Receivables] = defaultdict(Receivables)
+    for row in await reading(check_sql.RECEIVABLES, after, upto):
+        receivables[row["tenant_id"]].change(row["change"], row["grant_numbers"], row["grant_credits"])
     for row in await reading(check_sql.GRANTS, after, upto):
         findings.grants += 1
-        name = f"tenant {row['tenant_id']!r}, grant {row['grant_number']}"
-        findings.wrong += _wrong(row, check_sql.GRANT_RULES, name)
+        number, of_tenant = row["grant_number"], receivables[row["tenant_id"]]
+        name = f"tenant {row['tenant_id']!r}, grant {number}"
+        expected = {
+            "unpaid_expected": of_tenant.unpaid[number],
+            "paid_by_others_expected": of_tenant.paid_by_others[number],
+        }
+        findings.wrong += _wrong({**row, **expected}, check_sql.GRANT_RULES, name)
         if row["lost_twice"]:
             findings.lost_twice.append(f"{name}: {row['lost_twice']} credits")
     for row in await reading(check_sql.PAYMENT_INTENTS, after, upto):

@@ -87,27 +87,14 @@ BALANCE_RULES = (
 )
 
 GRANTS = """
-    WITH move AS (
-        SELECT tenant_id, version, kind, destination, entry.credits, n, part.grant_number, part.credits AS moved
-        FROM entry, unnest(grant_numbers, grant_credits) WITH ORDINALITY AS part (grant_number, credits, n)
-        WHERE tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
-    ), moved AS (
-        SELECT tenant_id, grant_number, sum(moved) FILTER (WHERE kind <> 'capture') AS remaining,
-               -sum(moved) FILTER (WHERE kind IN ('expiry', 'expiry_reversal')) AS expired
-        FROM move GROUP BY tenant_id, grant_number
-    ), step AS (
-        -- Up by what a reversal did not find in the grant, down by what the grant paid of a debt.
-        SELECT *, CASE WHEN destination IN ('refunded', 'disputed') THEN credits + moved
-                       WHEN destination = 'available' AND moved < 0 THEN moved ELSE 0 END AS height
-        FROM move
-    ), walk AS (
-        SELECT tenant_id, grant_number, version, n, sum(height) OVER in_order AS height
-        FROM step WHERE height <> 0 WINDOW in_order AS (PARTITION BY tenant_id, grant_number ORDER BY version, n)
-    ), covered AS (
-        -- The walk stops at zero: what a grant pays when nothing of it is uncovered is spent, and counts no more.
-        SELECT tenant_id, grant_number,
-               (array_agg(height ORDER BY version DESC, n DESC))[1] - least(0, min(height)) AS uncovered
-        FROM walk GROUP BY tenant_id, grant_number
+    WITH moved AS (
+        -- What comes back from an expiry to pay a debt goes at once: what came back is what counts.
+        SELECT tenant_id, part.grant_number, sum(part.credits) AS remaining,
+               -sum(part.credits) FILTER (WHERE kind = 'expiry' OR kind = 'expiry_reversal' AND part.credits > 0)
+                   AS expired
+        FROM entry, unnest(grant_numbers, grant_credits) AS part (grant_number, credits)
+        WHERE kind <> 'capture' AND tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
+        GROUP BY tenant_id, part.grant_number
     ), reserved AS (
         SELECT tenant_id, part.grant_number, sum(part.credits) AS held
         FROM hold, unnest(grant_numbers, grant_credits) AS part (grant_number, credits)
@@ -115,7 +102,7 @@ GRANTS = """
         GROUP BY tenant_id, part.grant_number
     ), made AS (
         SELECT credit_grant.tenant_id, credit_grant.grant_number, credit_grant.credits, remaining, held, expired,
-               reversed, uncovered, lost_twice, entry.credits AS credited,
+               reversed, unpaid, paid_by_others, lost_twice, entry.credits AS credited,
                coalesce(reversed_credits, 0) AS reversed_expected
         FROM credit_grant LEFT JOIN entry USING (tenant_id, door, reference, created_at)
         LEFT JOIN payment_intent ON payment_intent.payment_intent = credit_grant.payment_intent
@@ -125,11 +112,10 @@ GRANTS = """
            made.held, coalesce(reserved.held, 0) AS held_expected,
            made.expired, coalesce(moved.expired, 0) - lost_twice AS expired_expected,
            made.reversed, reversed_expected,
-           made.uncovered, coalesce(covered.uncovered, 0) AS uncovered_expected, lost_twice,
+           made.unpaid, made.paid_by_others, lost_twice,
            greatest(coalesce(moved.expired, 0) - lost_twice + reversed_expected - made.credited, 0) AS taken_twice,
            0 AS none, made.credits, made.credited AS credits_expected
     FROM made FULL JOIN moved USING (tenant_id, grant_number) FULL JOIN reserved USING (tenant_id, grant_number)
-         FULL JOIN covered USING (tenant_id, grant_number)
     ORDER BY tenant_id, grant_number
 """
 
@@ -138,10 +124,21 @@ GRANT_RULES = (
     ("what is held", "held", "held_expected"),
     ("what has expired", "expired", "expired_expected"),
     ("what is reversed", "reversed", "reversed_expected"),
-    ("what is reversed and not covered by it", "uncovered", "uncovered_expected"),
+    ("what is reversed and owed", "unpaid", "unpaid_expected"),
+    ("what others have paid for it", "paid_by_others", "paid_by_others_expected"),
     ("what has expired and was taken back as well", "taken_twice", "none"),
     ("its size", "credits", "credits_expected"),
 )
+
+#: What changed a receivable: a use never does.
+RECEIVABLES = """
+    SELECT tenant_id, change, grant_numbers, grant_credits FROM (
+        SELECT *, receivable_after - coalesce(lag(receivable_after) OVER in_order, 0) AS change
+        FROM entry WHERE kind <> 'usage' AND tenant_id > $1 AND ($2::text IS NULL OR tenant_id <= $2)
+        WINDOW in_order AS (PARTITION BY tenant_id ORDER BY version)
+    ) AS posted
+    WHERE change <> 0 ORDER BY tenant_id, version
+"""
 
 PAYMENT_INTENTS = """
     WITH posted AS (

@@ -146,16 +146,21 @@ class Batch:
             holds.setdefault(row[0], {})[row[1]] = HoldState(*row)._replace(status=HoldStatus(row[4]))
         return {tenant: list(of_tenant.values()) for tenant, of_tenant in holds.items()}
 
-    async def read_grants(self, tenants: Sequence[str], named: Sequence[tuple[str, int]]) -> dict[str, list[Grant]]:
-        """The tenants' unspent grants, and the `named` ones (tenant, number), spent or not."""
+    async def read_grants(
+        self, tenants: Sequence[str], named: Sequence[tuple[str, int]], in_debt: Sequence[str]
+    ) -> dict[str, list[Grant]]:
+        """The tenants' unspent grants, and the `named` ones (tenant, number), spent or not. Of the tenants `in_debt`
+        also those whose reversals are not paid."""
         rows = await self._driver.fetch(sql.READ_UNSPENT_GRANTS, array_text.of_texts(tenants))
         if named:
             owners, numbers = zip(*named, strict=True)
             rows += await self._driver.fetch(sql.READ_SPENT_GRANTS, owners, numbers)
-        grants: dict[str, list[Grant]] = {}
+        if in_debt:
+            rows += await self._driver.fetch(sql.READ_GRANTS_IN_DEBT, in_debt)
+        grants: dict[str, dict[int, Grant]] = {}
         for row in rows:
-            grants.setdefault(row[0], []).append(Grant(*row))
-        return grants
+            grants.setdefault(row[0], {})[row[1]] = Grant(*row)
+        return {tenant: list(of_tenant.values()) for tenant, of_tenant in grants.items()}
 
     async def insert_runs(self, runs: Sequence[UsageRun]) -> None:
         await self._driver.execute(sql.INSERT_RUNS, *_run_columns(runs))

@@ -77,7 +77,7 @@ READ_ORDERS = """
 
 _GRANT = """
     credit_grant.tenant_id, credit_grant.grant_number, door, reference, payment_intent, credits, remaining, priority,
-    expires_at, created_at, held, expired, reversed, uncovered
+    expires_at, created_at, held, expired, reversed, unpaid, paid_by_others
 """
 
 READ_UNSPENT_GRANTS = f"""
@@ -89,24 +89,29 @@ READ_SPENT_GRANTS = f"""
     JOIN credit_grant USING (tenant_id, grant_number) WHERE spent
 """  # noqa: S608
 
+READ_GRANTS_IN_DEBT = f"""
+    SELECT {_GRANT} FROM credit_grant WHERE tenant_id = ANY($1::text[]) AND unpaid > 0
+"""  # noqa: S608
+
 INSERT_GRANTS = """
     INSERT INTO credit_grant (tenant_id, grant_number, door, reference, payment_intent, credits, remaining, spent,
-                              priority, expires_at, created_at, held, expired, reversed, uncovered)
+                              priority, expires_at, created_at, held, expired, reversed, unpaid, paid_by_others)
     SELECT tenant_id, grant_number, door, reference, payment_intent, credits, remaining, remaining = 0, priority,
-           expires_at, created_at, held, expired, reversed, uncovered
+           expires_at, created_at, held, expired, reversed, unpaid, paid_by_others
     FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::smallint[],
                 $9::timestamptz[], $10::timestamptz[], $11::bigint[], $12::bigint[], $13::bigint[],
-                $14::bigint[])
+                $14::bigint[], $15::bigint[])
         AS new (tenant_id, grant_number, door, reference, payment_intent, credits, remaining, priority, expires_at,
-                created_at, held, expired, reversed, uncovered)
+                created_at, held, expired, reversed, unpaid, paid_by_others)
 """
 
 UPDATE_GRANTS = """
     UPDATE credit_grant SET remaining = new.remaining, spent = new.remaining = 0, held = new.held,
-                            expired = new.expired, reversed = new.reversed, uncovered = new.uncovered
+                            expired = new.expired, reversed = new.reversed, unpaid = new.unpaid,
+                            paid_by_others = new.paid_by_others
     FROM unnest($1::text::text[], $2::text::int[], $3::text::bigint[], $4::text::bigint[], $5::text::bigint[],
-                $6::text::bigint[], $7::text::bigint[])
-        AS new (tenant_id, grant_number, remaining, held, expired, reversed, uncovered)
+                $6::text::bigint[], $7::text::bigint[], $8::text::bigint[])
+        AS new (tenant_id, grant_number, remaining, held, expired, reversed, unpaid, paid_by_others)
     WHERE credit_grant.tenant_id = new.tenant_id AND credit_grant.grant_number = new.grant_number
 """
 

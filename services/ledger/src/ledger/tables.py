@@ -54,7 +54,8 @@ balance = Table(
 
 #: Lots of credits. `remaining` is free, `held` is in holds. `spent` says that nothing is free; it is there so that the
 #: index changes once in a grant's life. `reversed` were taken back with their money, `expired` are gone beside those,
-#: `uncovered` were reversed when the grant had spent them. `lost_twice` is written by migration 0006 alone.
+#: `unpaid` were reversed when the grant had spent them, and are owed; `paid_by_others` were so once. `lost_twice` is
+#: written by migration 0006 alone.
 credit_grant = Table(
     "credit_grant",
     metadata,
@@ -72,11 +73,12 @@ credit_grant = Table(
     Column("held", BigInteger, nullable=False, server_default=text("0")),
     Column("expired", BigInteger, nullable=False, server_default=text("0")),
     Column("reversed", BigInteger, nullable=False, server_default=text("0")),
-    Column("uncovered", BigInteger, nullable=False, server_default=text("0")),
+    Column("unpaid", BigInteger, nullable=False, server_default=text("0")),
+    Column("paid_by_others", BigInteger, nullable=False, server_default=text("0")),
     Column("lost_twice", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint("remaining >= 0 AND held >= 0 AND spent = (remaining = 0)", name="credit_grant_remaining"),
     CheckConstraint("expired >= 0 AND reversed >= 0 AND expired + reversed <= credits", name="credit_grant_expired"),
-    CheckConstraint("uncovered >= 0", name="credit_grant_uncovered"),
+    CheckConstraint("unpaid >= 0 AND paid_by_others >= 0 AND unpaid <= reversed", name="credit_grant_unpaid"),
     postgresql_with={"fillfactor": 50},
 )
 Index(
@@ -90,6 +92,13 @@ Index(
     credit_grant.c.tenant_id,
     credit_grant.c.expires_at,
     postgresql_where=text("NOT spent AND expires_at IS NOT NULL"),
+)
+
+Index(
+    "credit_grant_in_debt",
+    credit_grant.c.tenant_id,
+    credit_grant.c.grant_number,
+    postgresql_where=text("unpaid > 0"),
 )
 
 #: Credits reserved for work whose cost is not known yet: what of which grants, and how it ended.

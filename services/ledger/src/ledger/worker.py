@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import CompoundSelect, func, select, text, union_all
+from sqlalchemy import CompoundSelect, select, text, union_all
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.apply import apply
@@ -97,7 +97,7 @@ def due_tenants_query(now: datetime) -> CompoundSelect[str]:
         ~credit_grant.c.spent,
         credit_grant.c.expires_at.is_not(None),
         credit_grant.c.expires_at <= now,
-        credit_grant.c.remaining > func.greatest(0, credit_grant.c.uncovered - credit_grant.c.held),
+        credit_grant.c.remaining > credit_grant.c.paid_by_others,
     )
     of_holds = select(hold.c.tenant_id).where(hold.c.status == text("'open'"), hold.c.expires_at <= now)
     return union_all(of_grants.limit(END_TENANTS_MAX), of_holds.limit(END_TENANTS_MAX))

@@ -195,7 +195,7 @@ class Book:
             paid, receivable_paid = self._pay_debt(-credits)
             owed_change, receivable_change = -paid, -receivable_paid
             self._lots.unreverse(number, -credits)
-            moves = self._coming_in([number], [-credits], paid)
+            moves = self._coming_in([number], [-credits], paid, receivable_paid)
         transfer = self._post(
             Door.STRIPE, reference, kind, -credits,
             moves=moves, owed_change=owed_change, receivable_change=receivable_change,
@@ -233,6 +233,7 @@ class Book:
         return made, ended
 
     def _expire_due(self) -> None:
+        """What expires pays what is owed first: it comes back for that. So no more is lost than was available."""
         for lot in self._lots.due(self.now):
             rest = self._lots.expire(lot.number)
             self._post(
@@ -242,13 +243,18 @@ class Book:
                 -rest,
                 moves=([lot.number], [-rest]),
             )
+            self._reverse_expiry(lot.number, *self._pay_debt(rest), pays=True)
 
-    def _reverse_expiry(self, number: int, credits: int) -> None:
-        """Returns up to `credits` that have expired to their grant, for a reversal to take."""
+    def _reverse_expiry(self, number: int, credits: int, receivable_paid: int = 0, *, pays: bool = False) -> None:
+        """Returns up to `credits` that have expired to their grant: for a reversal to take, or to pay what is owed."""
         returned = self._lots.unexpire(number, credits)
         if returned:
-            reference = f"expiry_reversal:{number}:{self.version + 1}"
-            self._post(Door.SYSTEM, reference, Kind.EXPIRY_REVERSAL, returned, moves=([number], [returned]))
+            paid = returned if pays else 0
+            moves = self._coming_in([number], [returned], paid, receivable_paid)
+            self._post(
+                Door.SYSTEM, f"expiry_reversal:{number}:{self.version + 1}", Kind.EXPIRY_REVERSAL, returned,
+                moves=moves, owed_change=-paid, receivable_change=-receivable_paid,
+            )  # fmt: skip
 
     def _grant(
         self,
@@ -275,8 +281,9 @@ class Book:
         )  # fmt: skip
         self.new_grants[number] = grant
         self._lots.add(grant)
+        moves = self._coming_in([number], [credits], paid, receivable_paid)
         return self._post(
-            door, reference, kind, credits, moves=self._coming_in([number], [credits], paid), owed_change=-paid,
+            door, reference, kind, credits, moves=moves, owed_change=-paid,
             receivable_change=-receivable_paid, amount_minor=amount_minor, currency=currency,
             payment_intent=payment_intent, purchase=purchase, attempt=attempt, purpose=purpose,
         )  # fmt: skip
@@ -296,7 +303,7 @@ class Book:
                 returned.append(credits - kept.get(number, 0))
                 self._lots.unhold(number, returned[-1])
                 self._lots.put_back(number, returned[-1])
-        moves = self._coming_in(numbers, returned, paid)
+        moves = self._coming_in(numbers, returned, paid, receivable_paid)
         self.held -= rest
         self._post(
             Door.SYSTEM, f"hold:{hold.reference}:release", Kind.RELEASE, rest, moves=moves,
@@ -311,7 +318,7 @@ class Book:
         self.holds[hold.reference] = ended
         return ended
 
-    def _coming_in(self, numbers: Sequence[int], credits: Sequence[int], paid: int) -> Moves:
+    def _coming_in(self, numbers: Sequence[int], credits: Sequence[int], paid: int, receivable_paid: int) -> Moves:
         """The moves of credits that have come to lots, and, after them, of what the first of these pay of a debt."""
         payers: list[int] = []
         payments: list[int] = []
@@ -320,7 +327,7 @@ class Book:
                 payers.append(number)
                 payments.append(-min(of_grant, paid))
                 paid += payments[-1]
-        self._lots.pay_debt((payers, payments))
+        self._lots.pay_debt((payers, payments), receivable_paid)
         return [*numbers, *payers], [*credits, *payments]
 
     def _pay_debt(self, credits: int) -> tuple[int, int]:

@@ -15,7 +15,9 @@ Moves = tuple[Sequence[int], Sequence[int]]
 class Lot:
     """One grant's rest: `remaining` are free, `held` belong to holds; the other numbers are as in `Grant`."""
 
-    __slots__ = ("expired", "expires_at", "held", "number", "rank", "remaining", "reversed", "uncovered")
+    __slots__ = (
+        "expired", "expires_at", "held", "number", "paid_by_others", "rank", "remaining", "reversed", "unpaid",
+    )  # fmt: skip
 
     def __init__(self, grant: Grant) -> None:
         self.number = grant.number
@@ -23,14 +25,15 @@ class Lot:
         self.held = grant.held
         self.expired = grant.expired
         self.reversed = grant.reversed
-        self.uncovered = grant.uncovered
+        self.unpaid = grant.unpaid
+        self.paid_by_others = grant.paid_by_others
         self.expires_at = grant.expires_at
         self.rank = (grant.priority, grant.expires_at or _NEVER, grant.number)
 
     @property
     def may_expire(self) -> int:
-        """Free credits that can expire: those that are not other credits'."""
-        return max(0, self.remaining - max(0, self.uncovered - self.held))
+        """Free credits that can expire: those that are not other grants'."""
+        return max(0, self.remaining - self.paid_by_others)
 
     def is_over(self, now: datetime) -> bool:
         """Whether its time is over."""
@@ -114,11 +117,11 @@ class Lots:
         return returned
 
     def reverse(self, number: int, credits: int) -> int:
-        """Takes back up to `credits` from one grant and returns how many it had; the rest is not covered by it."""
+        """Takes back up to `credits` from one grant and returns how many it had; the rest is unpaid."""
         taken = self.take(number, credits)
         lot = self._by_number[number]
         lot.reversed += credits
-        lot.uncovered += credits - taken
+        lot.unpaid += credits - taken
         self._touched.add(number)
         return taken
 
@@ -127,12 +130,28 @@ class Lots:
         self._by_number[number].reversed -= credits
         self.put_back(number, credits)
 
-    def pay_debt(self, moves: Moves) -> None:
-        """Takes what came to grants and pays a debt at once; so what was uncovered of them is paid by themselves."""
+    def pay_debt(self, moves: Moves, receivable_paid: int) -> None:
+        """Takes what pays a debt at once. Of the receivable, each grant pays first what its own reversals left unpaid,
+        then what the oldest grants' did."""
         for number, credits in zip(*moves, strict=True):
             self.take(number, -credits)
+            paid = min(-credits, receivable_paid)
+            receivable_paid -= paid
+            self._settle(self._by_number[number], paid)
+
+    def _settle(self, payer: Lot, credits: int) -> None:
+        own = min(payer.unpaid, credits)
+        payer.unpaid -= own
+        credits -= own
+        for number in sorted(self._by_number) if credits else ():
             lot = self._by_number[number]
-            lot.uncovered = max(0, lot.uncovered + credits)
+            paid = min(lot.unpaid, credits)
+            if paid:
+                lot.unpaid -= paid
+                lot.paid_by_others += paid
+                credits -= paid
+                self._touched.add(number)
+        assert not credits, "what is receivable is unpaid of some grant"
 
     def hold(self, moves: Moves) -> None:
         """Notes that what was burnt is held."""
@@ -160,7 +179,7 @@ class Lots:
     def rest(self, number: int) -> GrantRest:
         """What one grant has now."""
         lot = self._by_number[number]
-        return GrantRest(lot.remaining, lot.held, lot.expired, lot.reversed, lot.uncovered)
+        return GrantRest(lot.remaining, lot.held, lot.expired, lot.reversed, lot.unpaid, lot.paid_by_others)
 
     def changes(self, tenant: str, but: Iterable[int]) -> Iterator[GrantChange]:
         """What has become of the grants that were touched, without those made in this batch (`but`)."""

@@ -54,6 +54,7 @@ from ledger.core.state import (
     HoldState,
     PaymentIntent,
     PostedReference,
+    RefundState,
     RefusedReversal,
     State,
     Transfer,
@@ -283,7 +284,9 @@ class _Planner:
             if (known.tenant, known.kind, known.credits, known.amount_minor, known.currency) != (
                 command.tenant, command.kind, command.credits, command.amount_minor, command.currency,
             ):  # fmt: skip
-                return Conflict(command.payment_intent)
+                # What an operator has made of a receipt is the operator's decision, whatever its event says.
+                is_decided = intent.receipt_tenant is not None and not command.by_operator
+                return Noted() if is_decided else Conflict(command.payment_intent)
             first = self._references.get((command.tenant, Door.STRIPE, command.payment_intent))
             return Noted() if first is None else _repeated(first)  # None: its transfer is in the archive
         is_copy = any(order in self._orders for order in command.orders)
@@ -323,7 +326,8 @@ class _Planner:
 
     def _refund(self, command: RefundSeen) -> Outcome:
         before = self._intent(command.payment_intent)
-        if command.refund not in before.refunds and _differs(before, command.currency):
+        counted = before.refunds.get(command.refund)
+        if _differs(before, command.currency) and not _was_counted(counted, command.currency):
             is_void = command.status in VOID_REFUND_STATUSES
             return self._refuse(
                 before, RefusedReversal(command.refund, command.amount_minor, command.currency, is_void)
@@ -337,9 +341,9 @@ class _Planner:
 
     def _dispute(self, command: DisputeSeen) -> Outcome:
         before = self._intent(command.payment_intent)
-        if command.dispute not in before.disputes and _differs(before, command.currency):
-            name = f"{command.dispute}:{command.moved}"
-            return self._refuse(before, RefusedReversal(name, command.amount_minor, command.currency))
+        counted = before.disputes.get(command.dispute)
+        if _differs(before, command.currency) and not _was_counted(counted, command.currency):
+            return self._refuse_move(before, command.dispute, command.moved, command.amount_minor, command.currency)
         after = with_dispute(before, command)
         if after is before:
             return Noted()
@@ -378,8 +382,18 @@ class _Planner:
     def _refuse_dispute(self, payment_intent: str, dispute: str, moved: DisputeState) -> None:
         for name, amount_minor in (("withdrawn", moved.withdrawn_minor), ("reinstated", moved.reinstated_minor)):
             if amount_minor:
-                refused = RefusedReversal(f"{dispute}:{name}", amount_minor, moved.currency)
-                self._refuse(self._intent(payment_intent), refused)
+                self._refuse_move(self._intent(payment_intent), dispute, name, amount_minor, moved.currency)
+
+    def _refuse_move(
+        self, intent: PaymentIntent, dispute: str, moved: str, amount_minor: int, currency: str
+    ) -> Outcome:
+        """As `_refuse`. A dispute whose funds went both ways is void: nobody need look at it any more."""
+        other = intent.refused.get(f"{dispute}:{'reinstated' if moved == 'withdrawn' else 'withdrawn'}")
+        is_void = other is not None and (other.amount_minor, other.currency) == (amount_minor, currency)
+        outcome = self._refuse(intent, RefusedReversal(f"{dispute}:{moved}", amount_minor, currency, is_void))
+        if other is not None and is_void:
+            self._refuse(self._intent(intent.id), replace(other, is_void=True))
+        return outcome
 
     def _receipt(self, command: Unapplied) -> Outcome:
         intent = self._intent(command.payment_intent)
@@ -421,6 +435,11 @@ def _repeated(known: PostedReference | Transfer) -> Posted:
 def _differs(intent: PaymentIntent, currency: str) -> bool:
     """Whether a reversal in this currency cannot be one of what was credited."""
     return intent.credit is not None and currency not in {"", intent.credit.currency}
+
+
+def _was_counted(known: RefundState | DisputeState | None, currency: str) -> bool:
+    """Whether it has been counted as it is: versions that did not keep currencies counted every one as the credit's."""
+    return known is not None and known.currency in {"", currency}
 
 
 def _copied(command: Credit) -> Unapplied:

@@ -118,11 +118,9 @@ def _refunds(at_stripe: AtStripe, intent: PaymentIntent) -> Iterator[Difference]
 def _disputes(at_stripe: AtStripe, intent: PaymentIntent) -> Iterator[Difference]:
     for name, moves in at_stripe.disputes.items():
         state = intent.disputes.get(name)
-        refused = [move for move in moves if f"{name}:{move.moved}" in intent.refused]
-        if refused:
-            yield _refused(intent, name, refused[0].amount_minor, refused[0].currency)
-            continue
-        due = {move.moved: move.amount_minor for move in moves}
+        refused = {move.moved: intent.refused.get(f"{name}:{move.moved}") for move in moves}
+        still_open = [each for each in refused.values() if each is not None and not each.is_void]
+        due = {move.moved: move.amount_minor for move in moves if refused[move.moved] is None}
         held = {"withdrawn": state.withdrawn_minor, "reinstated": state.reinstated_minor} if state else {}
         lacking = [moved for moved in due if not held.get(moved)]
         if lacking:
@@ -130,6 +128,8 @@ def _disputes(at_stripe: AtStripe, intent: PaymentIntent) -> Iterator[Difference
             yield Difference(Kind.DISPUTE_MISSING, intent.id, name, detail)
         elif any(amount_minor != due.get(moved, 0) for moved, amount_minor in held.items()):
             yield Difference(Kind.DISPUTE_DIFFERS, intent.id, name, f"Stripe moved {due}, the books have {held}")
+        elif still_open:
+            yield _refused(intent, name, still_open[0].amount_minor, still_open[0].currency)
     if at_stripe.has_all_reversals:
         for name in intent.disputes.keys() - at_stripe.disputes.keys():
             yield Difference(Kind.DISPUTE_NOT_AT_STRIPE, intent.id, name, "Stripe has no such dispute of this payment")

@@ -58,8 +58,9 @@ class Grant(NamedTuple):
     the order they were made.
 
     `reversed` were taken back with the money that bought them, from this grant or as a debt. `expired` are those that
-    expired and were not taken back: no more expire than the money that is left has bought. `uncovered` were reversed
-    when the grant had spent them: other credits pay for them, so as many of it are those others' and do not expire.
+    expired and were not taken back: no more expire than the money that is left has bought. `unpaid` were reversed when
+    the grant had spent them, and are owed still; `paid_by_others` were so once, and the credits of other grants have
+    paid them: as many of this grant's are theirs, and do not expire.
     """
 
     tenant: str
@@ -75,7 +76,8 @@ class Grant(NamedTuple):
     held: int = 0
     expired: int = 0
     reversed: int = 0
-    uncovered: int = 0
+    unpaid: int = 0
+    paid_by_others: int = 0
 
 
 class GrantRest(NamedTuple):
@@ -85,7 +87,8 @@ class GrantRest(NamedTuple):
     held: int
     expired: int
     reversed: int
-    uncovered: int
+    unpaid: int
+    paid_by_others: int
 
 
 class GrantChange(NamedTuple):
@@ -95,7 +98,8 @@ class GrantChange(NamedTuple):
     held: int
     expired: int
     reversed: int
-    uncovered: int
+    unpaid: int
+    paid_by_others: int
 
 
 class HoldState(NamedTuple):
@@ -137,7 +141,7 @@ class DisputeState:
 @dataclass(frozen=True, slots=True)
 class RefusedReversal:
     """A refund, or a move of a dispute's funds, that is not in the credit's currency: it counts nothing. `is_void`: a
-    refund that failed or was canceled, so that nobody need look at it."""
+    refund that failed or was canceled, or a dispute whose funds came back, so that nobody need look at it."""
 
     reference: str
     amount_minor: int

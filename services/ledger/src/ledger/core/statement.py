@@ -104,7 +104,7 @@ class GrantLine:
         if move.kind in USING:
             self.used += move.went
         elif move.kind in EXPIRING:
-            self.expired += move.came + move.went
+            self.expired += move.came if move.is_incoming else move.went
         elif move.kind in REVERSING:
             self.reversed += move.came if move.is_incoming else move.went
         elif move.kind in GRANTING:
