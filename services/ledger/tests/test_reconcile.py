@@ -186,6 +186,19 @@ async def test_a_refund_that_failed_unseen_is_found(account: Account) -> None:
     assert kinds(await account.compared()) == [(Kind.REFUND_STATUS_DIFFERS, name)]
 
 
+async def test_what_an_old_refund_or_dispute_has_come_to_since_is_seen(account: Account) -> None:
+    """A dispute is won after weeks, and a refund fails after days: long after they were made."""
+    paid, other = account.paid(), account.paid()
+    dispute, refunded = account.disputed(paid), account.refunded(other, 1000)
+    await account.take_events()
+    assert await account.books.balance() == (0, 0, 0)
+    account.simulator.post("/clock/advance", seconds=20 * 86_400)
+    account.simulator.post(f"/disputes/{dispute}/resolve", outcome="won")  # and both events are lost
+    account.simulator.post(f"/refunds/{refunded}/settle", outcome="failed")
+    findings = await account.compared(datetime.now(UTC) + timedelta(days=13), timedelta(days=-21))
+    assert sorted(kinds(findings)) == [(Kind.DISPUTE_MISSING, dispute), (Kind.REFUND_STATUS_DIFFERS, refunded)]
+
+
 async def test_a_payment_begun_before_and_paid_since_is_looked_up(account: Account) -> None:
     paid = account.paid()
     await account.books.apply(purchase(paid), purchase("pi_of_nobody"), now=datetime.now(UTC) + 2 * HOUR)

@@ -57,7 +57,7 @@ def _secret(pattern: str, kind: str) -> Callable[[SecretStr], SecretStr]:
 
 #: The shortest key that HMAC-SHA256 can use in full (RFC 2104, section 3).
 SIGNING_KEY_CHARACTERS_MIN = 32
-_SIGNING_KEY = rf".{{{SIGNING_KEY_CHARACTERS_MIN},}}"
+_SIGNING_KEY = rf"(?!(sk|rk|pk)_|whsec_).{{{SIGNING_KEY_CHARACTERS_MIN},}}"
 
 #: https://docs.stripe.com/keys: secret and restricted keys, of test or live mode.
 StripeSecretKey = Annotated[
@@ -78,7 +78,8 @@ SigningKey = Annotated[
     AfterValidator(
         _secret(
             _SIGNING_KEY,
-            f"{SIGNING_KEY_CHARACTERS_MIN} characters or more: make one with `openssl rand -hex 32`",
+            f"a key of {SIGNING_KEY_CHARACTERS_MIN} characters or more that is not one of Stripe's: make one with "
+            "`openssl rand -hex 32`",
         )
     ),
 ]

@@ -38,6 +38,10 @@ ROWS_MAX = 500
 OBJECTS_MAX = 500_000
 #: Payments of the books that Stripe did not list, because they were begun before; looked up one by one.
 LOOK_UPS_MAX = 5_000
+#: How long after it was made an object may still change, so how long before `since` it is listed from. A refund can
+#: fail for 30 days (https://docs.stripe.com/refunds#failed-refunds); a dispute takes two to three months
+#: (https://docs.stripe.com/disputes/how-disputes-work), and may be contested again.
+CHANGES_FOR = {Listed.REFUNDS: timedelta(days=35), Listed.DISPUTES: timedelta(days=180)}
 #: While Stripe is listed and the books are read, something happens. What is not just missing is looked at twice, each
 #: PaymentIntent at once; of more than so many the rest counts as it was found.
 SECOND_LOOKS_MAX = 1_000
@@ -81,7 +85,7 @@ async def reconcile(
     since: timedelta | datetime,
     grace: timedelta = GRACE,
 ) -> Findings:
-    """Compares what was made since then. Raises `StripeGaveNoAnswer` or `NotComparable`."""
+    """Compares what was made or may have changed since then. Raises `StripeGaveNoAnswer` or `NotComparable`."""
     async with engine.connect() as connection:
         begun_at = await transaction_time(connection)
         unseen = [row.name for row in await connection.execute(text(check_sql.TABLES_NOT_FULLY_VISIBLE))]
@@ -109,11 +113,11 @@ class _Run:
     young_after: datetime
 
     async def reversals(self) -> dict[str, _Reversals]:
-        """All refunds and disputes of our payments, by PaymentIntent."""
+        """All refunds and disputes of our payments that may have changed since then, by PaymentIntent."""
         found: dict[str, _Reversals] = {}
         for listed in (Listed.REFUNDS, Listed.DISPUTES):
             count = 0
-            async for page in self.gateway.pages(listed, since=self.findings.since):
+            async for page in self.gateway.pages(listed, since=self.findings.since - CHANGES_FOR[listed]):
                 count += len(page)
                 _bound(count)
                 for obj in page:
