@@ -69,12 +69,12 @@ def test_a_key_that_was_never_answered_gives_way_only_after_24_hours_and_two_lis
     assert next_question(told.attempt, told.tries, NOW + timedelta(hours=19)) is Question.REPEAT_KEY
     old = NOW + timedelta(hours=20)
     assert next_question(told.attempt, told.tries, old) is Question.LIST
-    first = not_found(told.attempt, told.tries, old, old)
+    first = not_found(told.attempt, told.tries, old, (), old)
     assert first.attempt.next_at == old + timedelta(minutes=10)
-    second = not_found(first.attempt, told.tries, first.attempt.next_at, first.attempt.next_at)
+    second = not_found(first.attempt, told.tries, first.attempt.next_at, (), first.attempt.next_at)
     assert second.attempt.state is State.UNKNOWN
     assert second.attempt.next_at > NOW + timedelta(hours=24)
-    last = not_found(second.attempt, told.tries, second.attempt.next_at, second.attempt.next_at)
+    last = not_found(second.attempt, told.tries, second.attempt.next_at, (), second.attempt.next_at)
     assert (last.attempt.state, last.tries[-1].outcome) == (State.RETRY_SCHEDULED, Outcome.NEVER_MADE)
     anew = begin(last.attempt, last.tries, CARDS, last.attempt.next_at)
     assert anew is not None
@@ -87,13 +87,13 @@ def test_an_empty_list_proves_nothing_about_what_came_after_it_was_asked_for() -
     told = answered(asked.attempt, asked.tries, NoAnswer("time_out"), CARDS, doubted=False, now=NOW)
     first_asked_at, forgotten_at = NOW + timedelta(hours=23, minutes=40), NOW + timedelta(hours=24)
     later = forgotten_at + timedelta(hours=1)
-    first = not_found(told.attempt, told.tries, first_asked_at, later)
+    first = not_found(told.attempt, told.tries, first_asked_at, (), later)
     assert first.attempt.not_found_at == first_asked_at
-    soon_after = not_found(first.attempt, told.tries, first_asked_at + timedelta(minutes=9), later)
-    before_the_key_is_forgotten = not_found(first.attempt, told.tries, forgotten_at, later)
+    soon_after = not_found(first.attempt, told.tries, first_asked_at + timedelta(minutes=9), (), later)
+    before_the_key_is_forgotten = not_found(first.attempt, told.tries, forgotten_at, (), later)
     for unproven in (soon_after, before_the_key_is_forgotten):
         assert (unproven.attempt.state, unproven.tries) == (State.UNKNOWN, ())
-    proven = not_found(first.attempt, told.tries, later, later)
+    proven = not_found(first.attempt, told.tries, later, (), later)
     assert (proven.attempt.state, proven.tries[-1].outcome) == (State.RETRY_SCHEDULED, Outcome.NEVER_MADE)
 
 

@@ -279,7 +279,7 @@ class AttemptMachine(RuleBasedStateMachine):
             view = answer.view
             return lambda: follow(self.attempt, self.tries, view, CARDS, self.now)
         if question is Question.LIST:
-            return lambda: not_found(self.attempt, self.tries, asked_at, self.now)
+            return lambda: not_found(self.attempt, self.tries, asked_at, CARDS, self.now)
         return lambda: gone(self.attempt, self.now)
 
     @precondition(lambda self: self.late)

@@ -19,7 +19,8 @@ MINUTE = timedelta(minutes=1)
 #: The reasons that pass without anybody's doing.
 PASS_BY_THEMSELVES = {
     Reason.ATTEMPT_OPEN, Reason.BALANCE_OLDER_THAN_CREDIT, Reason.ABOVE_THRESHOLD, Reason.NEED_ALREADY_SERVED,
-    Reason.REQUEST_EXPIRED, Reason.OPEN_PURCHASE, Reason.PURCHASE_LEFT_OPEN, Reason.BREAKER_OPEN, Reason.INPUTS_STALE,
+    Reason.REQUEST_EXPIRED, Reason.CUSTOMER_CHANGED, Reason.OPEN_PURCHASE, Reason.PURCHASE_LEFT_OPEN,
+    Reason.BREAKER_OPEN, Reason.INPUTS_STALE,
 }  # fmt: skip
 
 

@@ -39,7 +39,9 @@ from recharge.core.refusals import (
 )
 from recharge.handlers import on_packages
 from recharge.repository.inputs import unfreeze
-from recharge.stripe_gateway import StripeGateway
+from recharge.stripe_gateway import StripeGateway, stripe_gateway
+from stripe_simulator.settings import Settings
+from stripe_simulator.testing import run_simulator
 
 NOW = datetime(2026, 9, 15, 12, tzinfo=UTC)
 SECONDS = timedelta(seconds=10)
@@ -151,6 +153,37 @@ async def test_a_deleted_customer_stops_its_own_tenant_alone(house: House) -> No
     assert (attempt["state"], attempt["reason"]) == ("canceled", "customer_gone")
     assert (await _suspension(house, tenant), await _breaker(house)) == ("customer_gone", None)
     await _is_charged(house, other)
+
+
+async def test_a_customer_of_another_account_stops_its_own_tenant_alone(house: House) -> None:
+    tenant, other = await house.tenant("pm_card_visa"), await house.tenant("pm_card_visa")
+    await house.profile(tenant, stripe_customer="cus_of_another_account")
+    await house.work()
+    attempt = await house.attempt(tenant)
+    assert (attempt["state"], attempt["reason"]) == ("canceled", "charge_refused"), "and nothing is left to find out"
+    assert (await _suspension(house, tenant), await _breaker(house)) == ("charge_refused", None)
+    await _is_charged(house, other)
+
+
+async def test_a_key_of_another_account_for_a_while_stops_everybody_and_not_for_good(house: House) -> None:
+    """Three are suspended before it is clear that it is none of theirs; an operator lifts that."""
+    tenants = [await house.tenant("pm_card_visa") for _ in range(8)]
+    right = house.steps.gateway
+    with run_simulator() as another:
+        async with stripe_gateway(Settings.secret_key, another.url) as wrong:
+            house.use(wrong)
+            await house.work()
+    house.use(right)
+    suspended = [tenant for tenant in tenants if await _suspension(house, tenant)]
+    assert len(suspended) <= REFUSED_TENANTS_MIN
+    for tenant in suspended:
+        async with house.engine.begin() as connection:
+            assert await unfreeze(connection, tenant)
+    for _ in range(30):
+        house.later(timedelta(minutes=1))
+        await house.decide_again()
+        await house.work()
+    assert [len(house.charges(tenant)) for tenant in tenants] == [1] * 8
 
 
 async def test_a_card_detached_between_two_tries_has_the_payment_intent_cancelled(house: House) -> None:
@@ -527,8 +560,8 @@ CARD, CUSTOMER = CardSeen("cus_1"), CustomerSeen(is_deleted=False)
         (CardSeen("cus_2"), CUSTOMER, CardUnusable("card_detached")),
         (NotFound(), CUSTOMER, CardUnusable("card_detached")),
         (CardSeen(None), CustomerSeen(is_deleted=True), CardUnusable("customer_gone")),
-        (CARD, NotFound(), CardUnusable("customer_gone")),
-        (NoAnswer("time_out"), NotFound(), CardUnusable("customer_gone")),
+        (CARD, NotFound(), OrderRefused("customer_not_in_this_account", made_nothing=True)),
+        (NoAnswer("time_out"), NotFound(), OrderRefused("customer_not_in_this_account", made_nothing=True)),
         (NoAnswer("time_out"), CUSTOMER, Refused("error")),
         (CARD, ServerError(500), Refused("error")),
         (RateLimited(), CUSTOMER, Refused("error")),

@@ -40,7 +40,9 @@ PAGE_SIZE = 100
 PAGES_MAX = 100
 #: Refused before anything was done. Of another status (408 and 424 come from what is between or behind) nobody knows.
 _OPERATOR_STATUSES = frozenset([401, 403])
-#: Stripe's words where a test key asks for a live object, or the other way round: it is not missing.
+#: The list shows what names the attempt and is not proven to be its own.
+UNPROVEN = "unproven_payment_intent"
+#: Stripe's words where a test key asks for a live object, or the other way round.
 _OTHER_MODE = "a similar object exists in"
 #: What may come of a list that fails; anything else is about one object, and no list is.
 _NO_LIST = (OperatorError, RateLimited, ServerError, NoAnswer)
@@ -114,12 +116,17 @@ class StripeGateway:
         return CustomerSeen(bool(shown.get("deleted"))) if shown.get("id") == customer else NoAnswer("not_stripe_200")
 
     async def find(
-        self, customer: str, created_since: datetime, is_wanted: Callable[[PaymentIntentView], bool]
+        self,
+        customer: str,
+        created_since: datetime,
+        is_wanted: Callable[[PaymentIntentView], bool],
+        may_be_wanted: Callable[[PaymentIntentView], bool] = lambda _view: False,
     ) -> Answer:
         """The PaymentIntent that is wanted, by listing the customer's to the last page: lists never lag, searches do.
         The oldest of several: what was made later has copied it.
 
-        `NotFound` only after the last page: a list that fails in whatever way says nothing.
+        `NotFound` only after the last page: a list that fails in whatever way says nothing. Nor does one with something
+        that may be wanted: `NoAnswer(UNPROVEN)`.
         """
         parameters: Any = {
             "customer": customer,
@@ -128,6 +135,7 @@ class StripeGateway:
         }
         try:
             oldest: PaymentIntentView | None = None
+            is_one_unproven = False
             page = await self._client.v1.payment_intents.list_async(parameters)
             for _ in range(PAGES_MAX):
                 if page.to_dict(for_json=True).get("object") != "list":
@@ -136,8 +144,11 @@ class StripeGateway:
                     view = PaymentIntentView.of(intent.to_dict(for_json=True))
                     if is_wanted(view):
                         oldest = view
+                    is_one_unproven = is_one_unproven or may_be_wanted(view)
                 if not page.has_more:
-                    return NotFound() if oldest is None else IntentSeen(oldest)
+                    if oldest is not None:
+                        return IntentSeen(oldest)
+                    return NoAnswer(UNPROVEN) if is_one_unproven else NotFound()
                 page = await page.next_page_async()
         except stripe.StripeError as error:
             answer = _translated(error)
@@ -194,7 +205,8 @@ def _translated(error: stripe.StripeError) -> Answer:
         case _ if status >= 500:
             return ServerError(status)
         case stripe.InvalidRequestError() if _OTHER_MODE in str(error.user_message):
-            return OperatorError(status, "key_of_the_other_mode")
+            log.warning("stripe_object_of_the_other_mode", request=error.request_id)
+            return NotFound()
         case _ if status == 404:
             return NotFound() if code == "resource_missing" else NoAnswer("stripe_404")
         case stripe.InvalidRequestError() if code == "payment_intent_unexpected_state":

@@ -29,10 +29,11 @@ class Retrieve:
 
 @dataclass(frozen=True, slots=True)
 class Find:
-    """Lists the customer's PaymentIntents for the one that `is_wanted`."""
+    """Lists the customer's PaymentIntents for the one that `is_wanted`, or one that `may_be_wanted`."""
 
     window: ListWindow
     is_wanted: Callable[[PaymentIntentView], bool]
+    may_be_wanted: Callable[[PaymentIntentView], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,8 @@ async def make(call: Call, gateway: StripeGateway, pace: Pace) -> Answer:
             return answer
         case Retrieve(payment_intent):
             return await gateway.retrieve(payment_intent)
-        case Find(window, is_wanted):
-            return await gateway.find(window.customer, window.created_since, is_wanted)
+        case Find(window, is_wanted, may_be_wanted):
+            return await gateway.find(window.customer, window.created_since, is_wanted, may_be_wanted)
         case Cancel(payment_intent):
             answer = await gateway.cancel(payment_intent)
             if isinstance(answer, LookAgain):

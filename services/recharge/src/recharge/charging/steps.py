@@ -14,13 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from recharge.breaking import has_passage
 from recharge.charging.calls import Call, Cancel, Charge, Find, Retrieve, charge_parameters, make
 from recharge.charging.pace import Pace
-from recharge.core.answers import Answer, IntentSeen, NotFound, OperatorError
+from recharge.core.answers import Answer, IntentSeen, NoAnswer, NotFound, OperatorError
 from recharge.core.attempts import Asked, Attempt, State, Try
 from recharge.core.cards import chargeable
 from recharge.core.charge import answered, begin, call_again
 from recharge.core.decide import PROBE_LOOKED_AT_EVERY, Reason, Situation, Skip, may_charge
 from recharge.core.find_out import (
     Question,
+    found_unproven,
     gone,
     is_of_another_card,
     list_window,
@@ -30,13 +31,13 @@ from recharge.core.find_out import (
 )
 from recharge.core.follow import follow, give_up
 from recharge.core.moves import LEASE, Breaker, Move, asked_again_at
-from recharge.core.proof import is_of, proven
+from recharge.core.proof import is_of, may_be_of, proven
 from recharge.core.refusals import is_stopped
 from recharge.deciding import decide_about
 from recharge.moving import write_moves
 from recharge.repository.attempts import claim_attempt, load_attempts, load_parameters, load_tries
 from recharge.repository.situations import load_situations, lock_for_charging
-from recharge.stripe_gateway import StripeGateway
+from recharge.stripe_gateway import UNPROVEN, StripeGateway
 from shared.faults import fault_point
 from shared.logs import get_logger
 from shared.outbox import Outbox, Transaction
@@ -55,8 +56,11 @@ _WAITED_FOR = frozenset(
 _WAIT = timedelta(seconds=60)
 #: A tenant's authentication is no longer waited for when its owner refuses or the need is gone.
 _STILL_WANTED = frozenset(
-    [*_PASSING, *_WAITED_FOR, Reason.NO_CARD, Reason.CARD_STOPPED, Reason.CAP_REACHED, Reason.SUSPENDED]
-)
+    [
+        *_PASSING, *_WAITED_FOR, Reason.NO_CARD, Reason.CARD_STOPPED, Reason.CAP_REACHED, Reason.SUSPENDED,
+        Reason.REQUEST_EXPIRED,
+    ]
+)  # fmt: skip
 
 _calls = Counter("recharge_stripe_calls_total", "Calls to Stripe.", ["call", "answer"])
 _reserved_to_asked_s = Histogram(
@@ -174,7 +178,11 @@ class Steps:
 
     def _look(self, question: Question, attempt: Attempt, tries: Sequence[Try]) -> Retrieve | Find | Cancel:
         if attempt.payment_intent is None:
-            return Find(list_window(attempt, tries), lambda view: is_of(attempt, view, self.signing_keys))
+            return Find(
+                list_window(attempt, tries),
+                lambda view: is_of(attempt, view, self.signing_keys),
+                lambda view: may_be_of(attempt, view),
+            )
         return Cancel(attempt.payment_intent) if question is Question.CANCEL else Retrieve(attempt.payment_intent)
 
     async def _write_down(
@@ -202,7 +210,9 @@ class Steps:
             case _ if isinstance(answer, IntentSeen):
                 move = follow(attempt, tries, answer.view, cards, now)
             case Find() if isinstance(answer, NotFound):
-                move = not_found(attempt, tries, asked_at, now)
+                move = not_found(attempt, tries, asked_at, cards, now)
+            case Find() if answer == NoAnswer(UNPROVEN):
+                move = found_unproven(attempt, now)
             case _ if isinstance(answer, NotFound):
                 move = gone(attempt, now)
             case _:

@@ -44,7 +44,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class OrderRefused:
+    """`made_nothing`: the refusal itself proves that this call was not executed."""
+
     code: str
+    made_nothing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from recharge.core.answers import (
     ServerError,
 )
 from recharge.core.attempts import NOTHING_MADE, Attempt, Outcome, State, Try, month_of
-from recharge.core.cards import choose
+from recharge.core.cards import DeclineCodes, Verdict, choose, judge
 from recharge.core.follow import after_card_refused, after_decline, after_order_refused, follow
 from recharge.core.moves import LEASE, Breaker, Move, asked_again_at
 from shared.events import Card
@@ -110,7 +110,7 @@ def answered(
         case Declined(codes, view):
             payment_intent = attempt.payment_intent or (view.id if view else None)
             if payment_intent is None:
-                return _look_it_up(attempt, last, codes.reason, now)
+                return _declined_without_a_payment_intent(attempt, last, codes, now)
             move = after_decline(replace(attempt, payment_intent=payment_intent), tries, codes, cards, now)
             return replace(move, breaker=Breaker.CLOSE)
         case CardUnusable(code):
@@ -121,11 +121,11 @@ def answered(
         case Refused(code):
             move = _not_executed(attempt, last, f"stripe_400_{code}", doubted=doubted, now=now)
             return replace(move, breaker=Breaker.KEY_TAKEN)
-        case OrderRefused(code) if is_refused_to_others:
+        case OrderRefused() if is_refused_to_others:
             move = _not_executed(attempt, last, "refused_to_several_tenants", doubted=doubted, now=now)
             return replace(move, breaker=Breaker.ORDER_REFUSED)
-        case OrderRefused(code):
-            move = after_order_refused(attempt, tries, code, now, doubted=doubted)
+        case OrderRefused(code, made_nothing):
+            move = after_order_refused(attempt, tries, code, now, doubted=doubted, made_nothing=made_nothing)
             return replace(move, breaker=Breaker.ORDER_REFUSED)
         case LookAgain(code):
             return _look_it_up(attempt, last, code, now)
@@ -158,6 +158,17 @@ def _unknown(attempt: Attempt, last: Try, reason: str, now: datetime) -> Move:
 def _look_it_up(attempt: Attempt, last: Try, code: str, now: datetime) -> Move:
     settled = replace(last, outcome=Outcome.UNCLEAR, code=code, in_doubt=True, answered_at=now)
     return Move(attempt.moved(now, state=State.UNKNOWN, reason=code, next_at=now), (settled,))
+
+
+def _declined_without_a_payment_intent(attempt: Attempt, last: Try, codes: DeclineCodes, now: datetime) -> Move:
+    """Looked for first. The decline counts whatever is found: a card that is never to be charged again is stopped."""
+    verdict = judge(codes)
+    settled = replace(
+        last, outcome=Outcome.DECLINED, code=codes.reason, in_doubt=True, answered_at=now,
+        may_repeat=verdict is Verdict.LATER,
+    )  # fmt: skip
+    moved = attempt.moved(now, state=State.UNKNOWN, reason=codes.reason, next_at=now)
+    return Move(moved, (settled,), stop_card=last if verdict is Verdict.NEVER_AGAIN else None)
 
 
 def _not_executed(attempt: Attempt, last: Try, reason: str, *, doubted: bool, now: datetime) -> Move:

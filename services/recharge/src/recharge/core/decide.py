@@ -34,6 +34,7 @@ class Reason(StrEnum):
     ABOVE_THRESHOLD = "above_threshold"
     NEED_ALREADY_SERVED = "need_already_served"
     REQUEST_EXPIRED = "request_expired"
+    CUSTOMER_CHANGED = "customer_changed"
     SUSPENDED = "suspended"
     DISPUTE_OPEN = "dispute_open"
     RECEIVABLE_OPEN = "receivable_open"
@@ -154,20 +155,39 @@ def may_charge(situation: Situation, attempt: Attempt, now: datetime) -> Skip | 
     Asked under the lock of the tenant's profile row: between the decision and the charge anything may have changed.
     """
     settings = situation.profile.auto_recharge
-    is_automatic = attempt.trigger == "automatic"
-    if not is_automatic and attempt.n == 0:
-        request = situation.request
-        if request is None or request.request != attempt.request or request.expires_at <= now:
-            return Skip(Reason.REQUEST_EXPIRED)
     return (
         _owner_refuses(situation, now)
+        or _is_of_another_customer(situation, attempt)
         or _is_being_paid(situation, now)
-        or (_no_need(situation, now, of_open_attempt=True) if is_automatic else None)
+        or _no_need_any_more(situation, attempt, now)
         or _something_is_wrong(situation, now)
         or (None if settings is None else _cap_refuses(situation, settings, attempt, now))
         or _refused_to_others(situation, attempt.package, attempt.currency, now)
         or _not_now(situation, now)
     )
+
+
+def _no_need_any_more(situation: Situation, attempt: Attempt, now: datetime) -> Skip | None:
+    """A request stands in for the threshold until it expires, or its owner has bought since."""
+    no_need = _no_need(situation, now, of_open_attempt=True)
+    if attempt.trigger == "automatic":
+        return no_need
+    request, balance = situation.request, situation.balance
+    is_asked_for = request is not None and request.request == attempt.request and request.expires_at > now
+    bought_at = balance.last_purchase_at if balance else None
+    if bought_at is not None and bought_at > attempt.created_at:
+        return no_need and Skip(Reason.NEED_ALREADY_SERVED)
+    if is_asked_for:
+        return None
+    if attempt.n == 0 or (no_need is not None and no_need.reason is Reason.ABOVE_THRESHOLD):
+        return Skip(Reason.REQUEST_EXPIRED)
+    return no_need
+
+
+def _is_of_another_customer(situation: Situation, attempt: Attempt) -> Skip | None:
+    """Stripe deleted the customer, and made the tenant another: the saved cards are of that one."""
+    customer = situation.profile.stripe_customer
+    return Skip(Reason.CUSTOMER_CHANGED) if customer not in (None, attempt.stripe_customer) else None
 
 
 def _owner_refuses(situation: Situation, now: datetime) -> Skip | None:
@@ -331,8 +351,8 @@ def _cap_refuses(situation: Situation, settings: AutoRecharge, attempt: Attempt,
         return Skip(Reason.CURRENCY)
     if spent.get(attempt.currency, 0) + attempt.amount_minor > settings.monthly_cap_minor:
         return Skip(Reason.CAP_REACHED, _next_month(now))
-    if attempt.amount_minor > settings.amount_minor and attempt.n == 0:
-        # The owner has lowered the amount since: what is no longer wanted is decided again.
+    if attempt.amount_minor > settings.amount_minor:
+        # The owner has lowered the amount since, and consented to no more: what is wanted is decided again.
         return Skip(Reason.NO_PACKAGE_FITS)
     return None
 

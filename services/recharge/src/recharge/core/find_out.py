@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from recharge.core.attempts import ENDED, Attempt, Outcome, State, Try, month_charged
-from recharge.core.follow import KEY_FORGOTTEN_AFTER, give_up
+from recharge.core.follow import KEY_FORGOTTEN_AFTER, give_up, next_card
 from recharge.core.moves import (
     ACTION_LOOKED_AT_EVERY,
     AUTHENTICATION_EXPECTED_WITHIN,
@@ -14,13 +14,14 @@ from recharge.core.moves import (
     Move,
     ended_canceled,
 )
-from shared.events import BillingProfile
+from shared.events import BillingProfile, Card
 
 #: States in which an attempt waits for time to pass, or for its tenant.
 WAITING = frozenset([State.RETRY_SCHEDULED, State.REQUIRES_ACTION])
 #: Stripe keeps a key for 24 h at least: within 20 h the same call again is certainly the same call.
 KEY_REPEATED_FOR = timedelta(hours=20)
 LISTED_AGAIN_AFTER = timedelta(minutes=10)
+LISTED_FOR_A_PERSON_EVERY = timedelta(hours=1)
 #: How far Stripe's clock may be behind ours when we list what was created since a call.
 CLOCK_SKEW = timedelta(seconds=300)
 
@@ -75,11 +76,16 @@ def list_window(attempt: Attempt, tries: Sequence[Try]) -> ListWindow:
     return ListWindow(attempt.stripe_customer, first - CLOCK_SKEW)
 
 
-def not_found(attempt: Attempt, tries: Sequence[Try], asked_at: datetime, now: datetime) -> Move:
+def not_found(attempt: Attempt, tries: Sequence[Try], asked_at: datetime, cards: Sequence[Card], now: datetime) -> Move:
     """No PaymentIntent of this attempt was listed. Proven only by a second list, 10 minutes later, and once the key was
-    answered for good or is forgotten. What counts is when a list was asked for, not when its answer is written down."""
+    answered for good or is forgotten. What counts is when a list was asked for, not when its answer is written down.
+
+    While the ledger has a receipt of money that came in the attempt's name, nothing proves that none was taken.
+    """
     assert attempt.payment_intent is None
     last = tries[-1]
+    if attempt.receipt_unapplied:
+        return Move(replace(attempt, next_at=now + LISTED_FOR_A_PERSON_EVERY), alert=Alert.RECEIPT_UNAPPLIED)
     if attempt.not_found_at is None:
         return Move(replace(attempt, not_found_at=asked_at, next_at=now + LISTED_AGAIN_AFTER))
     if asked_at < attempt.not_found_at + LISTED_AGAIN_AFTER:
@@ -94,8 +100,18 @@ def not_found(attempt: Attempt, tries: Sequence[Try], asked_at: datetime, now: d
     )
     if attempt.canceling:
         return Move(ended_canceled(attempt, now), settled)
+    if last.outcome is Outcome.DECLINED:  # nothing was made, but the card was declined
+        told = replace(attempt, not_found_at=None)
+        move = next_card(told, (*tries[: -len(settled)], *settled), last.code or "declined", cards, now)
+        return replace(move, tries=settled)
     moved = attempt.moved(now, state=State.RETRY_SCHEDULED, reason="never_made", next_at=now, not_found_at=None)
     return Move(moved, settled)
+
+
+def found_unproven(attempt: Attempt, now: datetime) -> Move:
+    """What was listed names the attempt and is not signed by us: whether it was paid by it, a person is to say."""
+    later = now + LISTED_FOR_A_PERSON_EVERY
+    return Move(replace(attempt, not_found_at=None, next_at=later), alert=Alert.UNPROVEN_PAYMENT_INTENT)
 
 
 def gone(attempt: Attempt, now: datetime) -> Move:

@@ -109,23 +109,26 @@ def after_decline(
     settled = _settle(tries, Outcome.DECLINED, now, codes.reason, may_repeat=may_repeat)
     last = tries[-1]
     stop = last if verdict is Verdict.NEVER_AGAIN else None
-    move = _next_card(attempt, (*tries[:-1], *settled) if settled else tuple(tries), codes.reason, cards, now)
+    move = next_card(attempt, (*tries[:-1], *settled) if settled else tuple(tries), codes.reason, cards, now)
     return replace(move, tries=settled, stop_card=stop)
 
 
 def after_card_refused(attempt: Attempt, tries: Sequence[Try], code: str, cards: Sequence[Card], now: datetime) -> Move:
     """Stripe knows no such card or customer, so nothing was executed under this key."""
     settled = _settle(tries, Outcome.CARD_UNUSABLE, now, code, may_repeat=False)
-    move = _next_card(attempt, (*tries[:-1], *settled), code, cards, now)
+    move = next_card(attempt, (*tries[:-1], *settled), code, cards, now)
     return replace(move, tries=settled, suspend_cards=frozenset([tries[-1].payment_method]))
 
 
-def after_order_refused(attempt: Attempt, tries: Sequence[Try], code: str, now: datetime, *, doubted: bool) -> Move:
+def after_order_refused(
+    attempt: Attempt, tries: Sequence[Try], code: str, now: datetime, *, doubted: bool, made_nothing: bool
+) -> Move:
     """Stripe refuses this order whatever the card. Given up, and ended once it is proven that nothing was made of it:
-    the refusal itself proves nothing of an earlier call, nor of an execution that broke off."""
+    the refusal proves nothing of an earlier call, nor by itself of an execution that broke off."""
     last = replace(tries[-1], code=code, in_doubt=True)
     if not doubted:
-        last = replace(last, outcome=Outcome.UNCLEAR, answered_at=now)
+        outcome = Outcome.NEVER_MADE if made_nothing else Outcome.UNCLEAR
+        last = replace(last, outcome=outcome, in_doubt=not made_nothing, answered_at=now)
     move = give_up(attempt, (*tries[:-1], last), "charge_refused", now, state=State.DECLINED)
     return replace(move, tries=(last,), suspend="charge_refused", alert=Alert.CHARGE_REFUSED)
 
@@ -143,7 +146,8 @@ def _is_untouched(one: Try) -> bool:
     return one.outcome is None and not one.in_doubt
 
 
-def _next_card(attempt: Attempt, tries: Sequence[Try], reason: str, cards: Sequence[Card], now: datetime) -> Move:
+def next_card(attempt: Attempt, tries: Sequence[Try], reason: str, cards: Sequence[Card], now: datetime) -> Move:
+    """After a decline, the last of these tries: another card at once, the same one later, or the end."""
     if attempt.canceling:
         return Move(replace(attempt, next_at=now + PROCESSING_LOOKED_AT_EVERY))
     left = remaining(cards, tries)

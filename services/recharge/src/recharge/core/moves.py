@@ -31,6 +31,7 @@ class Alert(StrEnum):
     PAYMENT_INTENT_GONE = "payment_intent_gone"
     UNEXPECTED_STATUS = "unexpected_status"
     CHARGE_REFUSED = "charge_refused"
+    UNPROVEN_PAYMENT_INTENT = "unproven_payment_intent"
 
 
 class Breaker(StrEnum):

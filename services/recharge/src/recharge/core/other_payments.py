@@ -51,7 +51,7 @@ def _find_out_first(attempt: Attempt, payment: OtherPayment, now: datetime) -> M
     """Which PaymentIntent its key has made is not known yet: this one most likely, but then Stripe is to say so. No
     call may charge any more; an answer that is under way is waited for."""
     next_at = attempt.next_at if attempt.state is State.CHARGING else now
-    looked_for = replace(attempt, canceling=True, reason=PAID_OTHERWISE, next_at=next_at)
+    looked_for = replace(attempt, canceling=True, receipt_unapplied=False, reason=PAID_OTHERWISE, next_at=next_at)
     return Move(looked_for, other_payment=payment)
 
 

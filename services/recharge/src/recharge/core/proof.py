@@ -24,6 +24,21 @@ def proven(attempt: Attempt, answer: Answer, signing_keys: Sequence[str]) -> Ans
             return answer
 
 
+def may_be_of(attempt: Attempt, view: PaymentIntentView) -> bool:
+    """Whether the PaymentIntent names this attempt, for its customer and amount, and has taken money or still may.
+
+    Unsigned it proves nothing; but its metadata may have been edited, or the key that signed it may be gone, and then
+    the attempt has been paid. So it does not let another one be made.
+    """
+    named = view.metadata.get("attempt") == attempt.attempt
+    order = (view.amount_minor, view.currency, view.customer)
+    return (
+        named
+        and view.status != "canceled"
+        and order == (attempt.amount_minor, attempt.currency, attempt.stripe_customer)
+    )
+
+
 def is_of(attempt: Attempt, view: PaymentIntentView, signing_keys: Sequence[str]) -> bool:
     """Whether the PaymentIntent is the one that this attempt has asked for.
 

@@ -36,10 +36,13 @@ def explained(refused: Answer, customer: str, card: CardSeen | Answer, owner: Cu
     """The 400 for a charge of this customer, once its card and `owner`, the customer, were looked at.
 
     It stays as it was where they could not be seen now. Where our key may not see them it is taken for a refusal of
-    this one order: that stops one tenant, not all.
+    this one order: that stops one tenant, not all. So it is where there is no such customer, for Stripe still shows one
+    that was deleted: this one is of another account, or of the other mode, and if several are, so is the key.
     """
-    if owner == NotFound() or owner == CustomerSeen(is_deleted=True):
+    if owner == CustomerSeen(is_deleted=True):
         return CardUnusable("customer_gone")
+    if owner == NotFound():
+        return OrderRefused("customer_not_in_this_account", made_nothing=True)
     if card == NotFound() or (isinstance(card, CardSeen) and card.customer != customer):
         return CardUnusable("card_detached")
     if all(_is_no_help(seen) for seen in (card, owner)):
