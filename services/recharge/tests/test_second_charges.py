@@ -7,15 +7,29 @@ from typing import Any
 import pytest
 from recharge_house import SIGNING_KEY, House
 
-from recharge.core.answers import Answer, Declined
+from recharge.core.answers import Answer, Declined, NoAnswer
 from recharge.core.cards import DeclineCodes
 from recharge.core.moves import BACK_OFF
 from recharge.handlers import on_entries
+from recharge.stripe_gateway import StripeGateway
 from shared.events import Consent, EntryPosted
 from shared.ids import new_id
 from shared.signed_metadata import CreditOrder, sign
 
 HOUR = timedelta(hours=1)
+
+
+class Unheard:
+    """Stripe's answers to charges and lists are lost, and so is what was asked."""
+
+    def __init__(self, inner: StripeGateway) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def create(self, *_: Any) -> Answer:
+        return NoAnswer("no_answer")
 
 
 async def decline(house: House, tenant: str, code: str | None = "insufficient_funds") -> str:
@@ -141,6 +155,71 @@ async def test_metadata_that_was_edited_makes_no_second_charge(house: House) -> 
         await house.work()
     house.progress_age = timedelta(0)
     await live(house, 10 * 60, each=30)
+    assert len(house.charges(tenant)) == 1
+
+
+@pytest.mark.parametrize("amount_minor", [4500, 4000], ids=["alike", "of_another_amount"])
+async def test_an_attempt_ends_when_an_operator_credits_a_stray_payment_in_its_name(
+    house: House, amount_minor: int
+) -> None:
+    tenant = await house.tenant("pm_card_visa")
+    inner = house.steps.gateway
+    house.use(Unheard(inner))  # pyright: ignore[reportArgumentType]
+    await house.work()
+    customer = house.profiles[tenant].stripe_customer
+    assert customer is not None
+    stray = await house.stripe.v1.payment_intents.create_async(
+        {
+            "amount": amount_minor,
+            "currency": "usd",
+            "customer": customer,
+            "confirm": True,
+            "payment_method": house.profiles[tenant].cards[0].payment_method,
+            "return_url": "https://example.com/",
+            "metadata": {"v": "1", "tenant": tenant, "attempt": (await house.attempt(tenant))["attempt"]},
+        }
+    )
+    receipt = house.entry(tenant, kind="unapplied_receipt")
+    await house.receive(on_entries, receipt)
+    await live(house, 26 * 60, each=30)
+    assert len(house.charges(tenant)) == 1, "the stray one"
+    entry = receipt.model_copy(update={"kind": "recharge", "credits": 1000, "reference": stray.id})
+    await house.receive(on_entries, entry)
+    await house.balance(tenant, 1010)
+    await live(house, 2 * 24 * 60, each=60)
+    assert (await house.attempt(tenant))["state"] in {"credited", "canceled"}
+    house.use(inner)
+    await house.balance(tenant, 0)
+    await live(house, 60, each=10)
+    assert len(house.charges(tenant)) == 2, "the next need is charged"
+
+
+async def test_crediting_the_receipt_of_what_lost_its_proof_ends_its_attempt(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa")
+    house.fault("drop_answer", path="/v1/payment_intents")
+    await house.work()
+    receipt, entry = house.entry(tenant, kind="unapplied_receipt"), house.entry(tenant)
+    house.steps = replace(house.steps, signing_keys=["another-metadata-key-0123456789-0123456789"])
+    await house.receive(on_entries, receipt)
+    await live(house, 26 * 60, each=30)
+    assert (await house.attempt(tenant))["state"] == "unknown"
+    await house.receive(on_entries, entry)
+    await house.balance(tenant, 1010)
+    await live(house, 120, each=30)
+    assert (await house.attempt(tenant))["state"] == "credited"
+
+
+async def test_a_request_in_doubt_that_expires_does_not_keep_a_need_waiting(house: House) -> None:
+    tenant = await house.tenant("pm_card_visa", available=1000)
+    inner = house.steps.gateway
+    house.use(Unheard(inner))  # pyright: ignore[reportArgumentType]
+    await house.request(tenant)
+    await live(house, 20)
+    house.use(inner)
+    await live(house, 20)
+    assert house.charges(tenant) == [], "nobody asks for it any more"
+    await house.balance(tenant, 0)
+    await live(house, 10)
     assert len(house.charges(tenant)) == 1
 
 

@@ -31,11 +31,12 @@ from recharge.core.find_out import (
 )
 from recharge.core.follow import follow, give_up
 from recharge.core.moves import LEASE, Breaker, Move, asked_again_at
-from recharge.core.proof import is_of, may_be_of, proven
+from recharge.core.proof import Named, is_of, may_be_of, proven
 from recharge.core.refusals import is_stopped
 from recharge.deciding import decide_about
 from recharge.moving import write_moves
 from recharge.repository.attempts import claim_attempt, load_attempts, load_parameters, load_tries
+from recharge.repository.other_payments import payments_named
 from recharge.repository.situations import load_situations, lock_for_charging
 from recharge.stripe_gateway import UNPROVEN, StripeGateway
 from shared.faults import fault_point
@@ -126,7 +127,8 @@ class Steps:
             case Question.RETRIEVE | Question.LIST | Question.CANCEL:
                 leased = Move(replace(attempt, next_at=now + LEASE))
                 await write_moves(transaction, [(attempt, leased)], now)
-                return _call(attempt, tries, self._look(question, attempt, tries))
+                named = await payments_named(connection, tenant, name)
+                return _call(attempt, tries, self._look(question, attempt, tries, named))
         assert_never(question)
 
     async def _begin(
@@ -176,12 +178,14 @@ class Steps:
         parameters = await load_parameters(connection, attempt)
         return _call(attempt, move.tries, Charge(move.tries[-1], parameters, doubted=True))
 
-    def _look(self, question: Question, attempt: Attempt, tries: Sequence[Try]) -> Retrieve | Find | Cancel:
+    def _look(
+        self, question: Question, attempt: Attempt, tries: Sequence[Try], named: Named
+    ) -> Retrieve | Find | Cancel:
         if attempt.payment_intent is None:
             return Find(
                 list_window(attempt, tries),
-                lambda view: is_of(attempt, view, self.signing_keys),
-                lambda view: may_be_of(attempt, view),
+                lambda view: is_of(attempt, view, self.signing_keys, named),
+                lambda view: may_be_of(attempt, view, named),
             )
         return Cancel(attempt.payment_intent) if question is Question.CANCEL else Retrieve(attempt.payment_intent)
 
@@ -195,7 +199,8 @@ class Steps:
         if Asked.of(attempt, tries) != call.asked:
             log.info("answer_came_late", tenant=call.tenant, attempt=call.attempt, state=attempt.state.value)
             return
-        answer = proven(attempt, answer, self.signing_keys)
+        named = await payments_named(connection, call.tenant, call.attempt)
+        answer = proven(attempt, answer, self.signing_keys, named)
         situation = await _situation(connection, attempt, now)
         cards = chargeable(situation.profile, situation.stopped_cards)
         match call.what:
@@ -254,13 +259,19 @@ async def _refuse(
     if refusal.reason in _PASSING:
         at = refusal.look_again_at or now + timedelta(seconds=1)
         move = Move(replace(attempt, next_at=max(at, now + timedelta(milliseconds=500))))
-    elif refusal.reason in _WAITED_FOR and may_be_made:
+    elif may_be_made and (refusal.reason in _WAITED_FOR or _is_key_kept(attempt, refusal)):
         move = Move(replace(attempt, next_at=now + _WAIT))
     else:
         move = give_up(attempt, tries, refusal.reason, now)
     await write_moves(transaction, [(attempt, move)], now)
     if move.attempt.has_ended:
         await decide_about(transaction, [attempt.tenant_id], now)
+
+
+def _is_key_kept(attempt: Attempt, refusal: Skip) -> bool:
+    """Whether a key in doubt is not given up: where credits run low it settles what it made with one more call, and
+    without it that takes a day."""
+    return attempt.payment_intent is None and refusal.reason in (Reason.REQUEST_EXPIRED, Reason.NEED_ALREADY_SERVED)
 
 
 async def _reconsider(transaction: Transaction, attempt: Attempt, tries: Sequence[Try], now: datetime) -> None:

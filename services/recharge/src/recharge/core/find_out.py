@@ -78,14 +78,9 @@ def list_window(attempt: Attempt, tries: Sequence[Try]) -> ListWindow:
 
 def not_found(attempt: Attempt, tries: Sequence[Try], asked_at: datetime, cards: Sequence[Card], now: datetime) -> Move:
     """No PaymentIntent of this attempt was listed. Proven only by a second list, 10 minutes later, and once the key was
-    answered for good or is forgotten. What counts is when a list was asked for, not when its answer is written down.
-
-    While the ledger has a receipt of money that came in the attempt's name, nothing proves that none was taken.
-    """
+    answered for good or is forgotten. What counts is when a list was asked for, not when its answer is written down."""
     assert attempt.payment_intent is None
     last = tries[-1]
-    if attempt.receipt_unapplied:
-        return Move(replace(attempt, next_at=now + LISTED_FOR_A_PERSON_EVERY), alert=Alert.RECEIPT_UNAPPLIED)
     if attempt.not_found_at is None:
         return Move(replace(attempt, not_found_at=asked_at, next_at=now + LISTED_AGAIN_AFTER))
     if asked_at < attempt.not_found_at + LISTED_AGAIN_AFTER:

@@ -26,7 +26,7 @@ def credit_posted(attempt: Attempt, tries: Sequence[Try], payment: OtherPayment,
             return credited(replace(attempt, payment_intent=payment.payment_intent), now)
         if not has_made_nothing(tries):
             return _find_out_first(attempt, payment, now)
-    return paid_otherwise(attempt, tries, payment, now)
+    return paid_otherwise(replace(attempt, receipt_unapplied=False), tries, payment, now)
 
 
 def receipt_posted(attempt: Attempt, tries: Sequence[Try], payment: OtherPayment, now: datetime) -> Move:

@@ -5,7 +5,7 @@ attempt's only by our signature over the whole order, and only with the attempt'
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from recharge.core.answers import Answer, Declined, IntentSeen, NoAnswer
 from recharge.core.attempts import Attempt
@@ -13,43 +13,56 @@ from shared.signed_metadata import MetadataRejected, verify
 from shared.stripe_events import PaymentIntentView
 
 
-def proven(attempt: Attempt, answer: Answer, signing_keys: Sequence[str]) -> Answer:
+@dataclass(frozen=True, slots=True)
+class Named:
+    """PaymentIntents that the ledger has entries of in an attempt's name: credits, and receipts that are not credited.
+    An operator who credits a receipt vouches for it."""
+
+    credited: frozenset[str] = frozenset()
+    uncredited: frozenset[str] = frozenset()
+
+
+NOTHING_NAMED = Named()
+
+
+def proven(attempt: Attempt, answer: Answer, signing_keys: Sequence[str], named: Named = NOTHING_NAMED) -> Answer:
     """The answer, or none where it shows a PaymentIntent that is not proven to be the attempt's."""
     match answer:
-        case IntentSeen(view) if attempt.payment_intent is None and not is_of(attempt, view, signing_keys):
+        case IntentSeen(view) if attempt.payment_intent is None and not is_of(attempt, view, signing_keys, named):
             return NoAnswer("payment_intent_of_another")
-        case Declined(view=view) if view is not None and not is_of(attempt, view, signing_keys):
+        case Declined(view=view) if view is not None and not is_of(attempt, view, signing_keys, named):
             return replace(answer, view=None)
         case _:
             return answer
 
 
-def may_be_of(attempt: Attempt, view: PaymentIntentView) -> bool:
+def may_be_of(attempt: Attempt, view: PaymentIntentView, named: Named = NOTHING_NAMED) -> bool:
     """Whether the PaymentIntent names this attempt, for its customer and amount, and has taken money or still may.
 
     Unsigned it proves nothing; but its metadata may have been edited, or the key that signed it may be gone, and then
     the attempt has been paid. So it does not let another one be made.
     """
-    named = view.metadata.get("attempt") == attempt.attempt
-    order = (view.amount_minor, view.currency, view.customer)
-    return (
-        named
-        and view.status != "canceled"
-        and order == (attempt.amount_minor, attempt.currency, attempt.stripe_customer)
-    )
+    is_named = view.metadata.get("attempt") == attempt.attempt or view.id in named.uncredited
+    return is_named and view.status != "canceled" and _is_ordered(attempt, view)
 
 
-def is_of(attempt: Attempt, view: PaymentIntentView, signing_keys: Sequence[str]) -> bool:
+def _is_ordered(attempt: Attempt, view: PaymentIntentView) -> bool:
+    return (view.amount_minor, view.currency, view.customer) == (
+        attempt.amount_minor, attempt.currency, attempt.stripe_customer,
+    )  # fmt: skip
+
+
+def is_of(attempt: Attempt, view: PaymentIntentView, signing_keys: Sequence[str], named: Named = NOTHING_NAMED) -> bool:
     """Whether the PaymentIntent is the one that this attempt has asked for.
 
     One whose id was proven before may have lost its metadata since; its amount and customer can't have changed.
     """
-    if (view.amount_minor, view.currency, view.customer) != (
-        attempt.amount_minor, attempt.currency, attempt.stripe_customer,
-    ):  # fmt: skip
+    if not _is_ordered(attempt, view):
         return False
     if attempt.payment_intent is not None:
         return attempt.payment_intent == view.id
+    if view.id in named.credited:
+        return True
     try:
         order = verify(view.metadata, signing_keys)
     except MetadataRejected:

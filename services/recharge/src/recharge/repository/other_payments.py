@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from recharge.core.attempts import month_of
+from recharge.core.proof import Named
 from recharge.repository.rows import write_rows
 
 _SAVE = text("""
@@ -21,6 +22,10 @@ _SAVE = text("""
     WHERE excluded.is_credited AND NOT mine.is_credited
 """)
 
+_NAMED = text("""
+    SELECT payment_intent, is_credited FROM other_payment WHERE tenant_id = :tenant AND attempt = :attempt
+""")
+
 _TAKE = text("""
     DELETE FROM other_payment WHERE tenant_id = :tenant AND payment_intent = :payment_intent
     RETURNING is_credited
@@ -31,6 +36,15 @@ async def save_other_payments(connection: AsyncConnection, payments: Sequence[di
     """Keeps payments that count in this month's cap: rows of tenant_id, payment_intent, attempt, amount_minor,
     currency, is_credited."""
     await write_rows(connection, _SAVE, payments, month=month_of(now), now=now)
+
+
+async def payments_named(connection: AsyncConnection, tenant: str, attempt: str) -> Named:
+    """The payments in this attempt's name by another PaymentIntent than is known to be its own."""
+    rows = (await connection.execute(_NAMED, {"tenant": tenant, "attempt": attempt})).all()
+    return Named(
+        credited=frozenset(row.payment_intent for row in rows if row.is_credited),
+        uncredited=frozenset(row.payment_intent for row in rows if not row.is_credited),
+    )
 
 
 async def take_other_payment(connection: AsyncConnection, tenant: str, payment_intent: str) -> bool | None:
