@@ -40,6 +40,15 @@ async def decline(house: House, tenant: str, code: str | None = "insufficient_fu
     return card
 
 
+async def requests_in_vain(house: House, **settings: Any) -> str:
+    """A tenant whose card declines what it asks for."""
+    tenant = await house.tenant("pm_card_visa", **settings)
+    await decline(house, tenant)
+    await house.request(tenant)
+    await house.work()
+    return tenant
+
+
 async def buy_by_hand(house: House, tenant: str, credits: int = 1000, amount_minor: int = 4500) -> None:
     """Its owner pays for a purchase with the card, and its credits come."""
     card = await decline(house, tenant, None)
@@ -76,10 +85,7 @@ async def live(house: House, minutes: int, *, each: int = 1) -> None:
 
 
 async def test_a_request_that_was_declined_is_over_when_its_owner_has_bought(house: House) -> None:
-    tenant = await house.tenant("pm_card_visa", available=10, threshold_credits=5)
-    await decline(house, tenant)
-    await house.request(tenant)
-    await house.work()
+    tenant = await requests_in_vain(house, available=10, threshold_credits=5)
     house.later(timedelta(minutes=2))
     await buy_by_hand(house, tenant)
     await house.webhooks(tenant)
@@ -89,10 +95,7 @@ async def test_a_request_that_was_declined_is_over_when_its_owner_has_bought(hou
 
 
 async def test_a_request_that_has_expired_is_not_charged_days_later(house: House) -> None:
-    tenant = await house.tenant("pm_card_visa", available=1000)
-    await decline(house, tenant)
-    await house.request(tenant)
-    await house.work()
+    tenant = await requests_in_vain(house, available=1000)
     await decline(house, tenant, None)
     for back_off in BACK_OFF:
         house.later(back_off + timedelta(minutes=1))
@@ -102,10 +105,7 @@ async def test_a_request_that_has_expired_is_not_charged_days_later(house: House
 
 
 async def test_a_request_that_was_declined_goes_on_while_credits_are_low(house: House) -> None:
-    tenant = await house.tenant("pm_card_visa", available=10)
-    await decline(house, tenant)
-    await house.request(tenant)
-    await house.work()
+    tenant = await requests_in_vain(house, available=10)
     await decline(house, tenant, None)
     house.later(BACK_OFF[0] + timedelta(minutes=1))
     await house.work()

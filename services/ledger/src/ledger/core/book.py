@@ -243,13 +243,13 @@ class Book:
                 -rest,
                 moves=([lot.number], [-rest]),
             )
-            self._reverse_expiry(lot.number, *self._pay_debt(rest), pays=True)
+            paid, receivable_paid = self._pay_debt(rest)
+            self._reverse_expiry(lot.number, paid, paid, receivable_paid)
 
-    def _reverse_expiry(self, number: int, credits: int, receivable_paid: int = 0, *, pays: bool = False) -> None:
+    def _reverse_expiry(self, number: int, credits: int, paid: int = 0, receivable_paid: int = 0) -> None:
         """Returns up to `credits` that have expired to their grant: for a reversal to take, or to pay what is owed."""
         returned = self._lots.unexpire(number, credits)
         if returned:
-            paid = returned if pays else 0
             moves = self._coming_in([number], [returned], paid, receivable_paid)
             self._post(
                 Door.SYSTEM, f"expiry_reversal:{number}:{self.version + 1}", Kind.EXPIRY_REVERSAL, returned,

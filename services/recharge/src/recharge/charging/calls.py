@@ -8,6 +8,7 @@ from recharge.charging.pace import Pace
 from recharge.core.answers import Answer, LookAgain, NotFound, Refused
 from recharge.core.attempts import Asked, Attempt, Try
 from recharge.core.find_out import ListWindow
+from recharge.core.proof import NamedPayments
 from recharge.stripe_gateway import StripeGateway
 from shared.signed_metadata import CreditOrder, sign
 from shared.stripe_events import PaymentIntentView
@@ -29,11 +30,13 @@ class Retrieve:
 
 @dataclass(frozen=True, slots=True)
 class Find:
-    """Lists the customer's PaymentIntents for the one that `is_wanted`, or one that `may_be_wanted`."""
+    """Lists the customer's PaymentIntents for the one that `is_wanted`, or one that `may_be_wanted`. `named` are the
+    payments that this rests on."""
 
     window: ListWindow
     is_wanted: Callable[[PaymentIntentView], bool]
     may_be_wanted: Callable[[PaymentIntentView], bool]
+    named: NamedPayments
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ async def make(call: Call, gateway: StripeGateway, pace: Pace) -> Answer:
             return answer
         case Retrieve(payment_intent):
             return await gateway.retrieve(payment_intent)
-        case Find(window, is_wanted, may_be_wanted):
+        case Find(window, is_wanted, may_be_wanted, _):
             return await gateway.find(window.customer, window.created_since, is_wanted, may_be_wanted)
         case Cancel(payment_intent):
             answer = await gateway.cancel(payment_intent)

@@ -31,7 +31,7 @@ from recharge.core.find_out import (
 )
 from recharge.core.follow import follow, give_up
 from recharge.core.moves import LEASE, Breaker, Move, asked_again_at
-from recharge.core.proof import Named, is_of, may_be_of, proven
+from recharge.core.proof import NOTHING_NAMED, is_of, may_be_of, proven
 from recharge.core.refusals import is_stopped
 from recharge.deciding import decide_about
 from recharge.moving import write_moves
@@ -127,8 +127,7 @@ class Steps:
             case Question.RETRIEVE | Question.LIST | Question.CANCEL:
                 leased = Move(replace(attempt, next_at=now + LEASE))
                 await write_moves(transaction, [(attempt, leased)], now)
-                named = await payments_named(connection, tenant, name)
-                return _call(attempt, tries, self._look(question, attempt, tries, named))
+                return _call(attempt, tries, await self._look(connection, question, attempt, tries))
         assert_never(question)
 
     async def _begin(
@@ -178,14 +177,16 @@ class Steps:
         parameters = await load_parameters(connection, attempt)
         return _call(attempt, move.tries, Charge(move.tries[-1], parameters, doubted=True))
 
-    def _look(
-        self, question: Question, attempt: Attempt, tries: Sequence[Try], named: Named
+    async def _look(
+        self, connection: AsyncConnection, question: Question, attempt: Attempt, tries: Sequence[Try]
     ) -> Retrieve | Find | Cancel:
         if attempt.payment_intent is None:
+            named = await payments_named(connection, attempt.tenant_id, attempt.attempt)
             return Find(
                 list_window(attempt, tries),
                 lambda view: is_of(attempt, view, self.signing_keys, named),
                 lambda view: may_be_of(attempt, view, named),
+                named,
             )
         return Cancel(attempt.payment_intent) if question is Question.CANCEL else Retrieve(attempt.payment_intent)
 
@@ -199,7 +200,7 @@ class Steps:
         if Asked.of(attempt, tries) != call.asked:
             log.info("answer_came_late", tenant=call.tenant, attempt=call.attempt, state=attempt.state.value)
             return
-        named = await payments_named(connection, call.tenant, call.attempt)
+        named = call.what.named if isinstance(call.what, Find) else NOTHING_NAMED
         answer = proven(attempt, answer, self.signing_keys, named)
         situation = await _situation(connection, attempt, now)
         cards = chargeable(situation.profile, situation.stopped_cards)

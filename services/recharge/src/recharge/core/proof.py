@@ -14,7 +14,7 @@ from shared.stripe_events import PaymentIntentView
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedPayments:
     """PaymentIntents that the ledger has entries of in an attempt's name: credits, and receipts that are not credited.
     An operator who credits a receipt vouches for it."""
 
@@ -22,10 +22,12 @@ class Named:
     uncredited: frozenset[str] = frozenset()
 
 
-NOTHING_NAMED = Named()
+NOTHING_NAMED = NamedPayments()
 
 
-def proven(attempt: Attempt, answer: Answer, signing_keys: Sequence[str], named: Named = NOTHING_NAMED) -> Answer:
+def proven(
+    attempt: Attempt, answer: Answer, signing_keys: Sequence[str], named: NamedPayments = NOTHING_NAMED
+) -> Answer:
     """The answer, or none where it shows a PaymentIntent that is not proven to be the attempt's."""
     match answer:
         case IntentSeen(view) if attempt.payment_intent is None and not is_of(attempt, view, signing_keys, named):
@@ -36,7 +38,7 @@ def proven(attempt: Attempt, answer: Answer, signing_keys: Sequence[str], named:
             return answer
 
 
-def may_be_of(attempt: Attempt, view: PaymentIntentView, named: Named = NOTHING_NAMED) -> bool:
+def may_be_of(attempt: Attempt, view: PaymentIntentView, named: NamedPayments = NOTHING_NAMED) -> bool:
     """Whether the PaymentIntent names this attempt, for its customer and amount, and has taken money or still may.
 
     Unsigned it proves nothing; but its metadata may have been edited, or the key that signed it may be gone, and then
@@ -52,7 +54,9 @@ def _is_ordered(attempt: Attempt, view: PaymentIntentView) -> bool:
     )  # fmt: skip
 
 
-def is_of(attempt: Attempt, view: PaymentIntentView, signing_keys: Sequence[str], named: Named = NOTHING_NAMED) -> bool:
+def is_of(
+    attempt: Attempt, view: PaymentIntentView, signing_keys: Sequence[str], named: NamedPayments = NOTHING_NAMED
+) -> bool:
     """Whether the PaymentIntent is the one that this attempt has asked for.
 
     One whose id was proven before may have lost its metadata since; its amount and customer can't have changed.

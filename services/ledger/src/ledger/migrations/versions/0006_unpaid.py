@@ -89,7 +89,10 @@ def _fill() -> None:
 def _take_up(
     unpaid: Counter[int], paid_by_others: Counter[int], change: int, numbers: Sequence[int], moves: Sequence[int]
 ) -> None:
-    """A grant pays first what is unpaid of itself, then what is of the oldest ones."""
+    """A grant pays first what is unpaid of itself, then what is of the oldest ones.
+
+    As `ledger.core.receivables` had it when this was written: what a migration does must not change with the code.
+    """
     if change > 0:
         unpaid[numbers[0]] += change
         return
