@@ -14,12 +14,15 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedded.environment import database_urls, inherited, role_passwords
+from pydantic import SecretStr
+
+from embedded.environment import SIMULATOR_SECRET_KEY, database_urls, inherited, role_passwords
 from embedded.kafka import Kafka
 from embedded.paths import repository_root
 from embedded.postgres import Postgres
 from embedded.process import NotReady
 from embedded.servers import KafkaServer, PostgresServer
+from shared.settings import StripeSettings
 
 INIT_SQL = repository_root() / "deploy" / "postgres" / "init.sql"
 MIGRATION_TIMEOUT_S = 60.0
@@ -42,6 +45,15 @@ class ServiceDatabase:
             "DATABASE_URL_API": self.api_url,
             "DATABASE_URL_WORKER": self.worker_url,
         }
+
+
+def stripe_settings(api_base: str, secret_key: str = SIMULATOR_SECRET_KEY) -> StripeSettings:
+    """Stripe at this address, as a service's settings say it."""
+    return StripeSettings(
+        _env_file=None,  # pyright: ignore[reportCallIssue]
+        stripe_secret_key=SecretStr(secret_key),
+        stripe_api_base=api_base,
+    )
 
 
 #: Ends every other session, empties every table, and lets every sequence and count begin again. A table without rows is

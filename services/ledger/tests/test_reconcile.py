@@ -10,20 +10,19 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
-from pydantic import SecretStr
 from sqlalchemy import text
 
 from embedded.environment import SIMULATOR_SECRET_KEY, inherited
+from embedded.testing import stripe_settings
 from ledger import reconcile as reconcile_module
 from ledger.core.reconciling import Kind
 from ledger.reconcile import Findings, NotComparable, reconcile
 from ledger.reconcile_command import duration, duration_or_time, heal, report
 from ledger.reconcile_job import reconcile_job
 from ledger.stripe_commands import command_of
-from ledger.stripe_gateway import StripeGateway, StripeGaveNoAnswer, open_stripe
+from ledger.stripe_gateway import StripeGateway, StripeGaveNoAnswer, open_stripe_gateway
 from shared.database import make_engine
 from shared.events import StripeObjectMissing, decode
-from shared.settings import StripeSettings
 from shared.signed_metadata import sign
 from shared.stripe_events import parse_event
 from stripe_simulator.testing import RunningSimulator, run_simulator
@@ -88,11 +87,7 @@ class Account:
 @pytest.fixture
 async def account(books: Books, running_reconcile_simulator: RunningSimulator) -> AsyncIterator[Account]:
     running_reconcile_simulator.post("/reset")
-    settings = StripeSettings(
-        _env_file=None,  # pyright: ignore[reportCallIssue]
-        stripe_secret_key=SecretStr(SIMULATOR_SECRET_KEY), stripe_api_base=running_reconcile_simulator.url,
-    )  # fmt: skip
-    async with open_stripe(settings) as gateway:
+    async with open_stripe_gateway(stripe_settings(running_reconcile_simulator.url)) as gateway:
         yield Account(books, running_reconcile_simulator, gateway)
 
 

@@ -9,17 +9,16 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
-from pydantic import SecretStr
 
 from embedded.environment import SIMULATOR_SECRET_KEY
+from embedded.testing import stripe_settings
 from ledger import sql, waiting_reversals
 from ledger.apply import apply
 from ledger.repository import begin_batch
-from ledger.stripe_gateway import StripeGateway, open_stripe
+from ledger.stripe_gateway import StripeGateway, open_stripe_gateway
 from ledger.waiting_reversals import look_up_waiting
 from load.waiting import until
 from shared.outbox import Transaction
-from shared.settings import StripeSettings
 from shared.signed_metadata import sign
 from stripe_simulator.testing import RunningSimulator, run_simulator
 
@@ -44,12 +43,7 @@ def stripe_account(running_ledger_simulator: RunningSimulator) -> RunningSimulat
 
 
 def stripe_at(url: str, key: str = SIMULATOR_SECRET_KEY) -> AbstractAsyncContextManager[StripeGateway]:
-    return open_stripe(
-        StripeSettings(
-            _env_file=None,  # pyright: ignore[reportCallIssue]
-            stripe_secret_key=SecretStr(key), stripe_api_base=url,
-        )
-    )  # fmt: skip
+    return open_stripe_gateway(stripe_settings(url, key))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.environment import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_SIGNING_KEY
-from embedded.testing import ServiceDatabase
+from embedded.testing import ServiceDatabase, stripe_settings
 from payments.app import create_app
 from payments.confirming import Confirming
 from payments.handlers import StripeEvents, handle_attempts, handle_balances, handle_entries
@@ -23,7 +23,7 @@ from payments.purchasing import Purchasing
 from payments.recharging import Recharging
 from payments.saved_cards import SavedCards
 from payments.schemas import StripeConfig
-from payments.stripe_gateway import StripeGateway, stripe_gateway
+from payments.stripe_gateway import StripeGateway, open_stripe_gateway
 from payments.sweeper import Sweeper
 from payments.worker import STATES
 from shared.auth import Authenticator, Scope, mint_development_token
@@ -96,7 +96,7 @@ async def worker_engine(database: ServiceDatabase) -> AsyncIterator[AsyncEngine]
 
 @pytest.fixture
 async def gateway(stripe_account: RunningSimulator) -> AsyncIterator[StripeGateway]:
-    async with stripe_gateway("sk_test_simulator", stripe_account.url) as opened:
+    async with open_stripe_gateway(stripe_settings(stripe_account.url, "sk_test_simulator")) as opened:
         yield opened
 
 

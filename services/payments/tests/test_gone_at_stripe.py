@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from payments.stripe_gateway import StripeGateway, StripeMisconfigured, StripeUnavailable, stripe_gateway
+from embedded.testing import stripe_settings
+from payments.stripe_gateway import StripeGateway, StripeMisconfigured, StripeUnavailable, open_stripe_gateway
 from payments.sweeper import Sweeper
 from shared.clock import utc_now
 from shared.events import EXAMPLES, AttemptChanged
@@ -240,7 +241,7 @@ async def _asked(gateway: StripeGateway) -> list[object]:
 @pytest.mark.parametrize("page", PAGES, ids=str)
 async def test_what_is_not_stripes_is_no_answer(page: Page) -> None:
     with proxy(page) as url:
-        async with stripe_gateway("sk_test_x", url) as gateway:
+        async with open_stripe_gateway(stripe_settings(url, "sk_test_x")) as gateway:
             said = await _asked(gateway)
     assert [type(each) for each in said] == [StripeUnavailable] * len(said), said
     assert not any(each.is_answered for each in said if isinstance(each, StripeUnavailable))
@@ -253,7 +254,7 @@ async def test_a_proxys_404_makes_nothing_gone(
     await buy("acme", packageId="starter")
     before = await customer_of(rows)
     with proxy(PAGES[0]) as url:
-        async with stripe_gateway("sk_test_x", url) as gateway:
+        async with open_stripe_gateway(stripe_settings(url, "sk_test_x")) as gateway:
             sweeper = Sweeper(worker_engine, outbox, gateway, clock)
             clock.advance(minutes=31)
             await rows("UPDATE card SET look_at = now() RETURNING 1")
@@ -286,7 +287,7 @@ async def test_a_key_of_the_other_mode_makes_nothing_missing() -> None:
         "message": "No such customer: 'cus_1'; a similar object exists in live mode, but a test mode key was used.",
     }  # fmt: skip
     with proxy(Page(404, "application/json", json.dumps({"error": error}).encode())) as url:
-        async with stripe_gateway("sk_test_x", url) as gateway:
+        async with open_stripe_gateway(stripe_settings(url, "sk_test_x")) as gateway:
             for asked in (
                 gateway.has_customer("cus_1"),
                 gateway.retrieve_payment_method("pm_1"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from embedded.testing import stripe_settings
 from payments.stripe_gateway import (
     CardDeclined,
     StripeBusy,
@@ -14,7 +15,7 @@ from payments.stripe_gateway import (
     StripeMisconfigured,
     StripeRefused,
     StripeUnavailable,
-    stripe_gateway,
+    open_stripe_gateway,
 )
 from payments.sweeper import Sweeper
 from shared.clock import utc_now
@@ -97,7 +98,7 @@ async def test_refusals_are_told_apart(gateway: StripeGateway, stripe_account: R
     await gateway.create_customer({"description": "one"}, "key")
     with pytest.raises(StripeRefused):
         await gateway.create_customer({"description": "another"}, "key")
-    async with stripe_gateway("sk_test_wrong", stripe_account.url) as stranger:
+    async with open_stripe_gateway(stripe_settings(stripe_account.url, "sk_test_wrong")) as stranger:
         with pytest.raises(StripeMisconfigured):
             await stranger.create_customer({}, "key")
 

@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from embedded.testing import ServiceDatabase
+from embedded.testing import ServiceDatabase, stripe_settings
 from recharge.charging.pace import Pace
 from recharge.charging.steps import Steps
 from recharge.deciding import decide_about
@@ -22,7 +22,7 @@ from recharge.handlers import on_balances, on_billing_profiles, on_entries, on_p
 from recharge.repository.attempts import due_attempts
 from recharge.repository.inputs import save_progress
 from recharge.repository.situations import due_tenants, lock_tenants
-from recharge.stripe_gateway import StripeGateway, stripe_gateway
+from recharge.stripe_gateway import StripeGateway, open_stripe_gateway
 from recharge.stripe_handlers import StripeEvents
 from shared.clock import transaction_time, utc_now
 from shared.consumer import Handler
@@ -267,7 +267,7 @@ class House:
 
     def gateway_with_key(self, secret_key: str) -> AbstractAsyncContextManager[StripeGateway]:
         """A gateway with another API key."""
-        return stripe_gateway(secret_key, self.simulator.url)
+        return open_stripe_gateway(stripe_settings(self.simulator.url, secret_key))
 
     def use(self, gateway: StripeGateway) -> None:
         """From now on steps call Stripe by this gateway."""
@@ -302,21 +302,20 @@ class House:
 async def open_house(database: ServiceDatabase, simulator: RunningSimulator) -> AsyncGenerator[House]:
     """A house with the catalog in it."""
     engine = make_engine(database.worker_url, application_name="recharge-test", pool_size=12)
-    gateway = StripeGateway(Settings.secret_key, simulator.url, timeout_s=2.0)
     published = Published()
 
     async def clock(connection: AsyncConnection) -> datetime:
         return await transaction_time(connection) + house.offset
 
     outbox = Outbox(published, clock)
-    steps = Steps(engine, outbox, gateway, Pace(100), [SIGNING_KEY])
     http = stripe.HTTPXClient()
     client = simulator.client(http_client=http)
-    house = House(engine, outbox, published, steps, simulator, client, database)
-    await house.receive(on_packages, *CATALOG)
     try:
-        yield house
+        async with open_stripe_gateway(stripe_settings(simulator.url, Settings.secret_key), timeout_s=2.0) as gateway:
+            steps = Steps(engine, outbox, gateway, Pace(100), [SIGNING_KEY])
+            house = House(engine, outbox, published, steps, simulator, client, database)
+            await house.receive(on_packages, *CATALOG)
+            yield house
     finally:
-        await gateway.close()
         await http.close_async()
         await engine.dispose()

@@ -9,7 +9,9 @@ from pydantic import SecretStr
 from recharge_house import SIGNING_KEY, House
 
 from recharge.app import create_app
+from recharge.client_secrets import ANSWERED_WITHIN_S
 from recharge.settings import AppSettings
+from recharge.stripe_gateway import open_stripe_gateway
 from shared.auth import Scope, mint_development_token
 from shared.database import make_engine
 from shared.http import Readiness
@@ -37,11 +39,12 @@ async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
         stripe_api_base=house.simulator.url,
         metadata_signing_keys=[SecretStr(SIGNING_KEY)],
     )
-    app = create_app(settings, Readiness())
-    app.state.api_engine = make_engine(house.database.api_url, application_name="recharge-test-app")
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://recharge") as client:
-        yield client
-    await app.state.api_engine.dispose()
+    engine = make_engine(house.database.api_url, application_name="recharge-test-app")
+    async with open_stripe_gateway(settings, timeout_s=ANSWERED_WITHIN_S) as gateway:
+        app = create_app(settings, Readiness(), api_engine=engine, gateway=gateway)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://recharge") as client:
+            yield client
+    await engine.dispose()
 
 
 async def test_decisions_and_attempts_are_read_newest_first_by_their_tenant_alone(

@@ -13,11 +13,12 @@ from pydantic import SecretStr
 from recharge_house import SIGNING_KEY, House
 
 from recharge.app import create_app
-from recharge.client_secrets import AT_ONCE
+from recharge.client_secrets import ANSWERED_WITHIN_S, AT_ONCE
 from recharge.core.answers import Answer, IntentSeen, NoAnswer, NotFound, OperatorError, RateLimited, Refused
 from recharge.core.attempts import Attempt, State
 from recharge.core.client_secret import Withheld, client_secret_in, waits_for_authentication
 from recharge.settings import AppSettings
+from recharge.stripe_gateway import open_stripe_gateway
 from shared.auth import Scope, mint_development_token
 from shared.database import make_engine
 from shared.http import Readiness
@@ -80,12 +81,12 @@ async def browser(house: House) -> AsyncIterator[Browser]:
         stripe_api_base=house.simulator.url,
         metadata_signing_keys=[SecretStr(SIGNING_KEY)],
     )
-    app = create_app(settings, Readiness())
-    app.state.api_engine = make_engine(house.database.api_url, application_name="recharge-test-app")
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://recharge") as client:
-        yield Browser(house, client)
-    await app.state.client_secrets.gateway.close()
-    await app.state.api_engine.dispose()
+    engine = make_engine(house.database.api_url, application_name="recharge-test-app")
+    async with open_stripe_gateway(settings, timeout_s=ANSWERED_WITHIN_S) as gateway:
+        app = create_app(settings, Readiness(), api_engine=engine, gateway=gateway)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://recharge") as client:
+            yield Browser(house, client)
+    await engine.dispose()
 
 
 async def _waiting(house: House, **settings: Any) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from recharge_house import CATALOG, House
 from recharge_process import Workers, eventually
 from sqlalchemy import text
 
+from embedded.testing import stripe_settings
 from recharge.core.answers import (
     Answer,
     CardUnusable,
@@ -39,7 +40,7 @@ from recharge.core.refusals import (
 )
 from recharge.handlers import on_packages
 from recharge.repository.inputs import unfreeze
-from recharge.stripe_gateway import StripeGateway, stripe_gateway
+from recharge.stripe_gateway import StripeGateway, open_stripe_gateway
 from stripe_simulator.settings import Settings
 from stripe_simulator.testing import run_simulator
 
@@ -170,7 +171,7 @@ async def test_a_key_of_another_account_for_a_while_stops_everybody_and_not_for_
     tenants = [await house.tenant("pm_card_visa") for _ in range(8)]
     right = house.steps.gateway
     with run_simulator() as another:
-        async with stripe_gateway(Settings.secret_key, another.url) as wrong:
+        async with open_stripe_gateway(stripe_settings(another.url, Settings.secret_key)) as wrong:
             house.use(wrong)
             await house.work()
     house.use(right)

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from embedded.testing import stripe_settings
 from recharge.core.answers import Answer, NoAnswer, NotFound, OperatorError, Refused
-from recharge.stripe_gateway import StripeGateway, stripe_gateway
+from recharge.stripe_gateway import StripeGateway, open_stripe_gateway
 from stripe_simulator.proxies import PAGES, Page, proxy
 
 PAGE = "<html><body>No such page.</body></html>"
@@ -51,7 +52,9 @@ async def between() -> AsyncIterator[Between]:
         await answering[0].answer(reader, writer)
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with stripe_gateway("sk_test_1", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as gateway:
+    async with open_stripe_gateway(
+        stripe_settings(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "sk_test_1")
+    ) as gateway:
         answering.append(Between(gateway))
         yield answering[0]
     server.close()
@@ -85,7 +88,7 @@ async def test_what_is_not_stripes_is_no_answer(page: Page) -> None:
     """Neither missing, nor refused, nor an operator's error: nobody knows, and the same key comes again."""
     refused = Refused("error")
     with proxy(page) as url:
-        async with stripe_gateway("sk_test_x", url) as gateway:
+        async with open_stripe_gateway(stripe_settings(url, "sk_test_x")) as gateway:
             answers = [
                 await gateway.create({"amount": 100, "currency": "usd"}, "key"),
                 await gateway.confirm("pi_1", {}, "key"),

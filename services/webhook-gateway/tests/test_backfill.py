@@ -17,18 +17,18 @@ from aiokafka.structs import ConsumerRecord
 from embedded.environment import SIMULATOR_SECRET_KEY, inherited
 from embedded.http_process import HttpProcess
 from embedded.servers import KafkaServer
+from embedded.testing import stripe_settings
 from load.waiting import until
 from shared.clock import utc_now
 from shared.kafka import make_producer
 from shared.producer import Producer
-from shared.settings import StripeSettings
 from shared.stripe_events import EVENT_TYPES, STRIPE_API_VERSION, parse_event
 from shared.trace import new_traceparent
 from webhook_gateway.backfill import Backfill
 from webhook_gateway.event_log import EventLog, open_event_log
 from webhook_gateway.publisher import EventPublisher
 from webhook_gateway.records import record_of
-from webhook_gateway.stripe_gateway import StripeGateway, StripeRefused, open_stripe
+from webhook_gateway.stripe_gateway import StripeGateway, StripeRefused, open_stripe_gateway
 
 NOBODY = "http://127.0.0.1:9/api/stripe/webhooks"
 Published = Callable[[], list["ConsumerRecord[bytes, bytes]"]]
@@ -49,8 +49,7 @@ def sdk(lossy_stripe: HttpProcess) -> stripe.StripeClient:
 
 @pytest.fixture
 async def asked(lossy_stripe: HttpProcess) -> AsyncIterator[StripeGateway]:
-    settings = StripeSettings(stripe_secret_key=SIMULATOR_SECRET_KEY, stripe_api_base=lossy_stripe.url)  # type: ignore[arg-type]
-    async with open_stripe(settings) as gateway:
+    async with open_stripe_gateway(stripe_settings(lossy_stripe.url)) as gateway:
         yield gateway
 
 
@@ -222,10 +221,10 @@ async def test_it_reads_to_the_last_page_whatever_it_may_hold_in_memory(
 async def test_what_keeps_stripe_from_answering_is_said(
     lossy_stripe: HttpProcess, publisher: EventPublisher, event_log: EventLog
 ) -> None:
-    wrong_key = StripeSettings(stripe_secret_key="sk_test_wrong", stripe_api_base=lossy_stripe.url)  # type: ignore[arg-type]
-    nowhere = StripeSettings(stripe_secret_key="sk_test_1", stripe_api_base="http://127.0.0.1:9")  # type: ignore[arg-type]
+    wrong_key = stripe_settings(lossy_stripe.url, "sk_test_wrong")
+    nowhere = stripe_settings("http://127.0.0.1:9")
     for settings, advice in ((wrong_key, "STRIPE_SECRET_KEY"), (nowhere, "STRIPE_API_BASE")):
-        async with open_stripe(settings) as gateway:
+        async with open_stripe_gateway(settings) as gateway:
             with pytest.raises(StripeRefused, match=advice):
                 await Backfill(gateway, publisher).run(event_log)
 

@@ -137,6 +137,18 @@ def is_time_out(error: BaseException) -> bool:
     return isinstance(error, TimeoutError)
 
 
+@asynccontextmanager
+async def open_engine(url: str, *, application_name: str, start_timeout_s: float) -> AsyncGenerator[AsyncEngine]:
+    """An engine with one connection for a command that ends by itself, once PostgreSQL answers; closed at the end.
+    Raises `DatabaseUnavailable`."""
+    engine = make_engine(url, application_name=application_name, pool_size=1)
+    try:
+        await wait_for_database(engine, start_timeout_s)
+        yield engine
+    finally:
+        await engine.dispose()
+
+
 async def wait_for_database(engine: AsyncEngine, timeout_s: float) -> None:
     """Returns once PostgreSQL answers; says that it waits; raises `DatabaseUnavailable` after `timeout_s`."""
     deadline = asyncio.get_running_loop().time() + timeout_s

@@ -7,8 +7,8 @@ import sys
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from shared.commands import exit_with
 from shared.groups import Group, NotAccepted
-from shared.process import run_command
 from shared.settings import KafkaSettings, load_settings
 from shared.topics import TOPICS
 
@@ -75,4 +75,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(sys.argv[1:]))
+    exit_with(lambda: main(sys.argv[1:]))

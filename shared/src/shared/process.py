@@ -6,7 +6,8 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from functools import partial
+from typing import Protocol, TypeVar, cast
 
 import uvloop
 from aiokafka.errors import KafkaError
@@ -16,7 +17,7 @@ from shared import faults
 from shared.clock import ClockDiffers
 from shared.database import DatabaseUnavailable, is_transient
 from shared.logs import configure_logging, get_logger
-from shared.settings import InvalidSettings
+from shared.settings import InvalidSettings, ProcessSettings
 from shared.topic_admin import TopicsWrong, check_topics
 
 log = get_logger()
@@ -27,6 +28,9 @@ _job_runs = Counter("job_runs_total", "Runs of periodic jobs.", ["job", "outcome
 _job_last_success = Gauge(
     "job_last_success_timestamp_seconds", "When a periodic job last succeeded; 0 if it has not yet.", ["job"]
 )
+
+
+SettingsT = TypeVar("SettingsT", bound=ProcessSettings)
 
 
 class Startable(Protocol):
@@ -96,6 +100,16 @@ async def wait_for_kafka(producer: Startable, bootstrap_servers: str, topic_pref
             await asyncio.sleep(1.0)
 
 
+def run_service(
+    service: str,
+    settings: SettingsT,
+    run: Callable[[SettingsT, asyncio.Event], Awaitable[None]],
+    reasons: tuple[type[Exception], ...] = (),
+) -> int:
+    """Runs `run(settings, stopping)` as `run_process` does."""
+    return run_process(service, settings.log_level, partial(run, settings), reasons)
+
+
 def run_process(
     service: str,
     log_level: str,
@@ -138,15 +152,6 @@ def run_process(
         return 1
     log.info("stopped")
     return 0
-
-
-def run_command(command: Callable[[], int]) -> None:
-    """Runs a process's command and exits with its code; wrong settings are printed, not traced."""
-    try:
-        sys.exit(command())
-    except InvalidSettings as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(2)
 
 
 def _leaves(error: Exception) -> list[Exception]:

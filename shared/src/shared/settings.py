@@ -148,6 +148,15 @@ class OwnerDatabaseSettings(EnvironmentSettings):
     database_url_owner: PostgresqlUrl
 
 
+class OperatorSettings(WorkerDatabaseSettings):
+    """For a command that an operator runs beside the service's processes."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+
+    log_level: str = "warning"
+    start_timeout_s: float = 60.0
+
+
 class StripeSettings(EnvironmentSettings):
     """How to reach Stripe. A base address other than Stripe's own points at a simulator."""
 

@@ -1,54 +1,67 @@
 """`python -m ledger app|worker|migrate|check|reconcile|republish`"""
 
-import sys
-from functools import partial
+from argparse import ArgumentParser, Namespace
 
 import shared.loading  # noqa: F401  # before the rest
-from shared.process import run_command, run_process
+from shared.commands import Command, migrate_command, run_commands
+from shared.process import run_service
 from shared.settings import load_settings
 
-USAGE = "usage: python -m ledger app|worker|migrate|check|reconcile|republish\n"
+
+def _app(_options: Namespace) -> int:
+    from ledger.app import run
+    from ledger.settings import AppSettings
+
+    return run_service("ledger", load_settings(AppSettings), run)
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command and returns its exit code. Each imports what it needs only."""
-    match arguments:
-        case ["app"]:
-            from ledger import app
-            from ledger.settings import AppSettings
+def _worker(_options: Namespace) -> int:
+    from ledger.settings import WorkerSettings
+    from ledger.worker import run
 
-            settings = load_settings(AppSettings)
-            return run_process("ledger", settings.log_level, partial(app.run, settings))
-        case ["worker"]:
-            from ledger import worker
-            from ledger.settings import WorkerSettings
+    return run_service("ledger", load_settings(WorkerSettings), run)
 
-            settings = load_settings(WorkerSettings)
-            return run_process("ledger", settings.log_level, partial(worker.run, settings))
-        case ["migrate"]:
-            from shared.migrations import run_migrate
 
-            return run_migrate("ledger")
-        case ["check"]:
-            from ledger import check
-            from ledger.settings import OperatorSettings
+def _check(_options: Namespace) -> int:
+    from ledger.check import run
+    from ledger.settings import CheckSettings
 
-            return check.run(load_settings(OperatorSettings))
-        case ["reconcile", *options]:
-            from ledger import reconcile_command
-            from ledger.settings import ReconcileSettings
+    return run(load_settings(CheckSettings))
 
-            wanted = reconcile_command.parse_arguments(options)
-            return reconcile_command.run(load_settings(ReconcileSettings), wanted)
-        case ["republish"]:
-            from ledger import republish
-            from ledger.settings import OperatorSettings
 
-            return republish.run(load_settings(OperatorSettings))
-        case _:
-            sys.stderr.write(USAGE)
-            return 2
+def _reconcile_arguments(parser: ArgumentParser) -> None:
+    from ledger.reconcile_command import add_arguments
 
+    add_arguments(parser)
+
+
+def _reconcile(options: Namespace) -> int:
+    from ledger.reconcile_command import run
+    from ledger.settings import ReconcileSettings
+
+    return run(load_settings(ReconcileSettings), options)
+
+
+def _republish(_options: Namespace) -> int:
+    from ledger.republish import run
+    from shared.settings import OperatorSettings
+
+    return run(load_settings(OperatorSettings))
+
+
+COMMANDS = (
+    Command("app", "serve the HTTP API", _app),
+    Command("worker", "consume events and run the periodic jobs", _worker),
+    migrate_command("ledger"),
+    Command("check", "add every book up again; ends with 1 if one is wrong", _check),
+    Command(
+        "reconcile",
+        "compare Stripe with the books; ends with 1 if something differs",
+        _reconcile,
+        _reconcile_arguments,
+    ),
+    Command("republish", "have every balance sent again", _republish),
+)
 
 if __name__ == "__main__":
-    run_command(partial(main, sys.argv[1:]))
+    run_commands("ledger", "The books of prepaid credits.", COMMANDS)

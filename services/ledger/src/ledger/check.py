@@ -7,8 +7,6 @@ Ends with 0 if every book is right and nothing is held back, with 1 if one is wr
 are held back, and with 2 if nothing was compared, the role does not see every row, or Kafka does not answer.
 """
 
-import asyncio
-import sys
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -24,10 +22,10 @@ from ledger.core.receivables import Receivables
 from ledger.core.reversals import credits_to_reverse
 from ledger.payment_intent_rows import payment_intent_of
 from ledger.repository import Statements
-from ledger.settings import OperatorSettings
-from shared.database import DatabaseUnavailable, make_engine, wait_for_database
+from ledger.settings import CheckSettings
+from shared.commands import run_to_end
+from shared.database import open_engine
 from shared.groups import Group
-from shared.logs import configure_logging
 
 PAGE_TENANTS = 1_000
 STATEMENT_TIMEOUT_S = 600
@@ -196,26 +194,17 @@ def report(findings: Findings) -> str:
     return "\n".join(lines)
 
 
-def run(settings: OperatorSettings) -> int:
+def run(settings: CheckSettings) -> int:
     """Checks, prints the report and returns the exit code."""
-    configure_logging("ledger", settings.log_level)
 
-    async def main() -> Findings:
-        engine = make_engine(
-            settings.database_url_worker.get_secret_value(), application_name="ledger-check", pool_size=1
-        )
-        try:
-            await wait_for_database(engine, settings.start_timeout_s)
+    async def work() -> int:
+        url = settings.database_url_worker.get_secret_value()
+        async with open_engine(
+            url, application_name="ledger-check", start_timeout_s=settings.start_timeout_s
+        ) as engine:
             findings = await check(engine)
-            await ask_kafka(findings, settings.kafka_bootstrap_servers, settings.topic_prefix)
-            return findings
-        finally:
-            await engine.dispose()
+        await ask_kafka(findings, settings.kafka_bootstrap_servers, settings.topic_prefix)
+        print(report(findings))  # noqa: T201  # a command's answer
+        return findings.exit_code
 
-    try:
-        findings = asyncio.run(main())
-    except DatabaseUnavailable as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    print(report(findings))  # noqa: T201  # a command's answer
-    return findings.exit_code
+    return run_to_end("ledger", settings.log_level, work)

@@ -5,9 +5,7 @@ Ends with 0 if nothing differs, with 1 if something does (and says what, by kind
 """
 
 import argparse
-import asyncio
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,10 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.core.reconciling import HEALABLE, Difference, Kind
 from ledger.reconcile import GRACE, Findings, NotComparable, reconcile
 from ledger.settings import ReconcileSettings
-from ledger.stripe_gateway import StripeGaveNoAnswer, open_stripe
-from shared.database import DatabaseUnavailable, make_engine, wait_for_database
+from ledger.stripe_gateway import StripeGaveNoAnswer, open_stripe_gateway
+from shared.commands import run_to_end
+from shared.database import open_engine
 from shared.events import StripeObjectMissing
-from shared.logs import configure_logging
 from shared.outbox import Outbox, OutboxEvent, StateMark
 
 DIFFERENCES_SHOWN_MAX = 100
@@ -30,12 +28,8 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DURATION = re.compile(r"(\d{1,6})([smhd])")
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """`since` (a duration or a time), `grace`, `heal`. Exits with 2 and says why for anything else."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ledger reconcile",
-        description="Compares Stripe with the books. 0: nothing differs, 1: something.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`since` (a duration or a time), `grace`, `heal`."""
     parser.add_argument(
         "--since",
         required=True,
@@ -44,7 +38,6 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--grace", type=duration, default=GRACE, help="how long events may be on their way; default 5m")
     parser.add_argument("--heal", action="store_true", help="have what the books lack published again")
-    return parser.parse_args(arguments)
 
 
 def duration(text: str) -> timedelta:
@@ -125,26 +118,20 @@ async def heal(engine: AsyncEngine, differences: Sequence[Difference]) -> int:
 
 def run(settings: ReconcileSettings, arguments: argparse.Namespace) -> int:
     """Compares, prints the report, heals if asked to, and returns the exit code."""
-    configure_logging("ledger", settings.log_level)
 
-    async def main() -> int:
-        url = settings.database_url_worker.get_secret_value()
-        engine = make_engine(url, application_name="ledger-reconcile", pool_size=1)
-        try:
-            await wait_for_database(engine, settings.start_timeout_s)
-            async with open_stripe(settings) as gateway:
-                keys = [key.get_secret_value() for key in settings.metadata_signing_keys]
-                findings = await reconcile(engine, gateway, keys, arguments.since, arguments.grace)
+    async def work() -> int:
+        url, keys = settings.database_url_worker.get_secret_value(), settings.metadata_signing_keys
+        async with (
+            open_engine(url, application_name="ledger-reconcile", start_timeout_s=settings.start_timeout_s) as engine,
+            open_stripe_gateway(settings) as gateway,
+        ):
+            findings = await reconcile(
+                engine, gateway, [key.get_secret_value() for key in keys], arguments.since, arguments.grace
+            )
             print(report(findings))  # noqa: T201  # a command's answer
             if arguments.heal:
                 asked = await heal(engine, findings.differences)
                 print(f"asked the gateway for {asked} objects; compare again in a minute")  # noqa: T201
             return findings.exit_code
-        finally:
-            await engine.dispose()
 
-    try:
-        return asyncio.run(main())
-    except (DatabaseUnavailable, StripeGaveNoAnswer, NotComparable) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    return run_to_end("ledger", settings.log_level, work, (StripeGaveNoAnswer, NotComparable))

@@ -1,13 +1,11 @@
 """`python -m ledger republish`: has every balance sent again, for readers that have lost theirs."""
 
-import asyncio
-
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.settings import OperatorSettings
-from shared.database import make_engine, wait_for_database
-from shared.logs import configure_logging
+from shared.commands import run_to_end
+from shared.database import open_engine
+from shared.settings import OperatorSettings
 from shared.topics import TopicName
 
 PAGE_TENANTS = 5_000
@@ -41,18 +39,14 @@ async def republish(engine: AsyncEngine) -> int:
 
 def run(settings: OperatorSettings) -> int:
     """Marks all balances and says how many."""
-    configure_logging("ledger", settings.log_level)
 
-    async def main() -> int:
-        engine = make_engine(
-            settings.database_url_worker.get_secret_value(), application_name="ledger-republish", pool_size=1
-        )
-        try:
-            await wait_for_database(engine, settings.start_timeout_s)
-            return await republish(engine)
-        finally:
-            await engine.dispose()
+    async def work() -> int:
+        url = settings.database_url_worker.get_secret_value()
+        async with open_engine(
+            url, application_name="ledger-republish", start_timeout_s=settings.start_timeout_s
+        ) as engine:
+            tenants = await republish(engine)
+        print(f"{tenants} balances are marked; a running worker sends them.")  # noqa: T201  # a command's answer
+        return 0
 
-    tenants = asyncio.run(main())
-    print(f"{tenants} balances are marked; a running worker sends them.")  # noqa: T201  # a command's answer
-    return 0
+    return run_to_end("ledger", settings.log_level, work)

@@ -1,12 +1,12 @@
 """What each of the ledger's processes reads from the environment."""
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 
 from shared.settings import (
     ApiDatabaseSettings,
     AuthSettings,
     KafkaSettings,
+    OperatorSettings,
     ProcessSettings,
     SigningSettings,
     StripeSettings,
@@ -25,18 +25,12 @@ class WorkerSettings(ProcessSettings, KafkaSettings, WorkerDatabaseSettings, Sig
     reconcile_days: float = Field(7.0, gt=0, le=400, description="What was made in so many days is compared.")
 
 
-class OperatorSettings(WorkerDatabaseSettings):
-    """`python -m ledger check` and `republish`"""
+class CheckSettings(OperatorSettings):
+    """`python -m ledger check`"""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
-
-    log_level: str = "warning"
-    start_timeout_s: float = 60.0
     kafka_bootstrap_servers: str | None = None
     topic_prefix: str = ""
 
 
 class ReconcileSettings(OperatorSettings, SigningSettings, StripeSettings):
     """`python -m ledger reconcile`"""
-
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)

@@ -10,11 +10,19 @@ from typing import Any
 import stripe
 
 from shared.settings import StripeSettings
-from shared.stripe_events import STRIPE_API_VERSION, MalformedEvent, PaymentIntentView
+from shared.stripe_client import (
+    CALL_TIMEOUT_S,
+    NotAList,
+    is_from_stripe,
+    is_of_other_mode,
+    json_of,
+    list_pages,
+    open_stripe_client,
+    within,
+)
+from shared.stripe_events import MalformedEvent, PaymentIntentView
 
-TIMEOUT_S = 20.0
-#: Objects a page, Stripe's limit; how often a page is asked for, and the first pause in between, which doubles.
-PAGE_OBJECTS_MAX = 100
+#: How often a page is asked for, and the first pause in between, which doubles.
 PAGE_TRIES_MAX = 5
 PAGE_PAUSE_S = 0.5
 
@@ -58,9 +66,9 @@ class StripeGateway:
         Raises `StripeGaveNoAnswer` or `StripeAnswerUnfit`.
         """
         try:
-            async with asyncio.timeout(TIMEOUT_S):  # the SDK's time-out bounds each read, not the call
-                found = await self._client.v1.payment_intents.retrieve_async(payment_intent)
-            shown: dict[str, Any] = found.to_dict(for_json=True)
+            shown = json_of(
+                await within(CALL_TIMEOUT_S, self._client.v1.payment_intents.retrieve_async(payment_intent))
+            )
             if shown.get("object") != "payment_intent":
                 raise StripeGaveNoAnswer(NOT_STRIPE)
             return PaymentIntentView.of(shown)
@@ -71,12 +79,11 @@ class StripeGateway:
         except MalformedEvent as error:
             raise StripeAnswerUnfit(str(error)) from error
         except stripe.InvalidRequestError as error:
-            if not _is_stripes(error):
+            if not is_from_stripe(error):
                 raise StripeGaveNoAnswer(_advice(error)) from error
             if error.code != "resource_missing":
                 raise StripeAnswerUnfit(f"Stripe refused the request ({error.http_status}, {error.code})") from error
-            # Stripe's words when a test key asks for a live object or the other way round: then it would miss all.
-            if "a similar object exists in" in str(error.user_message):
+            if is_of_other_mode(error):  # then it would miss all
                 raise StripeGaveNoAnswer("STRIPE_SECRET_KEY is of the other mode than the account's events.") from error
             return None
         except Exception as error:  # the SDK stumbles over JSON that is not Stripe's
@@ -90,35 +97,36 @@ class StripeGateway:
 
         A page is asked for several times. Raises `StripeGaveNoAnswer`.
         """
-        params: dict[str, Any] = {"limit": PAGE_OBJECTS_MAX, "expand": [_EXPANDED[listed]]}
+        params: dict[str, Any] = {"expand": [_EXPANDED[listed]]}
         if since is not None:
             params["created"] = {"gte": int(since.timestamp())}
         if payment_intent is not None:
             params["payment_intent"] = payment_intent
-        while True:
-            page = await self._page(listed, params)
-            if not isinstance(page, stripe.ListObject) or not isinstance(page.to_dict(for_json=True).get("data"), list):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise StripeGaveNoAnswer(NOT_STRIPE)
-            yield [each.to_dict(for_json=True) for each in page.data]
-            if not page.has_more or not page.data:
-                return
-            params["starting_after"] = page.data[-1].id
 
-    async def _page(self, listed: Listed, params: Any) -> stripe.ListObject[Any]:
+        async def list_page(asked: Mapping[str, Any]) -> stripe.ListObject[Any]:
+            return await self._page(listed, asked)
+
+        try:
+            async for page in list_pages(list_page, params):
+                yield page
+        except NotAList as error:
+            raise StripeGaveNoAnswer(NOT_STRIPE) from error
+
+    async def _page(self, listed: Listed, asked: Mapping[str, Any]) -> stripe.ListObject[Any]:
+        params: Any = asked
         resources = self._client.v1
         pause_s = PAGE_PAUSE_S
         for tries in range(1, PAGE_TRIES_MAX + 1):
             try:
-                async with asyncio.timeout(TIMEOUT_S):
-                    match listed:
-                        case Listed.PAYMENT_INTENTS:
-                            return await resources.payment_intents.list_async(params)
-                        case Listed.REFUNDS:
-                            return await resources.refunds.list_async(params)
-                        case Listed.DISPUTES:
-                            return await resources.disputes.list_async(params)
+                match listed:
+                    case Listed.PAYMENT_INTENTS:
+                        return await within(CALL_TIMEOUT_S, resources.payment_intents.list_async(params))
+                    case Listed.REFUNDS:
+                        return await within(CALL_TIMEOUT_S, resources.refunds.list_async(params))
+                    case Listed.DISPUTES:
+                        return await within(CALL_TIMEOUT_S, resources.disputes.list_async(params))
             except Exception as error:
-                if not _is_passing(error) or tries == PAGE_TRIES_MAX:
+                if not _is_retryable(error) or tries == PAGE_TRIES_MAX:
                     raise StripeGaveNoAnswer(_advice(error)) from error
             await asyncio.sleep(pause_s)
             pause_s *= 2
@@ -126,41 +134,25 @@ class StripeGateway:
 
 
 @asynccontextmanager
-async def open_stripe(settings: StripeSettings) -> AsyncGenerator[StripeGateway]:
+async def open_stripe_gateway(settings: StripeSettings) -> AsyncGenerator[StripeGateway]:
     """A gateway to Stripe, or to `STRIPE_API_BASE`; its connections are closed at the end."""
-    http_client = stripe.HTTPXClient(timeout=TIMEOUT_S)
-    client = stripe.StripeClient(
-        settings.stripe_secret_key.get_secret_value(),
-        stripe_version=STRIPE_API_VERSION,
-        max_network_retries=0,
-        http_client=http_client,
-        base_addresses={"api": settings.stripe_api_base.rstrip("/")} if settings.stripe_api_base else None,
-    )
-    try:
+    async with open_stripe_client(settings) as client:
         yield StripeGateway(client)
-    finally:
-        await http_client.close_async()
 
 
-def _is_passing(error: Exception) -> bool:
+def _is_retryable(error: Exception) -> bool:
     """Whether the same question may be answered a little later."""
     if isinstance(error, stripe.StripeError):
         return (error.http_status or 500) in {409, 429, *range(500, 600)}
     return isinstance(error, TimeoutError)
 
 
-def _is_stripes(error: stripe.StripeError) -> bool:
-    """Each error of Stripe's has a type; what is between us and Stripe knows none."""
-    details: dict[str, Any] = error.error.to_dict(for_json=True) if error.error is not None else {}
-    return bool(details.get("type"))
-
-
 def _advice(error: Exception) -> str:
     match error:
-        case stripe.StripeError() if error.http_status is not None and not _is_stripes(error):
+        case stripe.StripeError() if error.http_status is not None and not is_from_stripe(error):
             return f"{NOT_STRIPE} ({error.http_status})"
         case TimeoutError():
-            return f"Stripe did not answer within {TIMEOUT_S:.0f} s."
+            return f"Stripe did not answer within {CALL_TIMEOUT_S:.0f} s."
         case stripe.AuthenticationError() | stripe.PermissionError():
             return f"Stripe refused the key ({error.http_status}). Check STRIPE_SECRET_KEY and what it may read."
         case stripe.RateLimitError():

@@ -14,7 +14,7 @@ from ledger.core.commands import Expire
 from ledger.handlers import Handlers
 from ledger.reconcile_job import reconcile_job
 from ledger.settings import WorkerSettings
-from ledger.stripe_gateway import open_stripe
+from ledger.stripe_gateway import open_stripe_gateway
 from ledger.tables import credit_grant, hold
 from ledger.waiting_reversals import look_up_waiting
 from shared.consumer import Subscription
@@ -40,7 +40,7 @@ async def run(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         start_runtime(
             "ledger", settings, settings, settings.database_url_worker.get_secret_value(), states=[BALANCE_STATE]
         ) as runtime,
-        open_stripe(settings) as gateway,
+        open_stripe_gateway(settings) as gateway,
     ):
         loop = make_consumer_loop(runtime, settings, subscriptions(handlers), BATCH_RECORDS_MAX)
 

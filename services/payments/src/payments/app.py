@@ -1,5 +1,6 @@
 """HTTP door of payments: routes only."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Header, Query, Response
@@ -29,10 +30,18 @@ from payments.schemas import (
     StripeConfig,
     StripeId,
 )
+from payments.settings import AppSettings
+from payments.stripe_gateway import open_stripe_gateway
+from payments.worker import SERVICE, STATES
 from shared.auth import Authenticator, Principal, Scope, requires
-from shared.database import tenant_transaction
+from shared.database import make_engine, tenant_transaction, wait_for_database
 from shared.http import Readiness, create_http_app
+from shared.money import MINIMUM_CHARGE_MINOR
 from shared.problems import Problem, problem_responses
+from shared.runtime import run_api, start_runtime
+from shared.stripe_events import STRIPE_API_VERSION
+
+API_POOL_SIZE = 10
 
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
 PAGE_SIZE_DEFAULT = 50
@@ -54,6 +63,42 @@ def idempotency_key(idempotency_key: Annotated[str | None, Header()] = None) -> 
 
 
 Key = Annotated[str, Depends(idempotency_key)]
+
+
+async def run(settings: AppSettings, stopping: asyncio.Event) -> None:
+    """Serves the API until `stopping`."""
+    authenticator = Authenticator(settings)
+    url_api = settings.database_url_api.get_secret_value()
+    url_worker = settings.database_url_worker.get_secret_value()
+    engine = make_engine(url_api, application_name="payments-api", pool_size=API_POOL_SIZE)
+    try:
+        async with (
+            start_runtime(SERVICE, settings, settings, url_worker, states=STATES) as runtime,
+            open_stripe_gateway(settings) as stripe,
+        ):
+            authenticator.start()
+            await wait_for_database(engine, settings.start_timeout_s)
+            signing_key = settings.metadata_signing_keys[0].get_secret_value()
+            api = create_app(
+                engine=engine,
+                authenticator=authenticator,
+                readiness=runtime.readiness,
+                purchasing=Purchasing(engine, runtime.outbox, stripe, signing_key, runtime.clock.now),
+                confirming=Confirming(engine, runtime.outbox, stripe, runtime.clock.now),
+                saved_cards=SavedCards(engine, runtime.outbox, stripe, runtime.clock.now),
+                recharging=Recharging(engine, runtime.outbox, runtime.clock.now),
+                config=StripeConfig(
+                    publishable_key=settings.stripe_publishable_key,
+                    stripe_api_version=STRIPE_API_VERSION,
+                    ledger_url=settings.ledger_public_url,
+                    recharge_url=settings.recharge_public_url,
+                    minimum_amount_minor=MINIMUM_CHARGE_MINOR,
+                ),
+                cors_origins=settings.cors_origins,
+            )
+            await run_api(stopping, runtime, api, settings)
+    finally:
+        await engine.dispose()
 
 
 def create_app(

@@ -3,14 +3,13 @@
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.settings import (
     PUBLISHABLE_KEY_NAMES,
     ApiDatabaseSettings,
     AuthSettings,
     KafkaSettings,
-    PostgresqlUrl,
+    OperatorSettings,
     ProcessSettings,
     SigningSettings,
     StripeSettings,
@@ -40,10 +39,7 @@ class WorkerSettings(ProcessSettings, KafkaSettings, WorkerDatabaseSettings, Sig
     """`python -m payments worker`."""
 
 
-class RepublishSettings(BaseSettings):
-    """`python -m payments republish`."""
+class RepublishSettings(OperatorSettings):
+    """`python -m payments republish`, which logs what it has done."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
-    database_url_worker: PostgresqlUrl
     log_level: str = "info"
-    start_timeout_s: float = 60.0

@@ -10,7 +10,6 @@ StripeProblem
 What is not Stripe's own JSON (the page of a proxy, whatever its status) is no answer: `StripeUnavailable`.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,22 +18,26 @@ from typing import Any, TypeVar
 
 import stripe
 
-from shared.stripe_events import (
-    STRIPE_API_VERSION,
-    MalformedEvent,
-    PaymentIntentView,
-    PaymentMethodView,
-    SetupIntentView,
+from shared.settings import StripeSettings
+from shared.stripe_client import (
+    CALL_TIMEOUT_S,
+    PAGE_OBJECTS_MAX,
+    ListPage,
+    NotAList,
+    TooManyPages,
+    details_of,
+    is_from_stripe,
+    is_of_other_mode,
+    json_of,
+    list_pages,
+    open_stripe_client,
+    within,
 )
+from shared.stripe_events import MalformedEvent, PaymentIntentView, PaymentMethodView, SetupIntentView
 
-TIMEOUT_S = 20.0
-PAGE_SIZE = 100
 PAGES_MAX = 100
 #: How far Stripe's clock may be behind ours when we list what was created since our row was.
 CLOCK_SKEW_S = 300
-
-#: Stripe's words where a test key asks for a live object, or the other way round: it is not missing.
-_OTHER_MODE = "a similar object exists in"
 
 ObjectT = TypeVar("ObjectT", bound=stripe.StripeObject)
 
@@ -97,19 +100,8 @@ class SetupIntentSecret:
 class StripeGateway:
     """Stripe's calls that payments makes, each bounded by 20 s and never repeated by the SDK."""
 
-    def __init__(self, secret_key: str, api_base: str | None = None) -> None:
-        self._http = stripe.HTTPXClient(timeout=TIMEOUT_S)
-        self._client = stripe.StripeClient(
-            secret_key,
-            stripe_version=STRIPE_API_VERSION,
-            base_addresses={"api": api_base.rstrip("/")} if api_base else None,
-            http_client=self._http,
-            max_network_retries=0,
-        )
-
-    async def close(self) -> None:
-        """Closes its connections."""
-        await self._http.close_async()
+    def __init__(self, client: stripe.StripeClient) -> None:
+        self._client = client
 
     async def create_customer(self, parameters: Mapping[str, Any], key: str) -> str:
         """The new customer's id."""
@@ -130,7 +122,11 @@ class StripeGateway:
 
     async def find_customer(self, metadata: Mapping[str, str], since: datetime) -> str | None:
         """The customer created since then with this metadata, by listing: lists never lag, searches do."""
-        async for customer in _every(self._client.v1.customers.list_async(_created_since(since))):
+
+        async def list_page(asked: Mapping[str, Any]) -> stripe.ListObject[stripe.Customer]:
+            return await _call(self._client.v1.customers.list_async(_typed(asked)))
+
+        async for customer in _listed(list_page, _created_since(since)):
             found: dict[str, Any] = customer.get("metadata") or {}
             if all(found.get(name) == value for name, value in metadata.items()):
                 return str(customer["id"])
@@ -154,8 +150,12 @@ class StripeGateway:
 
         Raises `StripeUnavailable` where the list fails in whatever way: that says nothing of what was made.
         """
-        listed: Any = {**_created_since(since), "customer": parameters["customer"]}
-        async for intent in _every(self._client.v1.payment_intents.list_async(listed)):
+
+        async def list_page(asked: Mapping[str, Any]) -> stripe.ListObject[stripe.PaymentIntent]:
+            return await _call(self._client.v1.payment_intents.list_async(_typed(asked)))
+
+        wanted = {**_created_since(since), "customer": parameters["customer"]}
+        async for intent in _listed(list_page, wanted):
             if all(intent.get(name) == parameters[name] for name in ("customer", "amount", "currency", "metadata")):
                 return _payment_intent(intent)
         return None
@@ -213,21 +213,17 @@ class StripeGateway:
 
 
 @asynccontextmanager
-async def stripe_gateway(secret_key: str, api_base: str | None) -> AsyncGenerator[StripeGateway]:
-    """A gateway that is closed at the end."""
-    gateway = StripeGateway(secret_key, api_base)
-    try:
-        yield gateway
-    finally:
-        await gateway.close()
+async def open_stripe_gateway(settings: StripeSettings) -> AsyncGenerator[StripeGateway]:
+    """A gateway to Stripe, or to `STRIPE_API_BASE`; its connections are closed at the end."""
+    async with open_stripe_client(settings) as client:
+        yield StripeGateway(client)
 
 
 async def _call(request: Awaitable[ObjectT]) -> ObjectT:
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            return await request
+        return await within(CALL_TIMEOUT_S, request)
     except TimeoutError as error:
-        raise StripeUnavailable(f"no answer within {TIMEOUT_S:.0f} s", is_answered=False) from error
+        raise StripeUnavailable(f"no answer within {CALL_TIMEOUT_S:.0f} s", is_answered=False) from error
     except stripe.StripeError as error:
         raise _translated(error) from error
     except Exception as error:  # the SDK stumbles over JSON that is not Stripe's
@@ -240,9 +236,10 @@ def _unreadable(error: Exception) -> StripeUnavailable:
 
 def _shown(answer: stripe.StripeObject) -> dict[str, Any]:
     """The answer as JSON; whatever the SDK has made of it."""
-    if not isinstance(answer, stripe.StripeObject):  # pyright: ignore[reportUnnecessaryIsInstance]
+    shown = json_of(answer)
+    if not shown:
         raise StripeUnavailable("an answer that is no object", is_answered=False)
-    return answer.to_dict(for_json=True)
+    return shown
 
 
 def _id(answer: stripe.StripeObject) -> str:
@@ -259,25 +256,22 @@ def _payment_intent(answer: stripe.StripeObject | dict[str, Any]) -> PaymentInte
         raise _unreadable(error) from error
 
 
-async def _every(listing: Awaitable[stripe.ListObject[Any]]) -> AsyncGenerator[dict[str, Any]]:
-    for _ in range(PAGES_MAX):
-        try:
-            page = await _call(listing)
-        except StripeRefused as refused:
-            raise StripeUnavailable(f"a list failed: {refused}", is_answered=False) from refused
-        shown = _shown(page)
-        if shown.get("object") != "list" or not isinstance(shown.get("data"), list):
-            raise StripeUnavailable("an answer that is no list", is_answered=False)
-        for item in page.data:
-            yield item.to_dict(for_json=True)
-        if not page.has_more:
-            return
-        listing = page.next_page_async()
-    raise StripeUnavailable(f"more than {PAGES_MAX * PAGE_SIZE} objects to look through", is_answered=False)
+async def _listed(list_page: ListPage, parameters: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+    try:
+        async for page in list_pages(list_page, parameters, pages_max=PAGES_MAX):
+            for found in page:
+                yield found
+    except StripeRefused as refused:
+        raise StripeUnavailable(f"a list failed: {refused}", is_answered=False) from refused
+    except NotAList as error:
+        raise StripeUnavailable("an answer that is no list", is_answered=False) from error
+    except TooManyPages as error:
+        objects = PAGES_MAX * PAGE_OBJECTS_MAX
+        raise StripeUnavailable(f"more than {objects} objects to look through", is_answered=False) from error
 
 
-def _created_since(since: datetime) -> Any:
-    return {"created": {"gte": int(since.timestamp()) - CLOCK_SKEW_S}, "limit": PAGE_SIZE}
+def _created_since(since: datetime) -> dict[str, Any]:
+    return {"created": {"gte": int(since.timestamp()) - CLOCK_SKEW_S}}
 
 
 def _typed(parameters: Mapping[str, Any]) -> Any:
@@ -287,11 +281,10 @@ def _typed(parameters: Mapping[str, Any]) -> Any:
 
 def _translated(error: stripe.StripeError) -> StripeProblem:
     status = error.http_status
-    details: dict[str, Any] = error.error.to_dict(for_json=True) if error.error is not None else {}
+    details = details_of(error)
     code: str | None = details.get("code") or error.code
-    is_stripes = bool(details.get("type"))  # each error of Stripe's has one; what is between us and Stripe knows none
     match error:
-        case _ if status is not None and not is_stripes:
+        case _ if status is not None and not is_from_stripe(error):
             return StripeUnavailable(f"answered {status}, and not by Stripe", is_answered=False)
         case stripe.CardError():
             intent: dict[str, Any] | None = details.get("payment_intent")
@@ -301,7 +294,7 @@ def _translated(error: stripe.StripeError) -> StripeProblem:
             return StripeBusy("too many requests")
         case stripe.AuthenticationError() | stripe.PermissionError():
             return StripeMisconfigured(f"Stripe answers {status}: check STRIPE_SECRET_KEY")
-        case stripe.InvalidRequestError() if _OTHER_MODE in str(error.user_message):
+        case stripe.InvalidRequestError() if is_of_other_mode(error):
             return StripeMisconfigured("STRIPE_SECRET_KEY is of the other mode than what it is asked about")
         case stripe.InvalidRequestError() | stripe.IdempotencyError():
             return StripeRefused(code, details.get("param"), str(error.user_message or ""))

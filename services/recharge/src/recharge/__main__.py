@@ -1,45 +1,44 @@
-"""Commands: `app`, `worker`, `migrate`, `unfreeze TENANT`."""
+"""`python -m recharge app|worker|migrate|unfreeze TENANT`"""
 
-import argparse
-import asyncio
-import sys
+from argparse import ArgumentParser, Namespace
 
 import shared.loading  # noqa: F401  # before the rest
-from recharge.settings import AppSettings, WorkerSettings
-from shared.process import run_command, run_process
+from shared.commands import Command, migrate_command, run_commands
+from shared.process import run_service
 from shared.settings import load_settings
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m recharge", description="Charges saved cards off-session.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("app", help="answer why it charged and why it did not")
-    commands.add_parser("worker", help="consume, decide, charge")
-    commands.add_parser("migrate", help="bring the database to the newest revision")
-    unfreeze = commands.add_parser("unfreeze", help="charge a tenant again after its dead letter has been handled")
-    unfreeze.add_argument("tenant")
-    options = parser.parse_args(arguments)
-    match options.command:
-        case "app":
-            from recharge.app import run_app
+def _app(_options: Namespace) -> int:
+    from recharge.app import run
+    from recharge.settings import AppSettings
 
-            settings = load_settings(AppSettings)
-            return run_process("recharge", settings.log_level, lambda stopping: run_app(stopping, settings))
-        case "worker":
-            from recharge.worker import run_recharge_worker
+    return run_service("recharge", load_settings(AppSettings), run)
 
-            worker = load_settings(WorkerSettings)
-            return run_process("recharge", worker.log_level, lambda stopping: run_recharge_worker(stopping, worker))
-        case "migrate":
-            from shared.migrations import run_migrate  # Alembic: a tenth of a start, which nobody else needs
 
-            return run_migrate("recharge")
-        case _:
-            from recharge.unfreeze import unfreeze_tenant
+def _worker(_options: Namespace) -> int:
+    from recharge.settings import WorkerSettings
+    from recharge.worker import run
 
-            return asyncio.run(unfreeze_tenant(options.tenant))
+    return run_service("recharge", load_settings(WorkerSettings), run)
 
+
+def _unfreeze_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("tenant")
+
+
+def _unfreeze(options: Namespace) -> int:
+    from recharge.unfreeze import run
+    from shared.settings import OperatorSettings
+
+    return run(load_settings(OperatorSettings), options)
+
+
+COMMANDS = (
+    Command("app", "serve the HTTP API", _app),
+    Command("worker", "consume events, decide and charge", _worker),
+    migrate_command("recharge"),
+    Command("unfreeze", "charge a tenant again after its dead letter has been handled", _unfreeze, _unfreeze_arguments),
+)
 
 if __name__ == "__main__":
-    run_command(lambda: main(sys.argv[1:]))
+    run_commands("recharge", "Charges saved cards off-session.", COMMANDS)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Response
 from fastapi import Request as HttpRequest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from recharge.client_secrets import ANSWERED_WITHIN_S, NO_STORE, ClientSecrets
 from recharge.core.attempts import ENDED
@@ -13,7 +14,7 @@ from recharge.core.status import status_of
 from recharge.repository.reading import attempts_of, decisions_of
 from recharge.schemas import Attempt, Attempts, ClientSecret, Decision, Decisions, Status
 from recharge.settings import AppSettings
-from recharge.stripe_gateway import StripeGateway
+from recharge.stripe_gateway import StripeGateway, open_stripe_gateway
 from shared.auth import Authenticator, Principal, Scope, requires
 from shared.database import make_engine, tenant_transaction, wait_for_database
 from shared.http import Readiness, create_http_app
@@ -85,9 +86,10 @@ async def client_secret(
     return await client_secrets.of(request.app.state.api_engine, principal.own_tenant, attempt)
 
 
-def create_app(settings: AppSettings, readiness: Readiness) -> FastAPI:
-    """The app, without its database: whoever serves it sets `app.state.api_engine`, and closes its
-    `app.state.client_secrets.gateway` afterwards."""
+def create_app(
+    settings: AppSettings, readiness: Readiness, *, api_engine: AsyncEngine, gateway: StripeGateway
+) -> FastAPI:
+    """The API. `api_engine` has the role `recharge_api`."""
     app = create_http_app(
         "Prepaid recharge",
         description="Automatic recharge of saved cards: what was decided and what came of it.",
@@ -95,9 +97,7 @@ def create_app(settings: AppSettings, readiness: Readiness) -> FastAPI:
         cors_origins=settings.cors_origins,
         authenticator=Authenticator(settings),
     )
-    gateway = StripeGateway(
-        settings.stripe_secret_key.get_secret_value(), settings.stripe_api_base, timeout_s=ANSWERED_WITHIN_S
-    )
+    app.state.api_engine = api_engine
     app.state.client_secrets = ClientSecrets(
         gateway, [key.get_secret_value() for key in settings.metadata_signing_keys]
     )
@@ -105,20 +105,19 @@ def create_app(settings: AppSettings, readiness: Readiness) -> FastAPI:
     return app
 
 
-async def run_app(stopping: asyncio.Event, settings: AppSettings) -> None:
-    """Serves the app until `stopping`."""
+async def run(settings: AppSettings, stopping: asyncio.Event) -> None:
+    """Serves the API until `stopping`."""
     engine = make_engine(settings.database_url_api.get_secret_value(), application_name="recharge-api", pool_size=8)
     try:
         await wait_for_database(engine, settings.start_timeout_s)
-        async with start_runtime(
-            "recharge", settings, settings, settings.database_url_worker.get_secret_value(), pool_size=2
-        ) as runtime:
-            app = create_app(settings, runtime.readiness)
-            app.state.api_engine = engine
+        async with (
+            start_runtime(
+                "recharge", settings, settings, settings.database_url_worker.get_secret_value(), pool_size=2
+            ) as runtime,
+            open_stripe_gateway(settings, timeout_s=ANSWERED_WITHIN_S) as gateway,
+        ):
+            app = create_app(settings, runtime.readiness, api_engine=engine, gateway=gateway)
             app.state.authenticator.start()
-            try:
-                await run_api(stopping, runtime, app, settings)
-            finally:
-                await app.state.client_secrets.gateway.close()
+            await run_api(stopping, runtime, app, settings)
     finally:
         await engine.dispose()

@@ -29,21 +29,29 @@ from recharge.core.answers import (
 from recharge.core.cards import DeclineCodes
 from recharge.core.refusals import CardSeen, CustomerSeen, explained
 from shared.logs import get_logger
-from shared.stripe_events import STRIPE_API_VERSION, MalformedEvent, PaymentIntentView, PaymentMethodView
+from shared.settings import StripeSettings
+from shared.stripe_client import (
+    CALL_TIMEOUT_S,
+    NotAList,
+    TooManyPages,
+    details_of,
+    is_of_other_mode,
+    json_of,
+    list_pages,
+    open_stripe_client,
+    within,
+)
+from shared.stripe_events import MalformedEvent, PaymentIntentView, PaymentMethodView
 
 log = get_logger()
 
-TIMEOUT_S = 20.0
 #: Shorter, since it comes on top of the call that was refused, within one lease.
 EXPLAINED_WITHIN_S = 10.0
-PAGE_SIZE = 100
 PAGES_MAX = 100
 #: Refused before anything was done. Of another status (408 and 424 come from what is between or behind) nobody knows.
 _OPERATOR_STATUSES = frozenset([401, 403])
 #: The list shows what names the attempt and is not proven to be its own.
 UNPROVEN = "unproven_payment_intent"
-#: Stripe's words where a test key asks for a live object, or the other way round.
-_OTHER_MODE = "a similar object exists in"
 #: What may come of a list that fails; anything else is about one object, and no list is.
 _NO_LIST = (OperatorError, RateLimited, ServerError, NoAnswer)
 
@@ -51,20 +59,9 @@ _NO_LIST = (OperatorError, RateLimited, ServerError, NoAnswer)
 class StripeGateway:
     """Stripe's calls that charge saved cards."""
 
-    def __init__(self, secret_key: str, api_base: str | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, client: stripe.StripeClient, *, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        self._client = client
         self._timeout_s = timeout_s
-        self._http = stripe.HTTPXClient(timeout=timeout_s)
-        self._client = stripe.StripeClient(
-            secret_key,
-            stripe_version=STRIPE_API_VERSION,
-            base_addresses={"api": api_base.rstrip("/")} if api_base else None,
-            http_client=self._http,
-            max_network_retries=0,
-        )
-
-    async def close(self) -> None:
-        """Closes its connections."""
-        await self._http.close_async()
 
     async def create(self, parameters: Mapping[str, Any], key: str) -> Answer:
         """Creates a PaymentIntent and confirms it, off-session."""
@@ -99,7 +96,7 @@ class StripeGateway:
     async def _card(self, payment_method: str) -> CardSeen | Answer:
         try:
             found = await self._client.v1.payment_methods.retrieve_async(payment_method)
-            return CardSeen(PaymentMethodView.of(found.to_dict(for_json=True)).customer)
+            return CardSeen(PaymentMethodView.of(json_of(found)).customer)
         except stripe.StripeError as error:
             return _translated(error)
         except Exception:  # no answer of Stripe's: a view that cannot be made, or JSON over which the SDK stumbles
@@ -108,7 +105,7 @@ class StripeGateway:
     async def _customer(self, customer: str) -> CustomerSeen | Answer:
         try:
             found = await self._client.v1.customers.retrieve_async(customer)
-            shown: dict[str, Any] = found.to_dict(for_json=True)
+            shown = json_of(found)
         except stripe.StripeError as error:
             return _translated(error)
         except Exception:
@@ -128,40 +125,38 @@ class StripeGateway:
         `NotFound` only after the last page: a list that fails in whatever way says nothing. Nor does one with something
         that may be wanted: `NoAnswer(UNPROVEN)`.
         """
-        parameters: Any = {
-            "customer": customer,
-            "created": {"gte": int(created_since.timestamp())},
-            "limit": PAGE_SIZE,
-        }
+        parameters = {"customer": customer, "created": {"gte": int(created_since.timestamp())}}
+        oldest: PaymentIntentView | None = None
+        is_one_unproven = False
         try:
-            oldest: PaymentIntentView | None = None
-            is_one_unproven = False
-            page = await self._client.v1.payment_intents.list_async(parameters)
-            for _ in range(PAGES_MAX):
-                if page.to_dict(for_json=True).get("object") != "list":
-                    return NoAnswer("not_stripe_200")
-                for intent in page.data:  # the newest first
-                    view = PaymentIntentView.of(intent.to_dict(for_json=True))
+            async for page in list_pages(self._list_page, parameters, pages_max=PAGES_MAX):
+                for intent in page:  # the newest first
+                    view = PaymentIntentView.of(intent)
                     if is_wanted(view):
                         oldest = view
                     is_one_unproven = is_one_unproven or may_be_wanted(view)
-                if not page.has_more:
-                    if oldest is not None:
-                        return IntentSeen(oldest)
-                    return NoAnswer(UNPROVEN) if is_one_unproven else NotFound()
-                page = await page.next_page_async()
         except stripe.StripeError as error:
             answer = _translated(error)
             return answer if isinstance(answer, _NO_LIST) else NoAnswer("list_failed")
+        except TimeoutError:
+            return NoAnswer("time_out")
+        except NotAList:
+            return NoAnswer("not_stripe_200")
+        except TooManyPages:
+            return NoAnswer("too_many_pages")
         except Exception:
             return NoAnswer("unreadable_answer")
-        return NoAnswer("too_many_pages")
+        if oldest is not None:
+            return IntentSeen(oldest)
+        return NoAnswer(UNPROVEN) if is_one_unproven else NotFound()
+
+    async def _list_page(self, asked: Mapping[str, Any]) -> stripe.ListObject[stripe.PaymentIntent]:
+        return await within(self._timeout_s, self._client.v1.payment_intents.list_async(_typed(asked)))
 
     async def _answer(self, request: Awaitable[stripe.PaymentIntent]) -> Answer:
         try:
-            async with asyncio.timeout(self._timeout_s):  # the SDK's time-out bounds each read, not the call
-                intent = await request
-            return IntentSeen(PaymentIntentView.of(intent.to_dict(for_json=True)))
+            intent = await within(self._timeout_s, request)
+            return IntentSeen(PaymentIntentView.of(json_of(intent)))
         except TimeoutError:
             return NoAnswer("time_out")
         except stripe.StripeError as error:
@@ -171,13 +166,12 @@ class StripeGateway:
 
 
 @asynccontextmanager
-async def stripe_gateway(secret_key: str, api_base: str | None) -> AsyncGenerator[StripeGateway]:
-    """A gateway that is closed at the end."""
-    gateway = StripeGateway(secret_key, api_base)
-    try:
-        yield gateway
-    finally:
-        await gateway.close()
+async def open_stripe_gateway(
+    settings: StripeSettings, timeout_s: float = CALL_TIMEOUT_S
+) -> AsyncGenerator[StripeGateway]:
+    """A gateway to Stripe, or to `STRIPE_API_BASE`; its connections are closed at the end."""
+    async with open_stripe_client(settings, timeout_s) as client:
+        yield StripeGateway(client, timeout_s=timeout_s)
 
 
 def _typed(parameters: Mapping[str, Any]) -> Any:
@@ -187,7 +181,7 @@ def _typed(parameters: Mapping[str, Any]) -> Any:
 
 def _translated(error: stripe.StripeError) -> Answer:
     status = error.http_status
-    details: dict[str, Any] = error.error.to_dict(for_json=True) if error.error is not None else {}
+    details = details_of(error)
     code = str(details.get("code") or error.code or "")
     match error:
         case stripe.APIConnectionError():
@@ -204,7 +198,7 @@ def _translated(error: stripe.StripeError) -> Answer:
             return NoAnswer("unreadable_answer")
         case _ if status >= 500:
             return ServerError(status)
-        case stripe.InvalidRequestError() if _OTHER_MODE in str(error.user_message):
+        case stripe.InvalidRequestError() if is_of_other_mode(error):
             log.warning("stripe_object_of_the_other_mode", request=error.request_id)
             return NotFound()
         case _ if status == 404:

@@ -1,28 +1,24 @@
 """`python -m recharge unfreeze TENANT`: for an operator who has replayed or dropped a dead letter."""
 
-import sys
-
-from pydantic_settings import SettingsConfigDict
+from argparse import Namespace
 
 from recharge.repository.inputs import unfreeze
-from shared.database import make_engine
-from shared.settings import WorkerDatabaseSettings, load_settings
+from shared.commands import run_to_end
+from shared.database import open_engine
+from shared.settings import OperatorSettings
 
 
-class UnfreezeSettings(WorkerDatabaseSettings):
-    """Only the database."""
-
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
-
-
-async def unfreeze_tenant(tenant: str) -> int:
+def run(settings: OperatorSettings, options: Namespace) -> int:
     """Lifts the freeze; 0 where there was one, 1 where there was none."""
-    settings = load_settings(UnfreezeSettings)
-    engine = make_engine(settings.database_url_worker.get_secret_value(), application_name="recharge-unfreeze")
-    try:
-        async with engine.begin() as connection:
-            was_frozen = await unfreeze(connection, tenant)
-    finally:
-        await engine.dispose()
-    sys.stdout.write(f"{tenant} is charged again\n" if was_frozen else f"{tenant} was not frozen\n")
-    return 0 if was_frozen else 1
+
+    async def work() -> int:
+        url = settings.database_url_worker.get_secret_value()
+        async with (
+            open_engine(url, application_name="recharge-unfreeze", start_timeout_s=settings.start_timeout_s) as engine,
+            engine.begin() as connection,
+        ):
+            was_frozen = await unfreeze(connection, options.tenant)
+        print(f"{options.tenant} is charged again" if was_frozen else f"{options.tenant} was not frozen")  # noqa: T201
+        return 0 if was_frozen else 1
+
+    return run_to_end("recharge", settings.log_level, work)

@@ -20,7 +20,7 @@ from recharge.handlers import (
 from recharge.repository.inputs import save_progress
 from recharge.repository.situations import due_tenants, lock_tenants
 from recharge.settings import WorkerSettings
-from recharge.stripe_gateway import stripe_gateway
+from recharge.stripe_gateway import open_stripe_gateway
 from recharge.stripe_handlers import StripeEvents, freeze_payment
 from shared.consumer import ConsumerLoop, Subscription
 from shared.outbox import Outbox
@@ -35,7 +35,7 @@ TENANTS_AT_ONCE_MAX = 500
 OWN_CONNECTIONS = 6
 
 
-async def run_recharge_worker(stopping: asyncio.Event, settings: WorkerSettings) -> None:
+async def run(settings: WorkerSettings, stopping: asyncio.Event) -> None:
     """Consumes, decides and charges until `stopping`."""
     wake = asyncio.Event()
     async with (
@@ -46,7 +46,7 @@ async def run_recharge_worker(stopping: asyncio.Event, settings: WorkerSettings)
             settings.database_url_worker.get_secret_value(),
             pool_size=OWN_CONNECTIONS + settings.recharge_charges_at_once,
         ) as plain,
-        stripe_gateway(settings.stripe_secret_key.get_secret_value(), settings.stripe_api_base) as gateway,
+        open_stripe_gateway(settings) as gateway,
     ):
         runtime = replace(plain, outbox=Outbox(WakingPublisher(plain.publisher, wake)))
         signing_keys = [key.get_secret_value() for key in settings.metadata_signing_keys]

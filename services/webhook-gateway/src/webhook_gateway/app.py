@@ -31,7 +31,7 @@ class Dispatcher:
             await self._app(scope, receive, send)
 
 
-async def run_app(stopping: asyncio.Event, settings: AppSettings) -> None:
+async def run(settings: AppSettings, stopping: asyncio.Event) -> None:
     """Serves until `stopping`. Raises `KafkaUnavailable` or `TopicsWrong` if it cannot start."""
     producer = Producer(lambda: make_producer(settings.kafka_bootstrap_servers, "webhook-gateway"))
     publisher = EventPublisher(producer, settings.topic_prefix + TopicName.STRIPE_EVENTS)

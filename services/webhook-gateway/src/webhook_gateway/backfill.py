@@ -8,7 +8,7 @@ not known it is: a duplicate is harmless.
 
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Counter
@@ -117,7 +117,7 @@ class Backfill:
         """Events of all our types, of our own account, and whether there are more than `events_max`."""
         found: list[_Found] = []
         for types in _chunks(EVENT_TYPES, TYPES_MAX):
-            async for body in self._pages(types, asked):
+            async for body in self._stripe.events(types, asked):
                 event = _parsed(body)
                 if event is None or not is_of_own_account(event) or (without_known and event.id in self._known):
                     continue
@@ -125,16 +125,6 @@ class Backfill:
                     return found, True
                 found.append(_Found(event, body))
         return found, False
-
-    async def _pages(self, types: Sequence[str], asked: EventsAsked) -> AsyncGenerator[bytes]:
-        after: str | None = None
-        while True:
-            page = await self._stripe.events(types, asked, after)
-            for body in page.bodies:
-                yield body
-            if page.last_id is None:
-                return
-            after = page.last_id
 
     async def _publish(self, found: list[_Found], known: set[str]) -> int:
         """Those that are not known, oldest first. Stripe lists the newest first, and its times are whole seconds."""

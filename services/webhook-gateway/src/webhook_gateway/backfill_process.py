@@ -17,7 +17,7 @@ from webhook_gateway.event_log import open_event_log
 from webhook_gateway.healing import open_healing
 from webhook_gateway.publisher import EventPublisher, NotPublished
 from webhook_gateway.settings import BackfillSettings
-from webhook_gateway.stripe_gateway import StripeGateway, StripeRefused, open_stripe
+from webhook_gateway.stripe_gateway import StripeGateway, StripeRefused, open_stripe_gateway
 
 RUN_TIMEOUT_S = 900.0
 HEAL_EVERY_S = 1.0
@@ -29,7 +29,7 @@ RUNS_MISSED_MAX = 3
 BACKFILL_REASONS = (StripeRefused, NotPublished, KafkaError)
 
 
-async def run_backfill(stopping: asyncio.Event, settings: BackfillSettings) -> None:
+async def run(settings: BackfillSettings, stopping: asyncio.Event) -> None:
     """Backfills now and every `backfill_every_s`, and answers /healthz, /readyz, /metrics, until `stopping`."""
     loop = asyncio.get_running_loop()
     succeeded_at = loop.time()
@@ -52,13 +52,19 @@ async def run_backfill(stopping: asyncio.Event, settings: BackfillSettings) -> N
             readiness=Readiness({"kafka": opened.producer.problem, "backfill": problem}),
         )
 
-        async def run() -> None:
+        async def backfill() -> None:
             nonlocal succeeded_at
             await _run(opened.backfill, settings)
             succeeded_at = loop.time()
 
         jobs = (
-            Job("backfill", run, every_s=settings.backfill_every_s, timeout_s=RUN_TIMEOUT_S, reasons=BACKFILL_REASONS),
+            Job(
+                "backfill",
+                backfill,
+                every_s=settings.backfill_every_s,
+                timeout_s=RUN_TIMEOUT_S,
+                reasons=BACKFILL_REASONS,
+            ),
             Job("heal", healing.run, every_s=HEAL_EVERY_S, timeout_s=HEAL_TIMEOUT_S, reasons=BACKFILL_REASONS),
         )
         async with asyncio.TaskGroup() as tasks:
@@ -68,7 +74,7 @@ async def run_backfill(stopping: asyncio.Event, settings: BackfillSettings) -> N
                 each.cancel()
 
 
-async def backfill_once(settings: BackfillSettings) -> None:
+async def run_once(settings: BackfillSettings, _stopping: asyncio.Event) -> None:
     """One run. Raises what kept it from its end."""
     async with _open(settings) as opened, asyncio.timeout(RUN_TIMEOUT_S):
         await _run(opened.backfill, settings)
@@ -95,7 +101,7 @@ async def _open(settings: BackfillSettings) -> AsyncGenerator[_Opened]:
         await wait_for_kafka(
             producer, settings.kafka_bootstrap_servers, settings.topic_prefix, settings.start_timeout_s
         )
-        async with open_stripe(settings) as stripe:
+        async with open_stripe_gateway(settings) as stripe:
             yield _Opened(producer, publisher, stripe, Backfill(stripe, publisher))
     finally:
         await producer.stop()

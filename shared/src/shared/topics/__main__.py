@@ -6,7 +6,7 @@ import sys
 from aiokafka.errors import KafkaError
 from pydantic import Field
 
-from shared.process import run_command
+from shared.commands import exit_with
 from shared.settings import KafkaSettings, load_settings
 from shared.topic_admin import TopicsWrong, check_topics, create_topics
 
@@ -43,4 +43,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(sys.argv[1:]))
+    exit_with(lambda: main(sys.argv[1:]))
