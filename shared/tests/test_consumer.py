@@ -17,8 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from embedded.kafka import Kafka
 from embedded.servers import KafkaServer
 from load.waiting import until
-from shared import consumer as consumer_module
-from shared import faults
+from shared import consumer_partition, faults
 from shared.consumer import ConsumerLoop, DeadLetterHandler, Subscription
 from shared.groups import Group, HeldBack, NotAccepted
 from shared.kafka import Record, make_consumer
@@ -253,7 +252,7 @@ async def test_a_batch_that_takes_too_long_again_and_again_is_done_in_halves(
         if len(records) > 2:
             raise TimeoutError
 
-    monkeypatch.setattr(consumer_module, "BACKOFF_MAX_S", 0.05)
+    monkeypatch.setattr(consumer_partition, "BACKOFF_MAX_S", 0.05)
     service.before = take_too_long
     await service.send(*names("a", 7))
     async with service.running(service.loop()):
@@ -506,7 +505,7 @@ async def test_good_records_between_make_poison_harmless(service: Service) -> No
 async def test_dead_letters_that_cannot_be_written_make_the_partition_wait(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = consumer_module.send_to_dead_letters
+    real = consumer_partition.send_to_dead_letters
     refusals = 2
 
     async def refuse_at_first(*arguments: Any, **options: Any) -> None:
@@ -516,7 +515,7 @@ async def test_dead_letters_that_cannot_be_written_make_the_partition_wait(
             raise TimeoutError
         await real(*arguments, **options)
 
-    monkeypatch.setattr(consumer_module, "send_to_dead_letters", refuse_at_first)
+    monkeypatch.setattr(consumer_partition, "send_to_dead_letters", refuse_at_first)
     service.before = refuse_poison
     await service.send("a0", "poison", "a1")
     async with service.running(service.loop()):

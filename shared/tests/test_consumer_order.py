@@ -10,11 +10,11 @@ import pytest
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-import shared.consumer as consumer_module
+from shared import consumer_partition
 from shared.consumer import ConsumerLoop, Subscription
 from shared.kafka import Record
 from shared.outbox import Transaction
-from shared.poison import PartitionState
+from shared.poison import CommittedState
 from shared.topics import TopicName
 
 TOPIC = TopicName.USAGE_RECORDED
@@ -76,7 +76,7 @@ class ForgetfulGroup:
 
     service = "ledger"
 
-    async def states(self) -> Mapping[TopicPartition, PartitionState]:
+    async def states(self) -> Mapping[TopicPartition, CommittedState]:
         return {}
 
 
@@ -91,7 +91,7 @@ class NoOutbox:
 async def test_nothing_is_left_out_or_overtaken_whenever_trouble_comes(
     turns: int, failures: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer_module, "BACKOFF_MAX_S", 0.02)
+    monkeypatch.setattr(consumer_partition, "BACKOFF_MAX_S", 0.02)
     handled: list[int] = []
     failed = 0
 

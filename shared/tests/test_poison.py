@@ -7,7 +7,7 @@ from shared.poison import (
     POISON_IN_A_ROW_MAX,
     POISON_IN_WINDOW_MAX,
     WINDOW_RECORDS,
-    PartitionState,
+    CommittedState,
     Poison,
     PoisonBudget,
     RecordRefused,
@@ -22,7 +22,7 @@ def test_five_in_a_row_are_borne_and_the_sixth_is_not() -> None:
     budget = PoisonBudget()
     for offset in range(POISON_IN_A_ROW_MAX):
         assert not budget.is_exceeded_by(UNREADABLE, "acme", offset)
-        budget.set_aside(UNREADABLE, "acme", offset)
+        budget.count(UNREADABLE, "acme", offset)
     assert budget.is_exceeded_by(UNREADABLE, "acme", POISON_IN_A_ROW_MAX)
     budget.good(POISON_IN_A_ROW_MAX)
     assert not budget.is_exceeded_by(UNREADABLE, "acme", POISON_IN_A_ROW_MAX + 1)
@@ -32,7 +32,7 @@ def test_fifty_within_a_thousand_offsets_are_borne_and_one_more_is_not() -> None
     budget = PoisonBudget()
     for offset in range(0, 2 * POISON_IN_WINDOW_MAX, 2):
         assert not budget.is_exceeded_by(UNREADABLE, "acme", offset)
-        budget.set_aside(UNREADABLE, "acme", offset)
+        budget.count(UNREADABLE, "acme", offset)
         budget.good(offset + 1)
     assert budget.is_exceeded_by(UNREADABLE, "acme", WINDOW_RECORDS - 1)
     assert not budget.is_exceeded_by(UNREADABLE, "acme", WINDOW_RECORDS)
@@ -42,18 +42,18 @@ def test_a_record_that_comes_again_counts_once() -> None:
     budget = PoisonBudget()
     for _ in range(2 * POISON_IN_A_ROW_MAX):
         assert not budget.is_exceeded_by(UNREADABLE, "acme", 7)
-        budget.set_aside(UNREADABLE, "acme", 7)
+        budget.count(UNREADABLE, "acme", 7)
     assert budget.unreadable == [7]
 
 
 def test_accepted_records_count_nothing_and_those_after_them_do() -> None:
     budget = PoisonBudget()
     for offset in range(POISON_IN_A_ROW_MAX):
-        budget.set_aside(UNREADABLE, "acme", offset)
+        budget.count(UNREADABLE, "acme", offset)
     budget.accepted_to = 100
     for offset in range(POISON_IN_A_ROW_MAX, 100):
         assert not budget.is_exceeded_by(UNREADABLE, "acme", offset)
-        budget.set_aside(UNREADABLE, "acme", offset)
+        budget.count(UNREADABLE, "acme", offset)
     assert budget.is_exceeded_by(UNREADABLE, "acme", 100)
 
 
@@ -61,7 +61,7 @@ def test_refused_records_of_one_tenant_never_stop_a_partition() -> None:
     budget = PoisonBudget()
     for offset in range(20 * WINDOW_RECORDS):
         assert not budget.is_exceeded_by(REFUSED, "acme", offset)
-        budget.set_aside(REFUSED, "acme", offset)
+        budget.count(REFUSED, "acme", offset)
     assert len(budget.refused) == 1
 
 
@@ -69,7 +69,7 @@ def test_refused_records_of_many_tenants_in_a_row_are_borne_until_they_are_fifty
     budget = PoisonBudget()
     for tenant in range(POISON_IN_WINDOW_MAX):
         assert not budget.is_exceeded_by(REFUSED, f"tenant-{tenant}", tenant)
-        budget.set_aside(REFUSED, f"tenant-{tenant}", tenant)
+        budget.count(REFUSED, f"tenant-{tenant}", tenant)
     assert not budget.is_exceeded_by(REFUSED, "tenant-0", POISON_IN_WINDOW_MAX)
     assert budget.is_exceeded_by(REFUSED, "one-more", POISON_IN_WINDOW_MAX)
     assert budget.is_exceeded_by(UNREADABLE, "tenant-0", POISON_IN_WINDOW_MAX)
@@ -78,8 +78,8 @@ def test_refused_records_of_many_tenants_in_a_row_are_borne_until_they_are_fifty
 def test_refused_records_between_unreadable_ones_do_not_make_those_harmless() -> None:
     budget = PoisonBudget()
     for n in range(POISON_IN_A_ROW_MAX):
-        budget.set_aside(UNREADABLE, "acme", WINDOW_RECORDS * n)
-        budget.set_aside(REFUSED, f"tenant-{n}", WINDOW_RECORDS * n + 1)
+        budget.count(UNREADABLE, "acme", WINDOW_RECORDS * n)
+        budget.count(REFUSED, f"tenant-{n}", WINDOW_RECORDS * n + 1)
     assert budget.is_exceeded_by(UNREADABLE, "acme", WINDOW_RECORDS * POISON_IN_A_ROW_MAX)
 
 
@@ -91,20 +91,20 @@ def test_good_records_alone_never_spend_it(batches: list[int]) -> None:
         offset += records
         budget.good(offset)
     assert not budget.is_exceeded_by(UNREADABLE, "acme", offset + 1)
-    assert PartitionState(budget).to_metadata() == ""
+    assert CommittedState(budget).to_metadata() == ""
 
 
 @given(st.lists(st.tuples(st.sampled_from(["good", "unreadable", "refused"]), st.integers(0, 99))))
 def test_a_state_is_the_same_after_any_restart(records: list[tuple[str, int]]) -> None:
-    kept, restarted = PartitionState(), PartitionState()
+    kept, restarted = CommittedState(), CommittedState()
     for offset, (what, tenant) in enumerate(records):
         error = REFUSED if what == "refused" else UNREADABLE
         for state in (kept, restarted):
             if what == "good":
                 state.budget.good(offset)
             elif not state.budget.is_exceeded_by(error, f"tenant-{tenant}", offset):
-                state.budget.set_aside(error, f"tenant-{tenant}", offset)
-        restarted = PartitionState.from_metadata(restarted.to_metadata())
+                state.budget.count(error, f"tenant-{tenant}", offset)
+        restarted = CommittedState.from_metadata(restarted.to_metadata())
         for error in (UNREADABLE, REFUSED):
             assert kept.budget.is_exceeded_by(error, "another", offset + 1) == restarted.budget.is_exceeded_by(
                 error, "another", offset + 1
@@ -116,11 +116,11 @@ def test_the_largest_state_fits_beside_an_offset() -> None:
     first = 2**63 - WINDOW_RECORDS
     budget = PoisonBudget(good_offset=first)
     for n in range(POISON_IN_WINDOW_MAX):
-        budget.set_aside(REFUSED, f"tenant-{n}", first + n)
-    state = PartitionState(budget, Stop(first + WINDOW_RECORDS, "\0" * 1_000))
+        budget.count(REFUSED, f"tenant-{n}", first + n)
+    state = CommittedState(budget, Stop(first + WINDOW_RECORDS, "\0" * 1_000))
     metadata = state.to_metadata()
     assert len(metadata.encode()) <= METADATA_BYTES_MAX
-    assert PartitionState.from_metadata(metadata).budget == budget
+    assert CommittedState.from_metadata(metadata).budget == budget
 
 
 @pytest.mark.parametrize(
@@ -129,4 +129,4 @@ def test_the_largest_state_fits_beside_an_offset() -> None:
      '{"v":1,"good":1,"unreadable":null,"refused":{}}', '{"v":1,"good":1,"unreadable":[],"refused":{},"stop":3}'],
 )  # fmt: skip
 def test_metadata_that_is_not_ours_is_an_empty_state(metadata: str) -> None:
-    assert PartitionState.from_metadata(metadata) == PartitionState()
+    assert CommittedState.from_metadata(metadata) == CommittedState()

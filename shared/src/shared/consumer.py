@@ -1,101 +1,62 @@
 """The consumer loop of every worker: fetch, one transaction a batch, offsets after the commit.
 
     fetch ─▶ handler(transaction, records) ─▶ commit ─▶ publish the outbox ─▶ commit offsets   (a partition)
-                 │ transient: the partition waits and tries the same records again, the others go on;
-                 │            a batch that takes too long again and again is tried in halves
-                 └ poison: the batch is split until the record is alone, and that one goes to the dead letters
+                 │ retryable: the partition waits and tries the same records again, the others go on;
+                 │            a batch that times out again and again is tried in smaller parts
+                 └ else: the batch is bisected until the record is alone, and that one goes to the dead letters
 
 Handlers are idempotent by keys of their own, so a crash at any arrow only repeats work. A few partitions are handled at
-once, so that one is planned while another is written. While a partition's batch is handled its next one is fetched, and
-while that is handled the offset after the first is committed: only who has nothing to do waits for Kafka.
+once: while one batch is written, another is planned. While a partition's batch is handled its next one is fetched, and
+while that is handled the offset after the first is committed: the loop waits for Kafka only when it has nothing to do.
+
+This module assigns, fetches, commits and shuts down; `consumer_partition` handles the batches of a partition.
 """
 
 import asyncio
-import random
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaConnectionError, KafkaError
 from aiokafka.structs import ConsumerRecord
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Gauge
 from sqlalchemy.ext.asyncio import AsyncEngine
-from structlog.contextvars import bound_contextvars
 
 from shared.clock import utc_now
-from shared.database import is_time_out, is_transient
+from shared.consumer_offsets import OffsetCommits
+from shared.consumer_partition import (
+    Batch,
+    BatchProcessor,
+    DeadLetterHandler,
+    Handler,
+    PartitionState,
+    Subscription,
+    partition_stopped,
+)
 from shared.faults import fault_point
 from shared.groups import Group
 from shared.kafka import Record, stop_consumer
-from shared.logs import get_logger, redact
-from shared.outbox import Outbox, Transaction
-from shared.poison import REASON_CHARACTERS_MAX, PartitionState, Poison, Stop, send_to_dead_letters
+from shared.logs import get_logger
+from shared.outbox import Outbox
+from shared.poison import CommittedState
 from shared.producer import Sender
 from shared.topics import TopicName
-from shared.trace import current_traceparent
+
+__all__ = ["ConsumerLoop", "DeadLetterHandler", "Handler", "Subscription"]
 
 log = get_logger()
 
 START_TIMEOUT_S = 60.0
 START_AGAIN_AFTER_S = 1.0
-HANDLER_TIMEOUT_S = 20.0
-BACKOFF_FIRST_S = 0.2
-BACKOFF_MAX_S = 15.0
-TIME_OUTS_BEFORE_HALVES = 3
 POLL_TIMEOUT_MS = 200
 OBSERVE_TIMEOUT_S = 2.0
 #: Batches that wait while others are handled: of one partition, and of all together.
 BATCHES_AHEAD = 1
 BATCHES_WAITING_MAX = 1
 
-_records = Counter("consumer_records_total", "Records handled.", ["topic", "outcome"])
-_batch_seconds = Histogram("consumer_batch_seconds", "From a fetched batch to its commit.", ["topic"])
 _lag = Gauge("consumer_lag_records", "Records behind the end of the partition.", ["topic", "partition"])
-_stopped = Gauge("consumer_partition_stopped", "1: too much poison, an operator has to look.", ["topic", "partition"])
 _held_back = Gauge("consumer_held_back_records", "Records that a stopped partition holds back.", ["topic", "partition"])
-
-Handler = Callable[[Transaction, Sequence[Record]], Awaitable[None]]
-DeadLetterHandler = Callable[[Transaction, Record], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """A topic and its handler: a batch of one partition's records, in order, in one transaction.
-
-    `on_dead_letter` runs, in a transaction of its own, before a record of this topic is set aside.
-    """
-
-    topic: TopicName
-    handle: Handler
-    on_dead_letter: DeadLetterHandler | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Records in hand, fetched when their lane had rewound `rewinds` times."""
-
-    first_offset: int
-    rewinds: int
-    handling: asyncio.Task[None]
-
-
-@dataclass(slots=True)
-class _Lane:
-    """A partition: its batches, the first of which is being handled or about to be, and how it fares.
-
-    `rewinds` counts how often it went back to an offset: what was fetched before that is void.
-    """
-
-    batches: deque[_Batch] = field(default_factory=deque[_Batch])
-    rewinds: int = 0
-    failures: int = 0
-    time_outs_in_a_row: int = 0
-    resume_at: float | None = None
-    state: PartitionState | None = None  # None: not yet read from the group's offsets
-    stop: Stop | None = None
 
 
 class ConsumerLoop(ConsumerRebalanceListener):
@@ -120,21 +81,26 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self._clock = clock
         self._group = group
         self._subscriptions = {topic_prefix + each.topic: each for each in subscriptions}
-        self._engine = engine
-        self._outbox = outbox
-        self._producer = producer
-        self._prefix = topic_prefix
         self._batch_records_max = batch_records_max
         self._slots = asyncio.Semaphore(partitions_at_once)
         self._batches_max = partitions_at_once + BATCHES_WAITING_MAX
-        self._ours: frozenset[TopicPartition] = frozenset()
-        self._lanes: dict[TopicPartition, _Lane] = {}
+        self._assigned: frozenset[TopicPartition] = frozenset()
+        self._partitions: dict[TopicPartition, PartitionState] = {}
         self._is_running = False
         self._fetches: dict[asyncio.Task[None], frozenset[TopicPartition]] = {}
-        self._handled_to: dict[TopicPartition, tuple[int, str]] = {}  # offsets and their metadata, to be committed
-        self._states: Mapping[TopicPartition, PartitionState] | None = None  # as they were when these were given out
-        self._reading_states = asyncio.Lock()
-        self._committing: asyncio.Task[None] | None = None
+        self._committed: Mapping[TopicPartition, CommittedState] | None = None  # as they were at the assignment
+        self._reading_committed = asyncio.Lock()
+        self._offsets = OffsetCommits(consumer, group.service)
+        self._processor = BatchProcessor(
+            consumer,
+            self._offsets,
+            self._subscriptions,
+            service=group.service,
+            engine=engine,
+            outbox=outbox,
+            producer=producer,
+            topic_prefix=topic_prefix,
+        )
         self.caught_up_at: dict[tuple[TopicName, int], datetime] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -151,9 +117,9 @@ class ConsumerLoop(ConsumerRebalanceListener):
                 await self._advance(stop)
             for fetch in self._fetches:
                 fetch.cancel()
-            self._ours = frozenset()
+            self._assigned = frozenset()
             await self._batches_end()
-            self._note_ended()
+            self._remove_ended()
         finally:
             stop.cancel()
             self._is_running = False
@@ -176,16 +142,16 @@ class ConsumerLoop(ConsumerRebalanceListener):
         for fetch in [each for each in self._fetches if each.done()]:
             del self._fetches[fetch]
             fetch.result()
-        self._note_ended()
+        self._remove_ended()
 
     def _to_be_fetched(self) -> Iterable[frozenset[TopicPartition]]:
-        """Fetches to begin beside those that wait, which are never cancelled: aiokafka would take the consumer for
-        polling ever after. Busy partitions are fetched from one by one, a batch ahead, and all others together. Nothing
-        in particular (no partition) where that is all there is to do: a member that does not poll is taken for dead."""
-        batches = {partition: len(lane.batches) for partition, lane in self._lanes.items() if lane.batches}
+        """The partitions of each fetch to begin. Fetches that wait already are never cancelled: aiokafka would count
+        the consumer as polling from then on. A busy partition is fetched alone, a batch ahead, and all others together.
+        Where there is nothing to fetch, a fetch of no partition: Kafka takes a member that does not poll for dead."""
+        batches = {partition: len(state.batches) for partition, state in self._partitions.items() if state.batches}
         if sum(batches.values()) >= self._batches_max and self._slots.locked():
             return
-        free = self._ours - self._consumer.paused() - frozenset[TopicPartition]().union(*self._fetches.values())
+        free = self._assigned - self._consumer.paused() - frozenset[TopicPartition]().union(*self._fetches.values())
         if idle := free - batches.keys():
             yield idle
         for partition in free & batches.keys():
@@ -199,30 +165,29 @@ class ConsumerLoop(ConsumerRebalanceListener):
             *partitions, timeout_ms=POLL_TIMEOUT_MS, max_records=self._batch_records_max
         )
         for partition, records in fetched.items():
-            if partition in self._ours and records:
-                lane = self._lanes.setdefault(partition, _Lane())
-                before = lane.batches[-1].handling if lane.batches else None
-                handling = asyncio.create_task(self._handle(partition, lane, records, before, lane.rewinds))
-                lane.batches.append(_Batch(records[0].offset, lane.rewinds, handling))
+            if partition in self._assigned and records:
+                state = self._partitions.setdefault(partition, PartitionState(partition))
+                before = state.batches[-1].handling if state.batches else None
+                handling = asyncio.create_task(self._handle(state, records, before, state.epoch))
+                state.batches.append(Batch(records[0].offset, state.epoch, handling))
 
     def _at_work(self) -> Sequence[asyncio.Task[None]]:
-        """What handles batches and commits their offsets."""
-        batches = [batch.handling for lane in self._lanes.values() for batch in lane.batches]
-        return batches if self._committing is None else [*batches, self._committing]
+        """The tasks that handle batches and commit their offsets."""
+        batches = [batch.handling for state in self._partitions.values() for batch in state.batches]
+        committing = self._offsets.under_way
+        return batches if committing is None else [*batches, committing]
 
     async def _batches_end(self) -> None:
         """Waits for the batches in flight and their offsets."""
         while pending := [task for task in self._at_work() if not task.done()]:
             await asyncio.wait(pending)
 
-    def _note_ended(self) -> None:
+    def _remove_ended(self) -> None:
         """Raises what ended a batch, or the commit of offsets, and should not have."""
-        for lane in self._lanes.values():
-            while lane.batches and lane.batches[0].handling.done():
-                lane.batches.popleft().handling.result()
-        if self._committing is not None and self._committing.done():
-            committing, self._committing = self._committing, None
-            committing.result()
+        for state in self._partitions.values():
+            while state.batches and state.batches[0].handling.done():
+                state.batches.popleft().handling.result()
+        self._offsets.raise_error()
 
     async def _start(self, stopping: asyncio.Event) -> None:
         """Kafka may have gone since the process has seen it answer. Waits for it as whoever starts does."""
@@ -248,271 +213,122 @@ class ConsumerLoop(ConsumerRebalanceListener):
         except (TimeoutError, KafkaError) as error:
             return f"Kafka does not answer ({type(error).__name__})"
         stopped = sorted(
-            f"{tp.topic}:{tp.partition} at offset {lane.stop.offset}, "
-            f"{max(0, ends.get(tp, 0) - lane.stop.offset)} records held back"
-            for tp, lane in self._lanes.items()
-            if lane.stop is not None
+            f"{tp.topic}:{tp.partition} at offset {state.stop.offset}, "
+            f"{max(0, ends.get(tp, 0) - state.stop.offset)} records held back"
+            for tp, state in self._partitions.items()
+            if state.stop is not None
         )
         return f"stopped for too much poison: {'; '.join(stopped)}" if stopped else None
 
     async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]  # aiokafka awaits it
         self, revoked: Iterable[TopicPartition]
     ) -> None:
-        """Waits for the batches in flight, so that nobody else starts on their records before their offsets are
-        committed; until partitions are given out anew, no other is begun."""
+        """Waits for the batches in flight, so that no other member starts on their records before their offsets are
+        committed. No other batch is begun until partitions are assigned again."""
         log.info("partitions_revoking")
-        self._ours = frozenset()
+        self._assigned = frozenset()
         await self._batches_end()
-        self._states = None
+        self._committed = None
         for partition in revoked:
-            self._lanes.pop(partition, None)
-            for gauge in (_lag, _stopped, _held_back):  # whoever has the partition next tells about it
+            self._partitions.pop(partition, None)
+            for gauge in (_lag, partition_stopped, _held_back):  # the partition's next owner measures them
                 gauge.remove(partition.topic, partition.partition)
             self.caught_up_at.pop((self._topic_name(partition), partition.partition), None)
 
     async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, assigned: Iterable[TopicPartition]
     ) -> None:
-        self._ours = frozenset(assigned)
+        self._assigned = frozenset(assigned)
         log.info("partitions_assigned", partitions=sorted(f"{tp.topic}:{tp.partition}" for tp in assigned))
 
     async def observe(self) -> None:
-        """Measures the lag, notes which partitions have been read, and handled, to their end, and lets stopped ones go
-        on whose poison an operator has accepted."""
+        """Measures the lag, notes which partitions are handled to their end, and resumes stopped partitions whose
+        poison an operator has accepted."""
         if not self._is_running:
             return
         now = self._clock()
         try:
             async with asyncio.timeout(OBSERVE_TIMEOUT_S):
-                handled_to = {partition: await self._position(partition) for partition in self._ours}
+                handled_to = {partition: await self._position(partition) for partition in self._assigned}
                 ends = await self._consumer.end_offsets([*handled_to]) if handled_to else {}
-        except IllegalStateError:  # somebody else's by now
+        except IllegalStateError:  # assigned to another member by now
             return
         for partition, end in ends.items():
-            if partition not in self._ours:
+            if partition not in self._assigned:
                 continue
             behind = max(0, end - handled_to[partition])
             _lag.labels(partition.topic, partition.partition).set(behind)
-            lane = self._lanes.get(partition)
-            if lane is not None and lane.stop is not None:
+            state = self._partitions.get(partition)
+            if state is not None and state.stop is not None:
                 _held_back.labels(partition.topic, partition.partition).set(behind)
             if behind == 0:
                 self.caught_up_at[self._topic_name(partition), partition.partition] = now
-        await self._go_on_where_accepted()
+        await self._resume_accepted()
 
     async def _position(self, partition: TopicPartition) -> int:
-        """Up to where the partition's records have been handled."""
+        """The offset up to which the partition's records have been handled."""
         fetched_to = await self._consumer.position(partition)
-        lane = self._lanes.get(partition)
-        if lane is not None:
-            for batch in lane.batches:
-                if batch.rewinds == lane.rewinds and not batch.handling.done():
-                    return batch.first_offset
-        return fetched_to
+        state = self._partitions.get(partition)
+        unhandled = state.first_unhandled_offset() if state is not None else None
+        return fetched_to if unhandled is None else unhandled
 
     async def _handle(
         self,
-        partition: TopicPartition,
-        lane: _Lane,
+        state: PartitionState,
         raw: Sequence[ConsumerRecord[bytes | None, bytes | None]],
         before: asyncio.Task[None] | None,
-        rewinds: int,
+        epoch: int,
     ) -> None:
-        """One batch, after the one `before` it: handled and committed. The offset after it is committed soon. Void
-        where the lane has rewound since `rewinds`, which is told by who fetched: this begins later."""
+        """Handles one batch after the one `before` it, and has the offset after it committed. A batch of an older
+        `epoch`, or of a partition that is not ours any more, is stale: it is left, and fetched again."""
         if before is not None:
             await before
         async with self._slots:
-            if partition not in self._ours or lane.rewinds != rewinds:
+            if state.partition not in self._assigned or state.epoch != epoch:
                 return
             records = [Record.of(each) for each in raw]
             await fault_point(f"{self._group.service}.fetched")
             try:
-                state = lane.state = lane.state or await self._remembered(partition)
+                committed = state.committed = state.committed or await self._read_committed(state.partition)
             except (TimeoutError, KafkaError) as error:
-                self._back_off(partition, lane, records[0].offset, error)
+                self._processor.back_off(state, records[0].offset, error)
                 return
-            end = await self._handle_partition(partition, lane, state, records)
-        if end > records[0].offset or lane.stop is not None:
-            state.stop = lane.stop
-            self._handled_to[partition] = end, state.to_metadata()
-            if self._committing is None or self._committing.done():
-                self._committing = asyncio.create_task(self._commit_offsets())
+            end = await self._processor.process(state, committed, records)
+        if end > records[0].offset or state.stop is not None:
+            committed.stop = state.stop
+            self._offsets.commit_soon(state.partition, end, committed)
 
-    async def _commit_offsets(self) -> None:
-        """Commits what has been handled, and what is meanwhile."""
-        while self._handled_to:
-            offsets, self._handled_to = self._handled_to, {}
-            try:
-                await self._consumer.commit(offsets)
-            except KafkaError as error:  # the records come again and change nothing
-                log.warning("offsets_not_committed", error=type(error).__name__)
-            await fault_point(f"{self._group.service}.offsets_committed")
+    async def _read_committed(self, partition: TopicPartition) -> CommittedState:
+        """What the group has committed for the partition. Only its owner writes that, so one request serves all
+        partitions that are assigned together."""
+        async with self._reading_committed:
+            if self._committed is None:
+                self._committed = await self._group.states()
+            return self._committed.get(partition) or CommittedState()
 
-    async def _remembered(self, partition: TopicPartition) -> PartitionState:
-        """What the group knows of the partition. Whoever has it writes it, so one question is enough for all that are
-        given out together."""
-        async with self._reading_states:
-            if self._states is None:
-                self._states = await self._group.states()
-            return self._states.get(partition) or PartitionState()
-
-    async def _go_on_where_accepted(self) -> None:
-        stopped = {partition: lane for partition, lane in self._lanes.items() if lane.stop is not None}
+    async def _resume_accepted(self) -> None:
+        stopped = {partition: state for partition, state in self._partitions.items() if state.stop is not None}
         if not stopped:
             return
         accepted = await self._group.accepted()
-        for partition, lane in stopped.items():
-            if lane.state is None or lane.stop is None or accepted.get(partition, 0) <= lane.stop.offset:
+        for partition, state in stopped.items():
+            if state.committed is None or state.stop is None or accepted.get(partition, 0) <= state.stop.offset:
                 continue
             log.info("poison_accepted", topic=partition.topic, partition=partition.partition, to=accepted[partition])
-            lane.state.budget.accepted_to = accepted[partition]
-            lane.stop = None
-            lane.resume_at = asyncio.get_running_loop().time()
-            if self._lanes.get(partition) is lane:
-                _stopped.labels(partition.topic, partition.partition).set(0)
+            state.committed.budget.accepted_to = accepted[partition]
+            state.stop = None
+            state.resume_at = asyncio.get_running_loop().time()
+            if self._partitions.get(partition) is state:
+                partition_stopped.labels(partition.topic, partition.partition).set(0)
                 _held_back.labels(partition.topic, partition.partition).set(0)
-
-    async def _handle_partition(
-        self, partition: TopicPartition, lane: _Lane, state: PartitionState, records: list[Record]
-    ) -> int:
-        """Handles what it can and returns the offset to go on from; where that is not the end, it pauses there."""
-        next_offset = records[0].offset
-        parts = _parts_of(records, halved=lane.time_outs_in_a_row // TIME_OUTS_BEFORE_HALVES)
-        while parts:
-            part = parts.pop(0)
-            try:
-                await self._apply(part)
-                state.budget.good(part[-1].offset)
-            except Exception as error:
-                if _is_passing(error):
-                    self._back_off(partition, lane, next_offset, error)
-                    return next_offset
-                if len(part) > 1:
-                    middle = len(part) // 2
-                    parts[:0] = [part[:middle], part[middle:]]
-                    continue
-                if state.budget.is_exceeded_by(error, part[0].key, next_offset):
-                    self._stop(partition, lane, next_offset, error)
-                    return next_offset
-                try:
-                    await self._spend(partition, state, part[0], error)
-                    await self._set_aside(part[0], error, tries=lane.failures + 1)
-                except Exception as failure:
-                    if not _is_passing(failure):
-                        raise
-                    self._back_off(partition, lane, next_offset, failure)
-                    return next_offset
-            next_offset = part[-1].offset + 1
-        lane.failures = lane.time_outs_in_a_row = 0
-        return next_offset
-
-    async def _apply(self, records: Sequence[Record]) -> None:
-        subscription = self._subscriptions[records[0].topic]
-        traceparent = records[0].headers.get("traceparent")
-        with (
-            bound_contextvars(topic=records[0].topic, partition=records[0].partition, offset=records[0].offset),
-            _batch_seconds.labels(subscription.topic).time(),
-        ):
-            token = current_traceparent.set(traceparent)
-            try:
-                async with asyncio.timeout(HANDLER_TIMEOUT_S), self._outbox.transaction(self._engine) as transaction:
-                    await subscription.handle(transaction, records)
-                    await fault_point(f"{self._group.service}.handled")
-            finally:
-                current_traceparent.reset(token)
-            log.debug("batch_committed", records=len(records))
-        _records.labels(subscription.topic, "handled").inc(len(records))
-        await fault_point(f"{self._group.service}.committed")
-
-    async def _spend(self, partition: TopicPartition, state: PartitionState, record: Record, error: Exception) -> None:
-        """Counts the record before it is set aside, for whoever has the partition after a crash. A worker that has lost
-        the partition learns it here, and sets nothing aside."""
-        state.budget.set_aside(error, record.key, record.offset)
-        state.stop = None
-        self._handled_to.pop(partition, None)  # older; what is being committed comes before this
-        await self._consumer.commit({partition: (record.offset, state.to_metadata())})
-
-    async def _set_aside(self, record: Record, error: Exception, tries: int) -> None:
-        subscription = self._subscriptions[record.topic]
-        reason = f"{type(error).__name__}: {error}"
-        if subscription.on_dead_letter is not None:
-            async with asyncio.timeout(HANDLER_TIMEOUT_S), self._outbox.transaction(self._engine) as transaction:
-                await subscription.on_dead_letter(transaction, record)
-        await send_to_dead_letters(
-            self._producer,
-            record,
-            group=self._group.service,
-            reason=redact(reason),
-            tries=tries,
-            now=utc_now(),
-            topic_prefix=self._prefix,
-        )
-        _records.labels(subscription.topic, "dead_lettered").inc()
-        await fault_point(f"{self._group.service}.set_aside")
-        log.error(
-            "record_dead_lettered",
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            key=record.key,
-            reason=reason,
-            exc_info=None if isinstance(error, Poison) else error,
-        )
-
-    def _back_off(self, partition: TopicPartition, lane: _Lane, offset: int, error: Exception) -> None:
-        lane.failures += 1
-        lane.time_outs_in_a_row = lane.time_outs_in_a_row + 1 if is_time_out(error) else 0
-        longest_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(lane.failures, 10))
-        delay_s = random.uniform(longest_s / 2, longest_s)  # noqa: S311  # jitter, not a secret
-        lane.resume_at = asyncio.get_running_loop().time() + delay_s
-        self._pause(partition, offset)
-        log.warning(
-            "partition_waits",
-            topic=partition.topic,
-            partition=partition.partition,
-            offset=offset,
-            failures=lane.failures,
-            delay_s=round(delay_s, 2),
-            error=f"{type(error).__name__}: {error}"[:500],
-        )
-
-    def _stop(self, partition: TopicPartition, lane: _Lane, offset: int, error: Exception) -> None:
-        reason = redact(f"{type(error).__name__}: {error}")[:REASON_CHARACTERS_MAX]
-        lane.stop = Stop(offset, reason)
-        self._pause(partition, offset)
-        _stopped.labels(partition.topic, partition.partition).set(1)
-        log.critical(
-            "partition_stopped",
-            topic=partition.topic,
-            partition=partition.partition,
-            offset=offset,
-            error=reason,
-            next_step="Too many records cannot be read: fix or roll back this deploy, then restart the worker. Records "
-            "that are wrong in themselves can be accepted: python -m shared.dead_letters accept.",
-        )
-
-    def _pause(self, partition: TopicPartition, offset: int) -> None:
-        self._lanes[partition].rewinds += 1
-        self._consumer.seek(partition, offset)
-        self._consumer.pause(partition)
 
     def _resume_partitions(self) -> None:
         now = asyncio.get_running_loop().time()
-        for partition, lane in self._lanes.items():
-            if lane.resume_at is not None and lane.resume_at <= now and lane.stop is None:
-                lane.resume_at = None
+        for partition, state in self._partitions.items():
+            if state.may_resume(now):
+                state.resume_at = None
                 if partition in self._consumer.assignment():
                     self._consumer.resume(partition)
 
     def _topic_name(self, partition: TopicPartition) -> TopicName:
         return self._subscriptions[partition.topic].topic
-
-
-def _parts_of(records: list[Record], halved: int) -> list[list[Record]]:
-    size = max(1, -(-len(records) >> halved))
-    return [records[start : start + size] for start in range(0, len(records), size)]
-
-
-def _is_passing(error: Exception) -> bool:
-    return is_transient(error) or isinstance(error, KafkaError)

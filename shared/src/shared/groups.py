@@ -1,7 +1,7 @@
 """What a consumer group holds back: the partitions that it has stopped, and its dead letters. And what an operator says
 about them.
 
-A group's own offsets carry a `PartitionState` as their metadata. What an operator accepts is the offset of a second
+A group's own offsets carry a `CommittedState` as their metadata. What an operator accepts is the offset of a second
 group, `<group>.accepted-poison`, which has no members: so it can be written while the workers run.
 """
 
@@ -16,7 +16,7 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata
 
 from shared.kafka import REQUEST_TIMEOUT_MS
-from shared.poison import PartitionState
+from shared.poison import CommittedState
 from shared.topics import TOPICS, dead_letter_name
 
 #: For a whole question to Kafka, which may be several requests.
@@ -82,12 +82,12 @@ class Group:
         self._group = topic_prefix + service
         self._accepting = f"{self._group}.accepted-poison"
 
-    async def states(self) -> Mapping[TopicPartition, PartitionState]:
+    async def states(self) -> Mapping[TopicPartition, CommittedState]:
         """What the group remembers of its partitions, with what an operator has accepted."""
         async with self._admin() as admin:
             states = dict(await self._states(admin))
             for partition, offset in (await self._accepted(admin)).items():
-                states.setdefault(partition, PartitionState()).budget.accepted_to = offset
+                states.setdefault(partition, CommittedState()).budget.accepted_to = offset
             return states
 
     async def accepted(self) -> Mapping[TopicPartition, int]:
@@ -149,9 +149,9 @@ class Group:
             await admin.delete_records({letters: RecordsToDelete(until + 1)}, timeout_ms=REQUEST_TIMEOUT_MS)
         return until + 1 - found.first
 
-    async def _states(self, admin: AIOKafkaAdminClient) -> Mapping[TopicPartition, PartitionState]:
+    async def _states(self, admin: AIOKafkaAdminClient) -> Mapping[TopicPartition, CommittedState]:
         offsets: Mapping[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(self._group)
-        return {partition: PartitionState.from_metadata(each.metadata) for partition, each in offsets.items()}
+        return {partition: CommittedState.from_metadata(each.metadata) for partition, each in offsets.items()}
 
     async def _accepted(self, admin: AIOKafkaAdminClient) -> Mapping[TopicPartition, int]:
         offsets = await admin.list_consumer_group_offsets(self._accepting)

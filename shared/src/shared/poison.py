@@ -72,8 +72,8 @@ class PoisonBudget:
             return True
         return not isinstance(error, RecordRefused) and self._in_a_row >= POISON_IN_A_ROW_MAX
 
-    def set_aside(self, error: Exception, key: str | None, offset: int) -> None:
-        """Counts a record that is set aside for this error."""
+    def count(self, error: Exception, key: str | None, offset: int) -> None:
+        """Counts a record that goes to the dead letters for this error."""
         if self._is_counted(error, key, offset):
             return
         if isinstance(error, RecordRefused):
@@ -98,7 +98,7 @@ class PoisonBudget:
 
 
 @dataclass(slots=True)
-class PartitionState:
+class CommittedState:
     """What a group remembers of a partition beside its offset."""
 
     budget: PoisonBudget = field(default_factory=PoisonBudget)

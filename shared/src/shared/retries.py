@@ -1,0 +1,10 @@
+"""Which errors are retryable: the same work may succeed later as it is."""
+
+from aiokafka.errors import KafkaError
+
+from shared.database import is_transient
+
+
+def is_retryable(error: Exception) -> bool:
+    """Whether PostgreSQL or Kafka failed, rather than the work itself."""
+    return is_transient(error) or isinstance(error, KafkaError)
