@@ -1,17 +1,17 @@
-"""Transactional outbox, the sending side: to Kafka at least once, and the newest state last.
+"""Publishes the transactional outbox to Kafka: each event at least once, and of each state the newest version last.
 
 State topics are compacted, and compaction keeps the last offset of a key, not its highest version. So a publisher
-announces the version it read, sends, and looks again: if anybody has announced a higher one meanwhile, its own record
-may have landed behind that one, so it sends again. Only then are the marks deleted. (Announcing *before* sending is
-what makes it safe: whoever sent the higher version had announced it before, so the later of two senders sees it.)
+announces the version that it has read, sends it, and checks: if another publisher has announced a higher version
+meanwhile, its own record may have landed behind that one, and it sends the state again. Only then are the marks
+deleted. Announcing *before* sending makes this safe: the later of two senders always sees the other's announcement.
 
-A publisher may die between sending and looking again, so nobody else may delete the mark of what it is sending: with
-the announcement it claims the mark of the version it read, for 30 s, unless another has. Deleted are one's own claims
-and marks that nobody has claimed; the claim of a dead publisher runs out and a sweep sends the key's state once more.
+A publisher may die between sending and checking, so no other may delete the mark of what it is sending: with the
+announcement it claims the mark of the version it has read, for 30 s, unless another has. A publisher deletes its own
+claims and marks without a claim. The claim of a dead publisher expires, and a sweep sends the key's state again.
 
-A record that is not acknowledged in time is not withdrawn: aiokafka sends it until Kafka takes it, be that after others
-have published more. So a round that does not end well, or was overtaken, is settled: its claims are renewed while any
-of its records is on its way, and then its keys are published once more, until a round of theirs ends well.
+A record that is not acknowledged in time is not withdrawn: aiokafka goes on sending it, and it may land after newer
+ones. So the keys of a round that failed, or was overtaken, are republished: their claims are renewed while any record
+of theirs may still land, and then they are published again, until a round succeeds.
 """
 
 import asyncio
@@ -21,13 +21,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from aiokafka.errors import KafkaError
 from prometheus_client import Counter, Gauge
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from shared import outbox_sql
 from shared.clock import utc_now
-from shared.database import is_transient
 from shared.events import DomainEvent, encode
 from shared.faults import fault_point
 from shared.ids import new_id
@@ -35,26 +33,27 @@ from shared.kafka import kafka_headers
 from shared.logs import get_logger
 from shared.outbox import OutboxEvent, StateMark
 from shared.producer import Sender
+from shared.retries import is_retryable
 from shared.topics import TopicName
 
 log = get_logger()
 
 PENDING_MAX = 10_000
 PENDING_KEYS_MAX = 50_000
-#: After a round comes a rest, so that what changes again meanwhile is sent once: few keys go at once, many take turns.
-REST_PER_KEY_S = 0.002
-REST_MAX_S = 1.0
+#: The coalescing interval after a round: a key that changes several times within it is sent once. Short after few keys.
+COALESCING_PER_KEY_S = 0.002
+COALESCING_MAX_S = 1.0
 SEND_TIMEOUT_S = 15.0
 SWEEP_ROWS_MAX = 500
 #: Counting further tells an operator nothing new.
 WAITING_ROWS_MAX = 100_000
-#: Longer than a publisher needs from its announcement to its look back (`SEND_TIMEOUT_S` and two statements), and than
-#: a process that was told to end lives on.
+#: Longer than a publisher takes from its announcement to its check (`SEND_TIMEOUT_S` and two statements), and longer
+#: than a process takes to shut down.
 CLAIM = timedelta(seconds=30)
 CLAIM_RENEWED_EVERY_S = 5.0
-#: How long a record that is on its way keeps its key from being published anew.
-WAITED_FOR_RECORDS_S = 60.0
-SETTLED_AGAIN_AFTER_S = 5.0
+#: How long a record without acknowledgement keeps its key from being published again.
+WAIT_FOR_RECORDS_S = 60.0
+REPUBLISH_AFTER_S = 5.0
 
 _published = Counter("outbox_published_total", "Records published from the outbox.", ["topic"])
 _swept = Counter("outbox_swept_total", "Rows that their own process had not published and a sweep took.")
@@ -97,7 +96,7 @@ class OutboxPublisher:
         self._prefix = topic_prefix
         self._sources = {source.topic.value: source for source in states}
         self._send_timeout_s = send_timeout_s
-        self._settling: set[asyncio.Task[None]] = set()
+        self._republishing: set[asyncio.Task[None]] = set()
         self._events: list[OutboxEvent] = []
         self._keys: set[StateKey] = set()
         self._wake = asyncio.Event()
@@ -118,8 +117,8 @@ class OutboxPublisher:
         try:
             await self._run()
         finally:
-            for settling in self._settling:
-                settling.cancel()
+            for task in self._republishing:
+                task.cancel()
 
     async def _run(self) -> None:
         while True:
@@ -130,14 +129,14 @@ class OutboxPublisher:
             try:
                 await self._publish(events, keys)
             except Exception as error:
-                if not _is_passing(error):
+                if not is_retryable(error):
                     raise
                 log.warning("publishing_left_to_the_sweep", error=type(error).__name__, rows=len(events) + len(keys))
-            self._rest_if_done()
-            await asyncio.sleep(min(REST_MAX_S, REST_PER_KEY_S * len(keys)))
+            self._idle_if_done()
+            await asyncio.sleep(min(COALESCING_MAX_S, COALESCING_PER_KEY_S * len(keys)))
 
-    def _rest_if_done(self) -> None:
-        if not self._events and not self._keys and not self._settling:
+    def _idle_if_done(self) -> None:
+        if not self._events and not self._keys and not self._republishing:
             self._idle.set()
 
     async def drain(self, timeout_s: float) -> None:
@@ -149,12 +148,16 @@ class OutboxPublisher:
             log.warning("outbox_not_drained", timeout_s=timeout_s)
 
     async def sweep(self) -> None:
-        """Publishes rows older than their grace, whoever wrote them. Runs in every worker, as often as wanted."""
+        """Publishes rows that are due, whichever process wrote them. Runs in every worker, as often as wanted."""
         while True:
             async with self._engine.begin() as connection:
-                claim = (await connection.execute(_NEW_CLAIM, {"lasting": _lasting()})).scalar_one()
-                rows = (await connection.execute(_CLAIM_EVENTS, {"claim": claim, "limit": SWEEP_ROWS_MAX})).all()
-                marks = (await connection.execute(_CLAIM_MARKS, {"claim": claim, "limit": SWEEP_ROWS_MAX})).all()
+                claim = (await connection.execute(outbox_sql.NEW_CLAIM, {"lasting": _claim_duration()})).scalar_one()
+                rows = (
+                    await connection.execute(outbox_sql.CLAIM_EVENTS, {"claim": claim, "limit": SWEEP_ROWS_MAX})
+                ).all()
+                marks = (
+                    await connection.execute(outbox_sql.CLAIM_MARKS, {"claim": claim, "limit": SWEEP_ROWS_MAX})
+                ).all()
             events = [
                 OutboxEvent(row.id, row.tenant_id, row.topic, row.key, row.value, row.headers)
                 for row in sorted(rows, key=lambda row: row.id)
@@ -168,22 +171,22 @@ class OutboxPublisher:
     async def measure(self) -> None:
         """Counts what waits to be published, by any process of this service."""
         async with self._engine.connect() as connection:
-            _waiting.set((await connection.execute(_COUNT_WAITING, {"limit": WAITING_ROWS_MAX})).scalar_one())
+            _waiting.set((await connection.execute(outbox_sql.COUNT_WAITING, {"limit": WAITING_ROWS_MAX})).scalar_one())
 
     async def _publish(self, events: Sequence[OutboxEvent], keys: set[StateKey], claim: datetime | None = None) -> None:
         states, claim = await self._read_and_announce(keys, claim) if keys else ({}, claim)
-        await self._send_and_look_again(events, states, claim)
+        await self._send_and_check(events, states, claim)
 
-    async def _send_and_look_again(
+    async def _send_and_check(
         self,
         events: Sequence[OutboxEvent],
         states: _States,
         claim: datetime | None,
         earlier: Iterable[_Acknowledgement] = (),
     ) -> None:
-        """What follows an announcement. `claim` is None where no state was read. `earlier`: of records of these keys
-        that were sent before and given up."""
-        on_their_way = list(earlier)
+        """What follows an announcement. `claim` is None where no state was read. `earlier` are acknowledgements of
+        records of these keys that were sent before and are no longer waited for."""
+        unacknowledged = list(earlier)
         try:
             await self._send(
                 [
@@ -193,26 +196,26 @@ class OutboxPublisher:
                         for (topic, key, _tenant), (_version, event) in states.items()
                     ),
                 ],
-                on_their_way,
+                unacknowledged,
             )
             await fault_point(f"{self._service}.published")
-            unsettled = states
+            overtaken = states
             async with self._each_statement_commits.connect() as connection:
                 if events:
                     await connection.execute(
-                        _DELETE_EVENTS,
+                        outbox_sql.DELETE_EVENTS,
                         {"tenants": [event.tenant for event in events], "ids": [event.id for event in events]},
                     )
-                if states and all(one.done() for one in on_their_way):
-                    unsettled = await self._look_again(connection, states, claim)
+                if states and all(one.done() for one in unacknowledged):
+                    overtaken = await self._delete_marks(connection, states, claim)
         except Exception:
-            self._settle_soon(states, claim, on_their_way, after_s=SETTLED_AGAIN_AFTER_S)
+            self._republish_soon(states, claim, unacknowledged, after_s=REPUBLISH_AFTER_S)
             raise
-        self._settle_soon(unsettled, claim, on_their_way, after_s=0)
+        self._republish_soon(overtaken, claim, unacknowledged, after_s=0)
 
     async def _read_and_announce(self, keys: set[StateKey], claim: datetime | None) -> tuple[_States, datetime | None]:
-        """Reads the keys' states, notes that they are about to be sent, and claims their marks: as `claim` where the
-        caller has claimed them already. Returns the states, and the claim if any state was read."""
+        """Reads the keys' states, announces that they are about to be sent, and claims their marks, with `claim` where
+        the caller has claimed them already. Returns the states, and the claim if any state was read."""
         states: _States = {}
         async with self._each_statement_commits.connect() as connection:
             for topic, source in self._sources.items():
@@ -221,68 +224,68 @@ class OutboxPublisher:
                     loaded = await source.load(connection, sorted(wanted))
                     states |= {wanted[key]: state for key, state in loaded.items()}
             if states:
-                values = _columns(states) | {"claim": claim, "lasting": _lasting()}
-                claim = (await connection.execute(_ANNOUNCE_AND_CLAIM, values)).scalar_one()
+                values = _columns(states) | {"claim": claim, "lasting": _claim_duration()}
+                claim = (await connection.execute(outbox_sql.ANNOUNCE_AND_CLAIM, values)).scalar_one()
         return states, claim
 
-    async def _look_again(self, connection: AsyncConnection, states: _States, claim: datetime | None) -> _States:
-        """Deletes the marks of what was sent as the newest; returns what was overtaken, whose claims stay."""
-        clean = await connection.execute(_DELETE_MARKS_OF_NEWEST, _columns(states) | {"claim": claim})
+    async def _delete_marks(self, connection: AsyncConnection, states: _States, claim: datetime | None) -> _States:
+        """Deletes the marks of the states that are the newest; returns the others, whose claims stay."""
+        clean = await connection.execute(outbox_sql.DELETE_MARKS_OF_NEWEST, _columns(states) | {"claim": claim})
         newest = {(row.topic, row.key, row.tenant_id) for row in clean}
         return {key: state for key, state in states.items() if key not in newest}
 
-    def _settle_soon(
-        self, states: _States, claim: datetime | None, on_their_way: Iterable[_Acknowledgement], *, after_s: float
+    def _republish_soon(
+        self, states: _States, claim: datetime | None, unacknowledged: Iterable[_Acknowledgement], *, after_s: float
     ) -> None:
         if not states:
             return
         self._idle.clear()
-        pending = [one for one in on_their_way if not one.done()]
-        settling = asyncio.create_task(self._settle(states, claim, pending, 0 if pending else after_s))
-        self._settling.add(settling)
-        settling.add_done_callback(self._settled)
+        pending = [one for one in unacknowledged if not one.done()]
+        task = asyncio.create_task(self._republish(states, claim, pending, 0 if pending else after_s))
+        self._republishing.add(task)
+        task.add_done_callback(self._on_republished)
 
-    def _settled(self, settling: asyncio.Task[None]) -> None:
-        self._settling.discard(settling)
-        self._rest_if_done()
-        if not settling.cancelled() and (error := settling.exception()) is not None:
+    def _on_republished(self, task: asyncio.Task[None]) -> None:
+        self._republishing.discard(task)
+        self._idle_if_done()
+        if not task.cancelled() and (error := task.exception()) is not None:
             log.error("settling_failed", exc_info=error)
 
-    async def _settle(
-        self, states: _States, claim: datetime | None, on_their_way: Sequence[_Acknowledgement], after_s: float
+    async def _republish(
+        self, states: _States, claim: datetime | None, unacknowledged: Sequence[_Acknowledgement], after_s: float
     ) -> None:
-        """Publishes keys once more, after the records of theirs that are on their way."""
+        """Publishes keys again, after the records of theirs that may still land."""
         await asyncio.sleep(after_s)
-        waits_until = asyncio.get_running_loop().time() + WAITED_FOR_RECORDS_S
+        waits_until = asyncio.get_running_loop().time() + WAIT_FOR_RECORDS_S
         while True:
             try:
-                claim = await self._renew(states, claim)
-                pending = [one for one in on_their_way if not one.done()]
+                claim = await self._renew_claims(states, claim)
+                pending = [one for one in unacknowledged if not one.done()]
                 if pending and asyncio.get_running_loop().time() < waits_until:
                     await asyncio.wait(pending, timeout=CLAIM_RENEWED_EVERY_S)
                     continue
                 newest, claim = await self._read_and_announce(set(states), claim)
                 break
             except Exception as error:
-                if not _is_passing(error):
+                if not is_retryable(error):
                     raise
-                await asyncio.sleep(SETTLED_AGAIN_AFTER_S)
+                await asyncio.sleep(REPUBLISH_AFTER_S)
         try:
-            await self._send_and_look_again([], newest, claim, pending)
-        except Exception as error:  # another settling has been begun
-            if not _is_passing(error):
+            await self._send_and_check([], newest, claim, pending)
+        except Exception as error:  # the keys are republished once more
+            if not is_retryable(error):
                 raise
             log.warning("publishing_is_repeated", error=type(error).__name__, rows=len(states))
 
-    async def _renew(self, states: _States, claim: datetime | None) -> datetime:
+    async def _renew_claims(self, states: _States, claim: datetime | None) -> datetime:
         async with self._each_statement_commits.connect() as connection:
-            values = _columns(states) | {"claim": claim, "lasting": _lasting()}
-            return (await connection.execute(_RENEW, values)).scalar_one()
+            values = _columns(states) | {"claim": claim, "lasting": _claim_duration()}
+            return (await connection.execute(outbox_sql.RENEW_CLAIMS, values)).scalar_one()
 
     async def _send(
-        self, records: Sequence[tuple[str, str, bytes, dict[str, str]]], on_their_way: list[_Acknowledgement]
+        self, records: Sequence[tuple[str, str, bytes, dict[str, str]]], unacknowledged: list[_Acknowledgement]
     ) -> None:
-        """Sends and waits for Kafka; whatever is raised, `on_their_way` then holds every record that may yet land."""
+        """Sends and waits for Kafka. Whatever is raised, `unacknowledged` holds every record that may still land."""
         acknowledgements: list[_Acknowledgement] = []
         async with asyncio.timeout(self._send_timeout_s):
             for topic, key, value, headers in records:
@@ -290,20 +293,16 @@ class OutboxPublisher:
                     self._prefix + topic, value, key=key.encode(), headers=kafka_headers(headers)
                 )
                 acknowledgements.append(acknowledgement)
-                on_their_way.append(acknowledgement)
+                unacknowledged.append(acknowledgement)
                 _published.labels(topic).inc()
             if acknowledgements:
-                await asyncio.wait(acknowledgements)  # `gather` would cancel them, and nobody knew when they land
+                await asyncio.wait(acknowledgements)  # `gather` would cancel them: no way to know when they land
         for acknowledgement in acknowledgements:
             acknowledgement.result()
 
 
-def _is_passing(error: Exception) -> bool:
-    return is_transient(error) or isinstance(error, KafkaError)
-
-
-def _lasting() -> timedelta:
-    """How long a publisher claims rows. The random part makes the moment at which the claim ends its own."""
+def _claim_duration() -> timedelta:
+    """How long a publisher claims rows. The random part makes the claim's end, by which it is known, unique."""
     return CLAIM + timedelta(microseconds=random.randrange(1_000_000))  # noqa: S311  # not a secret
 
 
@@ -315,82 +314,3 @@ def _columns(states: Mapping[StateKey, tuple[int, DomainEvent]]) -> dict[str, An
         "tenants": [tenant for (_topic, _key, tenant), _state in ordered],
         "versions": [version for _key, (version, _event) in ordered],
     }
-
-
-_NEW_CLAIM = text("SELECT now() + CAST(:lasting AS interval)")
-
-_CLAIM_EVENTS = text("""
-    UPDATE outbox SET due_at = :claim
-    WHERE (tenant_id, id) IN (
-        SELECT tenant_id, id FROM outbox WHERE due_at <= now() ORDER BY due_at, id LIMIT :limit FOR UPDATE SKIP LOCKED)
-    RETURNING tenant_id, id, topic, key, value, headers
-""")
-
-_CLAIM_MARKS = text("""
-    UPDATE outbox_mark SET due_at = :claim
-    WHERE (tenant_id, topic, key, version) IN (
-        SELECT tenant_id, topic, key, version FROM outbox_mark WHERE due_at <= now() ORDER BY due_at LIMIT :limit
-        FOR UPDATE SKIP LOCKED)
-    RETURNING tenant_id, topic, key
-""")
-
-_COUNT_WAITING = text("""
-    SELECT count(*) FROM (SELECT FROM outbox UNION ALL SELECT FROM outbox_mark LIMIT :limit) AS waiting
-""")
-
-_DELETE_EVENTS = text("""
-    DELETE FROM outbox USING unnest(CAST(:tenants AS text[]), CAST(:ids AS bigint[])) AS sent (tenant, id)
-    WHERE outbox.tenant_id = sent.tenant AND outbox.id = sent.id
-""")
-
-# A mark that is due later than the grace that every new one has (5 s) has been claimed.
-_ANNOUNCE_AND_CLAIM = text("""
-    WITH claim AS (
-        SELECT COALESCE(CAST(:claim AS timestamptz), now() + CAST(:lasting AS interval)) AS until
-    ), sent AS (
-        SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
-                             CAST(:versions AS bigint[])) AS sent (tenant_id, topic, key, version)
-    ), announced AS (
-        INSERT INTO published_state AS published (tenant_id, topic, key, version)
-        SELECT * FROM sent
-        ON CONFLICT (tenant_id, topic, key)
-        DO UPDATE SET version = GREATEST(published.version, excluded.version)
-    ), claimed AS (
-        INSERT INTO outbox_mark AS mark (tenant_id, topic, key, version, due_at)
-        SELECT sent.*, claim.until FROM sent CROSS JOIN claim
-        ON CONFLICT (tenant_id, topic, key, version)
-        DO UPDATE SET due_at = excluded.due_at WHERE mark.due_at <= now() + interval '6 seconds'
-    )
-    SELECT until FROM claim
-""")
-
-_RENEW = text("""
-    WITH renewed AS (
-        SELECT now() + CAST(:lasting AS interval) AS until
-    ), marks AS (
-        UPDATE outbox_mark AS mark SET due_at = renewed.until
-        FROM renewed, unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
-                             CAST(:versions AS bigint[])) AS sent (tenant_id, topic, key, version)
-        WHERE mark.tenant_id = sent.tenant_id AND mark.topic = sent.topic AND mark.key = sent.key
-          AND mark.due_at = :claim
-    )
-    SELECT until FROM renewed
-""")
-
-# A key is clean when nobody has announced more than what was sent; only a clean key loses marks, and only those that no
-# other publisher has claimed.
-_DELETE_MARKS_OF_NEWEST = text("""
-    WITH sent AS (
-        SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
-                             CAST(:versions AS bigint[])) AS sent (tenant_id, topic, key, version)
-    ), newest AS (
-        SELECT sent.* FROM sent JOIN published_state USING (tenant_id, topic, key)
-        WHERE published_state.version <= sent.version
-    ), deleted AS (
-        DELETE FROM outbox_mark AS mark USING newest
-        WHERE mark.tenant_id = newest.tenant_id AND mark.topic = newest.topic AND mark.key = newest.key
-          AND mark.version <= newest.version
-          AND (mark.due_at = :claim OR mark.due_at <= now() + interval '6 seconds')
-    )
-    SELECT tenant_id, topic, key FROM newest
-""")
