@@ -44,7 +44,7 @@ class Flow:
 
 @pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
-    """PostgreSQL, Kafka, the simulator, every door, and a second replica of each worker only where a test adds it."""
+    """PostgreSQL, Kafka, the simulator, every service process. A test adds a second replica where it needs one."""
     with Stack(StackConfig(label="test-flow", extra_env=QUIET_BACKFILL)) as running:
         yield running
 

@@ -23,7 +23,7 @@ class Sale:
 
 
 Key = tuple[str, str, str]
-"""Tenant, door, reference."""
+"""Tenant, namespace, reference."""
 
 
 @dataclass(slots=True)
@@ -36,8 +36,8 @@ class Expected:
     held: Counter[str] = field(default_factory=Counter[str])
     sales: dict[str, Sale] = field(default_factory=dict[str, Sale])
 
-    def post(self, tenant: str, door: str, reference: str, change: int, *, moved: int = 0) -> Key:
-        key = tenant, door, reference
+    def post(self, tenant: str, namespace: str, reference: str, change: int, *, moved: int = 0) -> Key:
+        key = tenant, namespace, reference
         assert key not in self.entries, f"the test has used {key} twice"
         self.entries[key] = change, moved or abs(change)
         return key
@@ -59,7 +59,7 @@ class Expected:
     def balances(self) -> dict[str, tuple[int, int]]:
         """Balance and held of each tenant."""
         sums: Counter[str] = Counter()
-        for (tenant, _door, _reference), (change, _moved) in self.entries.items():
+        for (tenant, _namespace, _reference), (change, _moved) in self.entries.items():
             sums[tenant] += change
         for sale in self.sales.values():
             sums[sale.tenant] -= sale.reversed_credits

@@ -90,7 +90,7 @@ async def _recharged_once(flow, tenant) -> None:
 async def test_recharge_killed_after_stripe_charged_and_before_it_wrote_that_down_charges_once(flow, tmp_path) -> None:
     tenant = await _drained(flow)
     log = tmp_path / "fault-points"
-    worker = flow.stack.doors[RECHARGE_WORKER.name]
+    worker = flow.stack.processes[RECHARGE_WORKER.name]
     calm = dict(worker.env)
     worker.stop()
     worker.env = calm | {"FAULT_POINTS": "recharge.stripe_answered=kill@1", "FAULT_POINTS_LOG": str(log)}

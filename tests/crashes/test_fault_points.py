@@ -8,7 +8,7 @@ import pytest
 from demo.clients import Tenant
 from demo.market import PACKAGE, PACKAGE_CREDITS, Spender, open_account
 from demo.traffic import purchase
-from embedded.stack import LEDGER_WORKER, PAYMENTS_WORKER, RECHARGE_WORKER, Door
+from embedded.stack import LEDGER_WORKER, PAYMENTS_WORKER, RECHARGE_WORKER, ServiceProcess
 
 WORKERS = (LEDGER_WORKER, PAYMENTS_WORKER, RECHARGE_WORKER)
 POINTS = ("fetched", "handled", "committed", "published", "offsets_committed")
@@ -19,13 +19,13 @@ SPENDING_PAUSE_S = 0.1
 DEATH_TIMEOUT_S = 45.0
 
 
-async def _killed_at_each_point(flow, door: Door, log: Path) -> None:
+async def _killed_at_each_point(flow, worker: ServiceProcess, log: Path) -> None:
     """Restarts the worker armed with one fault point after the other, and returns once it has died at each. Whoever
     comes next goes on with what the dead one has left."""
-    process = flow.stack.doors[door.name]
+    process = flow.stack.processes[worker.name]
     calm = dict(process.env)
     for point in POINTS:
-        name = f"{door.service}.{point}"
+        name = f"{worker.service}.{point}"
         process.stop()
         process.env = calm | {"FAULT_POINTS": f"{name}=kill@2", "FAULT_POINTS_LOG": str(log)}
         process.launch()
@@ -56,17 +56,17 @@ async def test_two_hundred_purchases_survive_a_death_at_every_fault_point_of_eve
     all_have_died = asyncio.Event()
     buying = asyncio.gather(*(_buy(buyer, all_have_died) for buyer in buyers))
 
-    await asyncio.gather(*(_killed_at_each_point(flow, door, log) for door in WORKERS))
+    await asyncio.gather(*(_killed_at_each_point(flow, worker, log) for worker in WORKERS))
     all_have_died.set()
 
     bought = await buying
     market.stop()
     await spending
-    await asyncio.gather(*(asyncio.to_thread(flow.stack.doors[door.name].wait_until_ready) for door in WORKERS))
+    await asyncio.gather(*(asyncio.to_thread(flow.stack.processes[worker.name].wait_until_ready) for worker in WORKERS))
     verdict = await flow.verdict()
 
     hit = sorted(log.read_text().split())
-    assert hit == sorted(f"{door.service}.{point}" for door in WORKERS for point in POINTS)
+    assert hit == sorted(f"{worker.service}.{point}" for worker in WORKERS for point in POINTS)
     payment_intents = [payment_intent for of_buyer in bought for payment_intent in of_buyer]
     assert len(set(payment_intents)) == len(payment_intents) >= PURCHASES
     assert verdict.wrong == []

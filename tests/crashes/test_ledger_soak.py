@@ -1,5 +1,6 @@
-"""The ledger alone, at work through every door it has, while its API and its workers are killed again and again: what
-was answered, and what was told, is what the books hold, each reference once."""
+"""The ledger alone, under load through its API and its topics, while its processes are killed again and again.
+
+What the API answered and what the topics carried is what the books hold, each reference once."""
 
 import asyncio
 import os
@@ -132,8 +133,8 @@ async def _ledger(
     await create_topics(kafka_server.bootstrap_servers, prefix)
     environment = ledger_environment(database, kafka_server.bootstrap_servers, prefix, stripe_url)
     api, *workers = (
-        HttpProcess(name, ["ledger", door], log_file=log_dir / f"soak-{name}.log", cwd=tmp_path, env=environment)
-        for name, door in (("api", "app"), *((f"worker-{n}", "worker") for n in range(WORKERS)))
+        HttpProcess(name, ["ledger", command], log_file=log_dir / f"soak-{name}.log", cwd=tmp_path, env=environment)
+        for name, command in (("api", "app"), *((f"worker-{n}", "worker") for n in range(WORKERS)))
     )
     try:
         await asyncio.to_thread(side_by_side, [process.start for process in (api, *workers)])
@@ -259,12 +260,12 @@ async def _assert_books_hold(ledger: Ledger, expected: Expected) -> int:
         "SELECT tenant_id, door, reference, credits, version, kind, payment_intent, "
         "credits * ((destination IN ('available', 'held'))::int - (source IN ('available', 'held'))::int) FROM transfer"
     )
-    for tenant, door, reference, moved, version, kind, payment_intent, change in rows:
+    for tenant, namespace, reference, moved, version, kind, payment_intent, change in rows:
         if kind in ("refund", "dispute", "dispute_won"):
             reversed_credits[payment_intent] -= change
         else:
-            found[tenant, door, reference] = change, moved
-            versions[tenant, door, reference] = version
+            found[tenant, namespace, reference] = change, moved
+            versions[tenant, namespace, reference] = version
     wrong = {key: (found.get(key), expected.entries.get(key)) for key in found.keys() ^ expected.entries.keys()}
     wrong |= {key: (found[key], due) for key, due in expected.entries.items() if found.get(key, due) != due}
     assert wrong == {}, f"of {len(wrong)} references the books hold, and should hold: {list(wrong.items())[:10]}"

@@ -54,8 +54,8 @@ async def _credited_at(flow) -> dict[str, float]:
 @pytest.mark.timeout(3600 if IS_FULL else 300)
 async def test_purchases_survive_random_kills_of_every_part(flow) -> None:
     chance = random.Random(SEED)
-    doors = [flow.stack.doors[door.name] for door in (LEDGER_WORKER, PAYMENTS_WORKER, RECHARGE_WORKER)]
-    victims = [*doors, flow.stack.kafka, flow.stack.postgres] * KILLS_OF_EACH
+    workers = [flow.stack.processes[worker.name] for worker in (LEDGER_WORKER, PAYMENTS_WORKER, RECHARGE_WORKER)]
+    victims = [*workers, flow.stack.kafka, flow.stack.postgres] * KILLS_OF_EACH
     chance.shuffle(victims)
     customers = Customers([flow.tenant("buyer") for _ in range(10)])
     spenders = [flow.tenant("spender") for _ in range(3)]
@@ -70,7 +70,7 @@ async def test_purchases_survive_random_kills_of_every_part(flow) -> None:
         await asyncio.wait(orders, timeout=chance.uniform(*ORDERED_BEFORE_KILL_S), return_when=asyncio.FIRST_COMPLETED)
         killed_at.append(utc_now().timestamp())
         await asyncio.to_thread(victim.kill)
-        await asyncio.to_thread(victim.launch if victim in doors else victim.start)
+        await asyncio.to_thread(victim.launch if victim in workers else victim.start)
 
     bought = await asyncio.gather(*customers.orders)
 
@@ -80,7 +80,7 @@ async def test_purchases_survive_random_kills_of_every_part(flow) -> None:
     await until(each_was_recharged, "a recharge of each spender", timeout_s=90)
     market.stop()
     await spending
-    await asyncio.gather(*(asyncio.to_thread(door.wait_until_ready) for door in doors))
+    await asyncio.gather(*(asyncio.to_thread(worker.wait_until_ready) for worker in workers))
     verdict = await flow.verdict(timeout_s=120)
 
     assert len(set(bought)) == PURCHASES

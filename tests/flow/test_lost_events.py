@@ -90,8 +90,8 @@ async def _how_far_it_came(flow) -> str:
     """What the ledger has not sent, and the last that the processes between it and Stripe's events have logged."""
     waiting = await asyncio.to_thread(flow.stack.postgres_server.execute, "SELECT topic, id FROM outbox", "ledger")
     tails = [
-        "\n".join([door.name, *flow.stack.log_file(door.name).read_text().splitlines()[-LINES_SHOWN:]])
-        for door in (GATEWAY_BACKFILL, LEDGER_WORKER)
+        "\n".join([process.name, *flow.stack.log_file(process.name).read_text().splitlines()[-LINES_SHOWN:]])
+        for process in (GATEWAY_BACKFILL, LEDGER_WORKER)
     ]
     return "\n".join([f"in the ledger's outbox: {waiting or 'nothing'}", *tails])
 

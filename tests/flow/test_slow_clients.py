@@ -129,8 +129,8 @@ def slow_post(path: str, **headers: str) -> bytes:
     return head.encode() + b" " * (BODY_BYTES - 1)
 
 
-def watched(door: HttpProcess, request: bytes) -> Watched:
-    return Watched(door.name, door.port, psutil.Process(door.process.pid), request)
+def watched(process: HttpProcess, request: bytes) -> Watched:
+    return Watched(process.name, process.port, psutil.Process(process.process.pid), request)
 
 
 @pytest.fixture
@@ -149,17 +149,17 @@ async def attackers() -> AsyncIterator[Attackers]:
     await attackers.close()
 
 
-async def start_with_few_files(*doors: HttpProcess) -> None:
-    """Starts the doors again so that they can never open more than `FILES`."""
-    for door in doors:
-        door.arguments = ["embedded.few_files", str(FILES), *door.arguments]
-    await asyncio.to_thread(side_by_side, [door.restart for door in doors])
+async def start_with_few_files(*processes: HttpProcess) -> None:
+    """Restarts the processes so that they can never open more than `FILES`."""
+    for process in processes:
+        process.arguments = ["embedded.few_files", str(FILES), *process.arguments]
+    await asyncio.to_thread(side_by_side, [process.restart for process in processes])
 
 
 @pytest.mark.usefixtures("many_files")
 async def test_silent_slow_and_http2_callers_cost_little_and_keep_nobody_out(flow: Flow, attackers: Attackers) -> None:
-    doors = flow.stack.doors
-    gateway, ledger = doors[GATEWAY_APP.name], doors[LEDGER_APP.name]
+    processes = flow.stack.processes
+    gateway, ledger = processes[GATEWAY_APP.name], processes[LEDGER_APP.name]
     token = token_for(flow.addresses, "slow-clients", Scope.BILLING_READ)
     await start_with_few_files(gateway, ledger)
     main = [
@@ -167,7 +167,9 @@ async def test_silent_slow_and_http2_callers_cost_little_and_keep_nobody_out(flo
         watched(ledger, get("/api/ledger/entries", authorization=f"Bearer {token}")),
     ]
     others = [
-        watched(door, get("/healthz")) for door in doors.values() if door.is_running and door not in (gateway, ledger)
+        watched(process, get("/healthz"))
+        for process in processes.values()
+        if process.is_running and process not in (gateway, ledger)
     ]
     everything = [*main, *others]
     for each in everything:
@@ -196,7 +198,7 @@ async def test_silent_slow_and_http2_callers_cost_little_and_keep_nobody_out(flo
     is_over.set()
     await serving
     for each in everything:
-        await until(lambda door=each: door.process.num_fds() <= door.files[0] + 2)
+        await until(lambda one=each: one.process.num_fds() <= one.files[0] + 2)
         each.look()
     print("", *(each.figures() for each in everything), sep="\n")
     for each in everything:

@@ -184,19 +184,19 @@ def _in_the_storm(ends: Sequence[End]) -> list[End]:
 
 async def _caught_up(groups: ConsumerGroups) -> None:
     async def is_read_to_the_end() -> bool:
-        return sum([await groups.lag(door.service) for door in WORKERS]) == 0
+        return sum([await groups.lag(worker.service) for worker in WORKERS]) == 0
 
     await until(is_read_to_the_end, "every webhook read by every group", timeout_s=60)
 
 
 async def _restart_armed(flow, log: Path, release: Path) -> None:
     """Restarts the workers, so that each will stop in the middle."""
-    workers = [flow.stack.doors[door.name] for door in WORKERS]
+    workers = [flow.stack.processes[worker.name] for worker in WORKERS]
     await asyncio.to_thread(side_by_side, [worker.stop for worker in workers])
-    for door, worker in zip(WORKERS, workers, strict=True):
+    for service_process, worker in zip(WORKERS, workers, strict=True):
         calm = worker.env
         worker.env = calm | {
-            "FAULT_POINTS": f"{door.service}.handled={HOLD}",
+            "FAULT_POINTS": f"{service_process.service}.handled={HOLD}",
             "FAULT_POINTS_LOG": str(log),
             "FAULT_POINTS_RELEASE": str(release),
         }
@@ -206,7 +206,7 @@ async def _restart_armed(flow, log: Path, release: Path) -> None:
 
 def _rebalances(flow) -> list[int]:
     """How many rebalances each worker has heard of: one with a batch in hand goes on with it first."""
-    return [flow.stack.log_file(door.name).read_text().count('"partitions_revoking"') for door in WORKERS]
+    return [flow.stack.log_file(worker.name).read_text().count('"partitions_revoking"') for worker in WORKERS]
 
 
 async def _handled(http: httpx.AsyncClient, url: str) -> int:
@@ -267,10 +267,10 @@ async def test_a_thousand_webhooks_shuffled_and_sent_twice_leave_the_balances_of
 
         await until(each_is_in_the_middle, "a batch in the hands of each worker")
         known = _rebalances(flow)
-        second = [await asyncio.to_thread(flow.stack.launch_replica, door) for door in WORKERS]
+        second = [await asyncio.to_thread(flow.stack.launch_replica, worker) for worker in WORKERS]
 
         async def each_group_gives_out_its_partitions_anew() -> bool:
-            return not any([await groups.is_stable(door.service) for door in WORKERS])
+            return not any([await groups.is_stable(worker.service) for worker in WORKERS])
 
         async def each_worker_knows() -> bool:
             return all(now > before for now, before in zip(_rebalances(flow), known, strict=True))
@@ -278,7 +278,7 @@ async def test_a_thousand_webhooks_shuffled_and_sent_twice_leave_the_balances_of
         await until(each_group_gives_out_its_partitions_anew, "the rebalance of each group")
         await until(each_worker_knows, "each worker's heartbeat that hears of it")
         assert await flow.simulator.settle_webhooks()
-        unfinished = [await groups.lag(door.service) for door in WORKERS]
+        unfinished = [await groups.lag(worker.service) for worker in WORKERS]
         release.touch()
         await asyncio.to_thread(side_by_side, [replica.wait_until_ready for replica in second])
         await _caught_up(groups)
@@ -293,8 +293,8 @@ async def test_a_thousand_webhooks_shuffled_and_sent_twice_leave_the_balances_of
             await until(is_the_same, "the end of once in order", timeout_s=CLAIMED_FOR.total_seconds() + 20)
         handled = [
             await _handled(flow.http, url)
-            for door, replica in zip(WORKERS, second, strict=True)
-            for url in (flow.stack.url(door), replica.url)
+            for worker, replica in zip(WORKERS, second, strict=True)
+            for url in (flow.stack.url(worker), replica.url)
         ]
         await asyncio.to_thread(side_by_side, [replica.stop for replica in second])
 

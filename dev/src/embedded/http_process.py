@@ -1,4 +1,4 @@
-"""A child process that answers HTTP: the doors of the services, and the Stripe simulator."""
+"""A child process that answers HTTP: a service process or the Stripe simulator."""
 
 import http.client
 from collections.abc import Mapping, Sequence

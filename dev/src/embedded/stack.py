@@ -1,4 +1,4 @@
-"""The whole product on this machine: PostgreSQL, Kafka, the Stripe simulator, and one process per door."""
+"""The whole product on this machine: PostgreSQL, Kafka, the Stripe simulator, and every service process."""
 
 import shutil
 import tempfile
@@ -31,7 +31,7 @@ WELL_KNOWN_SIMULATOR_PORT = 12111
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class ServiceProcess:
     """One process of a service: `python -m <service> <command>`."""
 
     service: str
@@ -43,15 +43,15 @@ class Door:
         return f"{self.service.replace('_', '-')}-{self.command}"
 
 
-GATEWAY_APP = Door("webhook_gateway", "app", 3000)
-GATEWAY_BACKFILL = Door("webhook_gateway", "backfill")
-PAYMENTS_APP = Door("payments", "app", 8000)
-PAYMENTS_WORKER = Door("payments", "worker")
-LEDGER_APP = Door("ledger", "app", 8001)
-LEDGER_WORKER = Door("ledger", "worker")
-RECHARGE_APP = Door("recharge", "app", 8002)
-RECHARGE_WORKER = Door("recharge", "worker")
-ALL_DOORS = (
+GATEWAY_APP = ServiceProcess("webhook_gateway", "app", 3000)
+GATEWAY_BACKFILL = ServiceProcess("webhook_gateway", "backfill")
+PAYMENTS_APP = ServiceProcess("payments", "app", 8000)
+PAYMENTS_WORKER = ServiceProcess("payments", "worker")
+LEDGER_APP = ServiceProcess("ledger", "app", 8001)
+LEDGER_WORKER = ServiceProcess("ledger", "worker")
+RECHARGE_APP = ServiceProcess("recharge", "app", 8002)
+RECHARGE_WORKER = ServiceProcess("recharge", "worker")
+ALL_PROCESSES = (
     *(GATEWAY_APP, GATEWAY_BACKFILL, PAYMENTS_APP, PAYMENTS_WORKER),
     *(LEDGER_APP, LEDGER_WORKER, RECHARGE_APP, RECHARGE_WORKER),
 )
@@ -62,7 +62,7 @@ class StackConfig:
     """What a stack is made of. `stripe` None means the simulator; `data_dir` None means data that is thrown away."""
 
     label: str = "stack"
-    doors: tuple[Door, ...] = ALL_DOORS
+    processes: tuple[ServiceProcess, ...] = ALL_PROCESSES
     stripe: StripeAccess | None = None
     data_dir: Path | None = None
     well_known_ports: bool = False
@@ -84,7 +84,7 @@ class Stack:
         directory = self.config.data_dir or Path(tempfile.mkdtemp(prefix=f"prepaid-{self.config.label}-"))
         self._claim: ClaimedDirectory | None = None if self._throw_away else ClaimedDirectory(directory)
         self.directory = directory
-        self._run_dir = directory / "run"  # where the doors work: no .env there that they would read
+        self._run_dir = directory / "run"  # the services' working directory: no .env there that they would read
         self._run_dir.mkdir(exist_ok=True)
         self.postgres = Postgres(directory / "postgres", self.log_file("postgres"), throw_away=self._throw_away)
         self.kafka = Kafka(directory / "kafka", self.log_file("kafka"), throw_away=self._throw_away)
@@ -93,10 +93,14 @@ class Stack:
         self.environment = ServiceEnvironment(
             self.postgres.server, self.kafka.server, stripe, extra=dict(self.config.extra_env)
         )
-        self.doors: dict[str, HttpProcess] = {}
-        for door in self.config.doors:
-            self._add_door(door.name, door, door.well_known_port if self.config.well_known_ports else None)
-        if self.simulator is not None and GATEWAY_APP.name in self.doors:
+        self.processes: dict[str, HttpProcess] = {}
+        for service_process in self.config.processes:
+            self._add_process(
+                service_process.name,
+                service_process,
+                service_process.well_known_port if self.config.well_known_ports else None,
+            )
+        if self.simulator is not None and GATEWAY_APP.name in self.processes:
             send_webhooks_to(self.simulator, f"{self.url(GATEWAY_APP)}/api/stripe/webhooks")
 
     @property
@@ -111,31 +115,31 @@ class Stack:
         """Where a part of this stack logs."""
         return self._logs.path / f"{name}.log"
 
-    def url(self, door: Door) -> str:
-        """Where a door answers."""
-        return self.doors[door.name].url
+    def url(self, service_process: ServiceProcess) -> str:
+        """Where a service process answers."""
+        return self.processes[service_process.name].url
 
     def start(self) -> None:
         """Everything up, migrated and ready, or `NotReady` with the reason and nothing left running."""
         begun = time.monotonic()
         try:
             self._start_servers()
-            side_by_side(process.start for process in self.doors.values())
+            side_by_side(process.start for process in self.processes.values())
         except BaseException:
             self.close()
             raise
         self._say(f"Everything is ready after {time.monotonic() - begun:.1f} s.")
 
-    def add_replica(self, door: Door) -> HttpProcess:
-        """One more process of a door, started and ready."""
-        replica = self.launch_replica(door)
+    def add_replica(self, service_process: ServiceProcess) -> HttpProcess:
+        """One more process of the same kind, started and ready."""
+        replica = self.launch_replica(service_process)
         replica.wait_until_ready()
         return replica
 
-    def launch_replica(self, door: Door) -> HttpProcess:
-        """One more process of a door, started and perhaps not ready yet."""
-        name = f"{door.name}-{1 + sum(other.startswith(door.name) for other in self.doors)}"
-        replica = self._add_door(name, door, None)
+    def launch_replica(self, service_process: ServiceProcess) -> HttpProcess:
+        """One more process of the same kind, started and perhaps not ready yet."""
+        name = f"{service_process.name}-{1 + sum(other.startswith(service_process.name) for other in self.processes)}"
+        replica = self._add_process(name, service_process, None)
         replica.launch()
         return replica
 
@@ -144,8 +148,8 @@ class Stack:
         self._run_once(f"{service} {' '.join(command)}", service, [service, *command], timeout_s)
 
     def close(self) -> None:
-        """Stops the doors, then what they stand on; removes throw-away data."""
-        side_by_side([process.close for process in self.doors.values()])
+        """Stops the services, then PostgreSQL, Kafka and the simulator; removes throw-away data."""
+        side_by_side([process.close for process in self.processes.values()])
         parts = (self.postgres, self.kafka, self.simulator)
         side_by_side([part.close for part in parts if part is not None])
         if self._throw_away:
@@ -170,7 +174,7 @@ class Stack:
         server = self.postgres.start()
         server.run_file(INIT_SQL, role_passwords())
         self._say(f"PostgreSQL answers on port {server.port}.")
-        used = {door.service for door in self.config.doors}
+        used = {service_process.service for service_process in self.config.processes}
         migrating = [service for service in SERVICES_WITH_DATABASE if service in used]
         side_by_side([partial(self.run, service, "migrate") for service in migrating])
         self._say("The databases are migrated.")
@@ -196,17 +200,17 @@ class Stack:
         )
         run_to_end(command, self.log_file(name.replace(" ", "-")), timeout_s)
 
-    def _add_door(self, name: str, door: Door, port: int | None) -> HttpProcess:
-        self.doors[name] = HttpProcess(
+    def _add_process(self, name: str, service_process: ServiceProcess, port: int | None) -> HttpProcess:
+        self.processes[name] = HttpProcess(
             name,
-            [door.service, door.command],
-            env=self.environment.of(door.service, "{port}"),
+            [service_process.service, service_process.command],
+            env=self.environment.of(service_process.service, "{port}"),
             log_file=self.log_file(name),
             cwd=self._run_dir,
             port=port,
             remove_when_orphaned=self._removable,
         )
-        return self.doors[name]
+        return self.processes[name]
 
     def _make_simulator(self) -> HttpProcess:
         port = WELL_KNOWN_SIMULATOR_PORT if self.config.well_known_ports else None

@@ -1,4 +1,4 @@
-"""`make up`: everything serving on well-known ports until Ctrl-C, one process a door, restarted when it dies."""
+"""`make up`: everything serving on well-known ports until Ctrl-C, each service process restarted when it dies."""
 
 import signal
 import time
@@ -85,18 +85,18 @@ def curl_lines(stack: Stack) -> list[str]:
 
 
 def moved(stack: Stack) -> list[str]:
-    """A line for each door whose well-known port another program has, and which therefore answers elsewhere."""
+    """A line for each service process whose well-known port is taken, and which therefore answers on another."""
     return [
-        f"Port {door.well_known_port} is taken: {door.name} answers on {stack.doors[door.name].port}."
-        for door in stack.config.doors
-        if door.well_known_port not in (None, stack.doors[door.name].port)
+        f"Port {process.well_known_port} is taken: {process.name} answers on {stack.processes[process.name].port}."
+        for process in stack.config.processes
+        if process.well_known_port not in (None, stack.processes[process.name].port)
     ]
 
 
 def _introduce(stack: Stack, stripe: StripeAccess | None) -> None:
     rows = [("webhooks", f"{stack.url(GATEWAY_APP)}/api/stripe/webhooks")]
-    for name, door in (("payments", PAYMENTS_APP), ("ledger", LEDGER_APP), ("recharge", RECHARGE_APP)):
-        rows.append((name, f"{stack.url(door)}/docs"))
+    for name, process in (("payments", PAYMENTS_APP), ("ledger", LEDGER_APP), ("recharge", RECHARGE_APP)):
+        rows.append((name, f"{stack.url(process)}/docs"))
     rows.append(("Stripe", stack.simulator.url if stack.simulator else "the real one, test mode"))
     rows.append(("Kafka", stack.kafka_server.bootstrap_servers))
     for service in SERVICES_WITH_DATABASE:
@@ -137,7 +137,7 @@ class Watched:
 
 def _watch(stack: Stack) -> NoReturn:
     """What has died is started again, later and later while it keeps dying. Ends by KeyboardInterrupt."""
-    parts: dict[str, _Part] = {"PostgreSQL": stack.postgres, "Kafka": stack.kafka, **stack.doors}
+    parts: dict[str, _Part] = {"PostgreSQL": stack.postgres, "Kafka": stack.kafka, **stack.processes}
     if stack.simulator is not None:
         parts["stripe-simulator"] = stack.simulator
     watched = [Watched(name, part, started_at=time.monotonic()) for name, part in parts.items()]

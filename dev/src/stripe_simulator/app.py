@@ -8,8 +8,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stripe_simulator.api.door import Door
 from stripe_simulator.api.operations import OPERATIONS
+from stripe_simulator.api.request_handler import RequestHandler
 from stripe_simulator.contract import OperationSpec
 from stripe_simulator.control import faults, objects, payments, state, webhooks
 from stripe_simulator.settings import Settings
@@ -41,20 +41,20 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=["Request-Id"]
     )
-    door = Door(simulator)
+    handler = RequestHandler(simulator)
     # First, because routes are tried in order and these are the busy ones.
-    _add_operations(app, simulator, door)
+    _add_operations(app, simulator, handler)
     for router in (state.router, faults.router, webhooks.router, objects.router, payments.router):
         app.include_router(router, prefix="/_sim", tags=["control"])
-    app.add_route("/{path:path}", door.refuse_unknown, methods=["GET", "POST", "DELETE", "PUT", "PATCH"])
+    app.add_route("/{path:path}", handler.refuse_unknown, methods=["GET", "POST", "DELETE", "PUT", "PATCH"])
     app.state.simulator = simulator
     return app
 
 
-def _add_operations(app: FastAPI, simulator: Simulator, door: Door) -> None:
+def _add_operations(app: FastAPI, simulator: Simulator, handler: RequestHandler) -> None:
     def route(spec: OperationSpec) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
-            return await door.answer(spec, request)
+            return await handler.answer(spec, request)
 
         return answer
 

@@ -13,7 +13,8 @@ from embedded.stack import GATEWAY_APP, GATEWAY_BACKFILL, Stack, StackConfig
 
 def test_two_stacks_run_side_by_side_and_doors_die_and_come_back() -> None:
     stacks = [
-        Stack(StackConfig("test-stack", doors=doors)) for doors in ((GATEWAY_APP, GATEWAY_BACKFILL), (GATEWAY_APP,))
+        Stack(StackConfig("test-stack", processes=processes))
+        for processes in ((GATEWAY_APP, GATEWAY_BACKFILL), (GATEWAY_APP,))
     ]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(Stack.start, stacks))
@@ -25,14 +26,14 @@ def test_two_stacks_run_side_by_side_and_doors_die_and_come_back() -> None:
         roles = "SELECT count(*) FROM pg_roles WHERE rolname ~ '^(ledger|payments|recharge)_(owner|api|worker)$'"
         assert first.postgres_server.execute(roles) == "9"
 
-        door = first.doors[GATEWAY_APP.name]
-        address, pid = door.url, door.process.pid
-        door.kill()
-        assert not door.is_running
-        assert second.doors[GATEWAY_APP.name].is_ready()
-        door.start()
-        assert (door.url, door.process.pid != pid) == (address, True)
-        assert _post_unsigned_webhook(door) == HTTPStatus.BAD_REQUEST
+        gateway = first.processes[GATEWAY_APP.name]
+        address, pid = gateway.url, gateway.process.pid
+        gateway.kill()
+        assert not gateway.is_running
+        assert second.processes[GATEWAY_APP.name].is_ready()
+        gateway.start()
+        assert (gateway.url, gateway.process.pid != pid) == (address, True)
+        assert _post_unsigned_webhook(gateway) == HTTPStatus.BAD_REQUEST
 
         replica = first.add_replica(GATEWAY_BACKFILL)
         assert replica.name == "webhook-gateway-backfill-2"
@@ -45,11 +46,11 @@ def test_two_stacks_run_side_by_side_and_doors_die_and_come_back() -> None:
 
 
 def test_a_command_that_fails_shows_its_output() -> None:
-    stack = Stack(StackConfig("test-failing", doors=()))
+    stack = Stack(StackConfig("test-failing", processes=()))
     with pytest.raises(NotReady, match=r"(?s)nothing_like_this now failed with status 1.*No module named"):
         stack.run("nothing_like_this", "now")
     stack.close()
 
 
-def _post_unsigned_webhook(door: HttpProcess) -> int:
-    return httpx.post(f"{door.url}/api/stripe/webhooks", content=b"{}", trust_env=False).status_code
+def _post_unsigned_webhook(gateway: HttpProcess) -> int:
+    return httpx.post(f"{gateway.url}/api/stripe/webhooks", content=b"{}", trust_env=False).status_code

@@ -83,11 +83,11 @@ def test_a_door_whose_port_is_taken_says_where_it_answers_instead() -> None:
     with contextlib.closing(socket.socket()) as other:
         with contextlib.suppress(OSError):  # then another program has it, which is as good
             other.bind(("127.0.0.1", port))
-        config = StackConfig("test-moved", doors=(GATEWAY_APP, GATEWAY_BACKFILL), well_known_ports=True)
+        config = StackConfig("test-moved", processes=(GATEWAY_APP, GATEWAY_BACKFILL), well_known_ports=True)
         stack = Stack(config)
         try:
             lines = moved(stack)
         finally:
             stack.close()
-    answers_on = stack.doors[GATEWAY_APP.name].port
+    answers_on = stack.processes[GATEWAY_APP.name].port
     assert lines == [f"Port {port} is taken: webhook-gateway-app answers on {answers_on}."]

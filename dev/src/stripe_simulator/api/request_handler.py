@@ -1,4 +1,4 @@
-"""The door of the API: a request in, an answer out, by Stripe's rules for keys, parameters, retries and failures.
+"""Answers a request by Stripe's rules for idempotency keys, parameters, retries and failures.
 
 Between claiming an idempotency key and keeping its answer nothing awaits unless a fault asks for it, and the operation
 itself never does, so an operation and its kept answer are one atomic step.
@@ -68,7 +68,7 @@ class _Abandoned(Exception):
     """The request hung until its simulator was started over: nothing may be done or noted for it any more."""
 
 
-class Door:
+class RequestHandler:
     """Answers the operations of the contract for one simulator."""
 
     def __init__(self, simulator: Simulator) -> None:
