@@ -34,7 +34,7 @@ setup: .venv/.installed ## install everything into .venv and fetch Kafka; the ot
 	@$(BIN)/python -m embedded fetch
 
 .PHONY: demo
-demo: .venv/.installed ## play the whole story on real parts, and prove it against Stripe's books
+demo: .venv/.installed ## run the demo scenario on a real stack, then check the three invariants
 	@$(BIN)/python -m demo $(ARGS)
 
 .PHONY: up

@@ -16,9 +16,9 @@ import httpx
 from benchmarks.measurement import Measurement, RunOptions
 from demo.__main__ import addresses_of
 from demo.clients import Product, Tenant
-from demo.market import PACKAGE_CREDITS, PACKAGE_MINOR, open_account
-from demo.narration import until
 from demo.simulator import Simulator
+from demo.steps import until
+from demo.workload import PACKAGE_CREDITS, PACKAGE_MINOR, enable_auto_recharge
 from embedded.environment import DEVELOPMENT_SIGNING_KEY, SIMULATOR_WEBHOOK_SECRET
 from embedded.stack import Stack, StackConfig
 from load.sales import orders, sell
@@ -98,7 +98,7 @@ async def _debit_to_charge_asked(stack: Stack, http: httpx.AsyncClient, rounds: 
     simulator = Simulator(addresses.stripe, http)
     product = Product(addresses, http)
     tenant = Tenant(addresses, http, new_id("bench"))
-    await open_account(tenant, monthly_cap_minor=(WARM_UP_ROUNDS + rounds + 1) * PACKAGE_MINOR)
+    await enable_auto_recharge(tenant, monthly_cap_minor=(WARM_UP_ROUNDS + rounds + 1) * PACKAGE_MINOR)
     await until(lambda: _is_settled(tenant, 0), "the first purchase", TIMEOUT_S)
     took_ms: list[float] = []
     for number in range(WARM_UP_ROUNDS + rounds):

@@ -11,8 +11,8 @@ from demo.__main__ import addresses_of
 from demo.clients import Addresses, Product, Tenant
 from demo.simulator import Simulator
 from embedded.stack import Stack, StackConfig
-from proof.books import prove_books
-from proof.judge import Verdict, judge_when_settled
+from invariants.check import Report, check_until_all_hold
+from invariants.ledger_check import check_ledger
 from shared.ids import new_id
 
 #: The backfill runs at the start, and when a test has it run: what a test loses stays lost until then.
@@ -33,13 +33,13 @@ class Flow:
         """A tenant nobody else uses."""
         return Tenant(self.addresses, self.http, new_id(name))
 
-    async def prove_books(self) -> None:
-        """`ledger reconcile` and `ledger check` find nothing wrong, once everything has arrived."""
-        await asyncio.to_thread(prove_books, self.stack)
+    async def check_ledger(self) -> None:
+        """`ledger reconcile` and `ledger check` find no difference, once every event has arrived."""
+        await asyncio.to_thread(check_ledger, self.stack)
 
-    async def verdict(self, timeout_s: float = 60.0) -> Verdict:
-        """The three sentences, once everything has arrived; and the ledger's own check."""
-        return await judge_when_settled(self.http, self.addresses.stripe, self.stack.postgres_server, timeout_s)
+    async def check_invariants(self, timeout_s: float = 60.0) -> Report:
+        """The three invariants, once every event has arrived."""
+        return await check_until_all_hold(self.http, self.addresses.stripe, self.stack.postgres_server, timeout_s)
 
 
 @pytest.fixture(scope="package")

@@ -8,8 +8,8 @@ import asyncio
 
 import pytest
 
-from demo.market import PACKAGE_CREDITS, open_account
-from demo.narration import until
+from demo.steps import until
+from demo.workload import PACKAGE_CREDITS, enable_auto_recharge
 from embedded.stack import RECHARGE_WORKER
 
 CHARGES = ("POST", "/v1/payment_intents")
@@ -19,7 +19,7 @@ LISTS = ("GET", "/v1/payment_intents")
 async def _drained(flow):
     """A tenant whose next debit makes its card be charged, and whose webhooks are held back from here on."""
     tenant = flow.tenant("drained")
-    await open_account(tenant)
+    await enable_auto_recharge(tenant)
 
     async def has_bought() -> bool:
         return await tenant.available() == PACKAGE_CREDITS
@@ -77,9 +77,9 @@ async def _recharged_once(flow, tenant) -> None:
 
     await until(is_credited, "the credits of the recharge", timeout_s=60)
     assert await flow.simulator.settle_webhooks()
-    verdict = await flow.verdict()
-    assert verdict.wrong == []
-    await flow.prove_books()
+    report = await flow.check_invariants()
+    assert report.violations == []
+    await flow.check_ledger()
     assert await tenant.available() == PACKAGE_CREDITS - 600 + PACKAGE_CREDITS
     attempt = await _attempt(tenant)
     assert attempt["state"] == "credited"

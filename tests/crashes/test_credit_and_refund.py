@@ -74,7 +74,7 @@ class TwoWorkers:
         """Puts the event into a partition, whatever its key says."""
         await self.producer.send_and_wait(self.groups.topic, self.told[event_type], partition=partition)
 
-    async def prove_books(self) -> None:
+    async def check_ledger(self) -> None:
         """`ledger check` and `ledger reconcile` find nothing wrong."""
         for command in (["check"], ["reconcile", "--since", "1d", "--grace", "0s"]):
             done = await asyncio.to_thread(
@@ -168,4 +168,4 @@ async def test_a_credit_and_its_refund_in_two_workers_before_either_commits_leav
     assert await workers.query("SELECT count(*) FROM payment_intent WHERE tenant_id IS NULL") == "0", "nothing waits"
     assert await workers.query("SELECT kind, credits FROM transfer ORDER BY version") == "purchase|100\nrefund|100"
     assert await workers.query("SELECT balance, owed, receivable FROM balance WHERE tenant_id = 'acme'") == "0|0|0"
-    await workers.prove_books()
+    await workers.check_ledger()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from demo.clients import Tenant
-from demo.market import PACKAGE, PACKAGE_CREDITS, Spender, open_account
 from demo.traffic import purchase
+from demo.workload import PACKAGE, PACKAGE_CREDITS, DebitLoop, enable_auto_recharge
 from embedded.stack import LEDGER_WORKER, PAYMENTS_WORKER, RECHARGE_WORKER, ServiceProcess
 
 WORKERS = (LEDGER_WORKER, PAYMENTS_WORKER, RECHARGE_WORKER)
@@ -50,9 +50,9 @@ async def test_two_hundred_purchases_survive_a_death_at_every_fault_point_of_eve
     log = tmp_path / "fault-points"
     buyers = [flow.tenant("buyer") for _ in range(BUYERS)]
     spenders = [flow.tenant("spender") for _ in range(4)]
-    await asyncio.gather(*(open_account(tenant) for tenant in spenders))
-    market = Spender(flow.product, spenders, pause_s=SPENDING_PAUSE_S)
-    spending = asyncio.create_task(market.run())
+    await asyncio.gather(*(enable_auto_recharge(tenant) for tenant in spenders))
+    debit_loop = DebitLoop(flow.product, spenders, pause_s=SPENDING_PAUSE_S)
+    spending = asyncio.create_task(debit_loop.run())
     all_have_died = asyncio.Event()
     buying = asyncio.gather(*(_buy(buyer, all_have_died) for buyer in buyers))
 
@@ -60,18 +60,18 @@ async def test_two_hundred_purchases_survive_a_death_at_every_fault_point_of_eve
     all_have_died.set()
 
     bought = await buying
-    market.stop()
+    debit_loop.stop()
     await spending
     await asyncio.gather(*(asyncio.to_thread(flow.stack.processes[worker.name].wait_until_ready) for worker in WORKERS))
-    verdict = await flow.verdict()
+    report = await flow.check_invariants()
 
     hit = sorted(log.read_text().split())
     assert hit == sorted(f"{worker.service}.{point}" for worker in WORKERS for point in POINTS)
     payment_intents = [payment_intent for of_buyer in bought for payment_intent in of_buyer]
     assert len(set(payment_intents)) == len(payment_intents) >= PURCHASES
-    assert verdict.wrong == []
-    assert verdict.is_proven
-    assert market.debits > 0
+    assert report.violations == []
+    assert report.all_hold
+    assert debit_loop.debits > 0
     balances = await asyncio.gather(*(tenant.available() for tenant in buyers))
     assert balances == [len(of_buyer) * PACKAGE_CREDITS for of_buyer in bought]
-    await flow.prove_books()
+    await flow.check_ledger()

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from demo.clients import Tenant
-from demo.market import PACKAGE, PACKAGE_CREDITS, PACKAGE_MINOR, Spender, open_account
-from demo.narration import until
+from demo.steps import until
 from demo.traffic import purchase
+from demo.workload import PACKAGE, PACKAGE_CREDITS, PACKAGE_MINOR, DebitLoop, enable_auto_recharge
 from embedded.stack import LEDGER_WORKER, PAYMENTS_WORKER, RECHARGE_WORKER
 from shared.clock import utc_now
 
@@ -59,9 +59,9 @@ async def test_purchases_survive_random_kills_of_every_part(flow) -> None:
     chance.shuffle(victims)
     customers = Customers([flow.tenant("buyer") for _ in range(10)])
     spenders = [flow.tenant("spender") for _ in range(3)]
-    await asyncio.gather(*(open_account(tenant, CAP_MINOR) for tenant in spenders))
-    market = Spender(flow.product, spenders, pause_s=SPENDING_PAUSE_S)
-    spending = asyncio.create_task(market.run())
+    await asyncio.gather(*(enable_auto_recharge(tenant, CAP_MINOR) for tenant in spenders))
+    debit_loop = DebitLoop(flow.product, spenders, pause_s=SPENDING_PAUSE_S)
+    spending = asyncio.create_task(debit_loop.run())
 
     killed_at: list[float] = []
     for victim in victims:
@@ -78,14 +78,14 @@ async def test_purchases_survive_random_kills_of_every_part(flow) -> None:
         return all([await tenant.attempts() for tenant in spenders])
 
     await until(each_was_recharged, "a recharge of each spender", timeout_s=90)
-    market.stop()
+    debit_loop.stop()
     await spending
     await asyncio.gather(*(asyncio.to_thread(worker.wait_until_ready) for worker in workers))
-    verdict = await flow.verdict(timeout_s=120)
+    report = await flow.check_invariants(timeout_s=120)
 
     assert len(set(bought)) == PURCHASES
-    assert verdict.wrong == []
-    assert verdict.is_proven
+    assert report.violations == []
+    assert report.all_hold
     balances = await asyncio.gather(*(tenant.available() for tenant in customers.buyers))
     assert balances == [PURCHASES // len(customers.buyers) * PACKAGE_CREDITS] * len(customers.buyers)
     credited_at = await _credited_at(flow)
@@ -93,4 +93,4 @@ async def test_purchases_survive_random_kills_of_every_part(flow) -> None:
     unfinished = [sum(begun <= at < credited for begun, credited in lives) for at in killed_at]
     assert len(unfinished) == 5 * KILLS_OF_EACH
     assert min(unfinished) > 0, f"at each kill there was work to do: {unfinished}"
-    await flow.prove_books()
+    await flow.check_ledger()

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from demo.narration import until
+from demo.steps import until
 
 #: https://docs.stripe.com/currencies: IDR has two decimals, and takes up to twelve digits.
 PRICE_MINOR, CREDITS = 150_000_000, 10_000
@@ -29,4 +29,4 @@ async def test_a_purchase_of_a_million_and_a_half_rupiah_is_credited(flow) -> No
         "ledger",
     )
     assert row == f"{PRICE_MINOR}|idr|{CREDITS}"
-    await flow.prove_books()
+    await flow.check_ledger()

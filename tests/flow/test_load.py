@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from demo.narration import until
+from demo.steps import until
 from embedded.consumer_groups import consumer_groups
 from embedded.environment import DEVELOPMENT_SIGNING_KEY, SIMULATOR_WEBHOOK_SECRET
 from embedded.process import this_python
@@ -62,7 +62,7 @@ async def test_sales_are_each_credited_once_however_often_they_are_sent(flow) ->
     await _handled(flow)
     credited = await _credited(flow)
     assert (len(credited), set(credited.values())) == (BODIES, {1})
-    await flow.prove_books()
+    await flow.check_ledger()
 
 
 @pytest.mark.timeout(240)
@@ -71,4 +71,4 @@ async def test_the_load_of_another_business_stops_nothing_and_changes_nothing(fl
     assert await _load(flow) == BODIES * ROUNDS
     await _handled(flow)
     assert await _credited(flow) == before
-    await flow.prove_books()
+    await flow.check_ledger()

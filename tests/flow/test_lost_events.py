@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from demo.market import PACKAGE, PACKAGE_CREDITS, PACKAGE_MINOR
-from demo.narration import StepFailed, until
+from demo.steps import StepFailed, until
 from demo.traffic import purchases
+from demo.workload import PACKAGE, PACKAGE_CREDITS, PACKAGE_MINOR
 from embedded.consumer_groups import consumer_groups
 from embedded.environment import SIMULATOR_SECRET_KEY
 from embedded.process import this_python
@@ -107,7 +107,7 @@ async def test_a_tenth_of_all_events_lost_for_good_is_listed_by_kind_and_healed_
         flow, bought, REFUNDS - REFUNDS // LOST_SHARE, DISPUTES - DISPUTES // LOST_SHARE
     )
     assert await flow.simulator.settle_webhooks()
-    await flow.prove_books()
+    await flow.check_ledger()
 
     await flow.simulator.enable_endpoint(enabled=False)
     lost = await purchases(buyers, PURCHASES - arrived, PACKAGE)
@@ -140,8 +140,8 @@ async def test_a_tenth_of_all_events_lost_for_good_is_listed_by_kind_and_healed_
         await until(nothing_differs, "books without a difference from Stripe", HEALED_TIMEOUT_S)
     except StepFailed as error:
         raise AssertionError(f"{error}\n{await _how_far_it_came(flow)}") from error
-    await flow.prove_books()
-    assert (await flow.verdict()).wrong == []
+    await flow.check_ledger()
+    assert (await flow.check_invariants()).violations == []
     left = await _credits_by_payment(flow)
     everything = taken_back + of_the_lost + of_the_known
     assert {name: left[name] for name in (*bought, *lost)} == {
@@ -158,6 +158,6 @@ async def test_a_tenth_of_all_events_lost_for_good_is_listed_by_kind_and_healed_
             return await groups.lag(LEDGER_WORKER.service) == 0
 
         await until(are_read, "the events read by the ledger")
-    await flow.prove_books()
+    await flow.check_ledger()
     again = await _credits_by_payment(flow)
     assert {name: again[name] for name in (*bought, *lost)} == {name: left[name] for name in (*bought, *lost)}

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from demo.clients import token_for
-from demo.market import open_account
+from demo.workload import enable_auto_recharge
 from embedded.environment import SIMULATOR_WEBHOOK_SECRET
 from embedded.http_process import HttpProcess
 from embedded.side_by_side import side_by_side
@@ -205,5 +205,5 @@ async def test_silent_slow_and_http2_callers_cost_little_and_keep_nobody_out(flo
         assert max(each.memory) < each.memory[0] + MEMORY_BYTES_MAX, each.figures()
         assert max(each.files) < FILES - 100, each.figures()
         assert len(each.answers_s) >= 10, each.figures()
-    await open_account(flow.tenant("buyer"))  # as if nothing had been
-    await flow.prove_books()
+    await enable_auto_recharge(flow.tenant("buyer"))  # as if nothing had been
+    await flow.check_ledger()

@@ -15,8 +15,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo.clients import Refused, Tenant
-from demo.market import PACKAGE, PACKAGE_CREDITS, open_account
-from demo.narration import StepFailed, until
+from demo.steps import StepFailed, until
+from demo.workload import PACKAGE, PACKAGE_CREDITS, enable_auto_recharge
 from embedded.consumer_groups import ConsumerGroups, consumer_groups
 from embedded.environment import SIMULATOR_SECRET_KEY
 from embedded.side_by_side import side_by_side
@@ -132,7 +132,7 @@ async def _at_once(*work: Any) -> None:
 async def _founded(flow, name: str, buyers: int, rechargers: int) -> Town:
     """A town in which nothing has happened but that the rechargers have opened their accounts."""
     town = Town(name, [flow.tenant(name) for _ in range(buyers)], [flow.tenant(name) for _ in range(rechargers)])
-    await _at_once(*(open_account(tenant) for tenant in town.rechargers))
+    await _at_once(*(enable_auto_recharge(tenant) for tenant in town.rechargers))
 
     async def have_credits() -> bool:
         return all([await tenant.available() == PACKAGE_CREDITS for tenant in town.rechargers])
@@ -247,7 +247,7 @@ async def test_a_thousand_webhooks_shuffled_and_sent_twice_leave_the_balances_of
         await flow.simulator.release_webhooks(shuffle=False)
         assert await flow.simulator.settle_webhooks()
         await _caught_up(groups)
-        assert (await flow.verdict()).wrong == []
+        assert (await flow.check_invariants()).violations == []
 
         async def cards_of_one_second_are_looked_up() -> bool:
             return {year for end in await _end(flow, in_order) for _, year in end.cards} == {2030, EXP_YEAR}
@@ -283,7 +283,7 @@ async def test_a_thousand_webhooks_shuffled_and_sent_twice_leave_the_balances_of
         await asyncio.to_thread(side_by_side, [replica.wait_until_ready for replica in second])
         await _caught_up(groups)
         written = await _written(flow, before, await groups.ends())
-        verdict = await flow.verdict()
+        report = await flow.check_invariants()
 
         async def is_the_same() -> bool:
             return await _end(flow, stormy) == expected
@@ -298,7 +298,7 @@ async def test_a_thousand_webhooks_shuffled_and_sent_twice_leave_the_balances_of
         ]
         await asyncio.to_thread(side_by_side, [replica.stop for replica in second])
 
-    assert verdict.wrong == []
+    assert report.violations == []
     assert await _end(flow, stormy) == expected
     assert sum(copies >= COPIES for copies in written.values()) >= WEBHOOKS_MIN
     assert min(unfinished) > WEBHOOKS_MIN, "each rebalance began in the middle"
@@ -307,4 +307,4 @@ async def test_a_thousand_webhooks_shuffled_and_sent_twice_leave_the_balances_of
     assert [end.attempts for end in expected] == [()] * STORMY_BUYERS + [("credited",)] * STORMY_RECHARGERS
     assert {end.purchases for end in expected} == {"succeeded,succeeded,succeeded", "succeeded"}
     assert {year for end in expected for _, year in end.cards} == {2030, EXP_YEAR}
-    await flow.prove_books()
+    await flow.check_ledger()

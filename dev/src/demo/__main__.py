@@ -1,4 +1,4 @@
-"""`make demo`: plays the story on an embedded stack of its own and checks the three sentences at the end."""
+"""`make demo`: runs the demo scenario on an embedded stack of its own, then checks the three invariants."""
 
 import asyncio
 import sys
@@ -9,17 +9,17 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.clients import Addresses, Product, Refused, Tenant
-from demo.narration import Narrator, StepFailed
+from demo.scenario import Scenario, run_scenario
 from demo.simulator import Simulator
-from demo.story import Cast, play
-from demo.traffic import PATIENCE_S
+from demo.steps import StepFailed, StepPrinter
+from demo.traffic import RETRY_TIMEOUT_S
 from embedded.environment import DEVELOPMENT_JWT_SECRET, SIMULATOR_PUBLISHABLE_KEY
 from embedded.process import NotReady
 from embedded.stack import GATEWAY_APP, LEDGER_APP, PAYMENTS_APP, RECHARGE_APP, Stack, StackConfig
-from proof.books import prove_books
-from proof.judge import Verdict, judge_when_settled
+from invariants.check import Report, check_until_all_hold
+from invariants.ledger_check import check_ledger
 
-CROWD = 5
+CUSTOMERS = 5
 
 
 def addresses_of(stack: Stack) -> Addresses:
@@ -36,46 +36,46 @@ def addresses_of(stack: Stack) -> Addresses:
     )
 
 
-async def tell(console: Console, stack: Stack) -> Verdict:
-    """Plays the story and judges it."""
+async def run_demo(console: Console, stack: Stack) -> Report:
+    """Runs the scenario, then checks the invariants and the ledger."""
     addresses = addresses_of(stack)
-    async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
-        cast = Cast(
-            narrator=Narrator(console),
+    async with httpx.AsyncClient(timeout=RETRY_TIMEOUT_S) as http:
+        scenario = Scenario(
+            steps=StepPrinter(console),
             stack=stack,
             simulator=Simulator(addresses.stripe, http),
             product=Product(addresses, http),
             acme=Tenant(addresses, http, "acme"),
             borealis=Tenant(addresses, http, "borealis"),
-            crowd=[Tenant(addresses, http, f"customer-{number}") for number in range(1, CROWD + 1)],
+            customers=[Tenant(addresses, http, f"customer-{number}") for number in range(1, CUSTOMERS + 1)],
         )
-        await play(cast)
-        verdict = await judge_when_settled(http, addresses.stripe, stack.postgres_server)
-    prove_books(stack)
-    return verdict
+        await run_scenario(scenario)
+        report = await check_until_all_hold(http, addresses.stripe, stack.postgres_server)
+    check_ledger(stack)
+    return report
 
 
-def show(console: Console, verdict: Verdict) -> None:
-    """The three sentences, and what they were judged by."""
-    table = Table(title="\nThe three sentences, against Stripe's books", title_justify="left", title_style="bold")
-    table.add_column("sentence")
-    table.add_column("looked at")
+def show(console: Console, report: Report) -> None:
+    """Prints whether each invariant holds, and what was compared."""
+    table = Table(title="\nThe three invariants, against Stripe's charges", title_justify="left", title_style="bold")
+    table.add_column("invariant")
+    table.add_column("compared")
     table.add_column("holds")
-    money = ", ".join(f"{minor / 100:,.2f} {code.upper()}" for code, minor in sorted(verdict.charged_minor.items()))
+    money = ", ".join(f"{minor / 100:,.2f} {code.upper()}" for code, minor in sorted(report.charged_minor.items()))
     rows = (
-        ("1. Every cent is in the ledger exactly once", f"{verdict.charges} charges, {money}", verdict.cents),
-        ("2. No card charged twice, nor beyond its cap", f"{verdict.attempts} attempts", verdict.charges_twice),
-        ("3. A tenant sees and spends only its own", f"{verdict.tables} tables, as the API's role", verdict.isolation),
+        ("1. Every cent is in the ledger exactly once", f"{report.charges} charges, {money}", report.every_cent_once),
+        ("2. No card charged twice, nor beyond its cap", f"{report.attempts} attempts", report.never_charged_twice),
+        ("3. A tenant sees and spends only its own", f"{report.tables} tables, as the API's role", report.only_its_own),
     )
-    for sentence, seen, wrong in rows:
-        table.add_row(sentence, seen, "[red]no[/red]" if wrong else "[green]yes[/green]")
+    for invariant, compared, violations in rows:
+        table.add_row(invariant, compared, "[red]no[/red]" if violations else "[green]yes[/green]")
     console.print(table)
-    for line in verdict.wrong:
+    for line in report.violations:
         console.print(f"  [red]✗[/red] {line}", highlight=False)
 
 
 def main() -> int:
-    """0 when the story came true and the sentences hold, else 1."""
+    """0 when every step succeeded and all invariants hold, else 1."""
     console = Console()
     begun = time.monotonic()
     try:
@@ -83,19 +83,18 @@ def main() -> int:
             stack = Stack(StackConfig(label="demo"), say=lambda text: console.print(f"  [dim]{text}[/dim]"))
             stack.start()
         try:
-            verdict = asyncio.run(tell(console, stack))
+            report = asyncio.run(run_demo(console, stack))
         finally:
             with console.status("Stopping everything …"):
                 stack.close()
     except (StepFailed, NotReady, Refused, httpx.HTTPError) as error:
-        console.print(f"\n[red]The story broke off:[/red] {error}")
+        console.print(f"\n[red]The demo stopped:[/red] {error}")
         console.print("The processes' logs are under build/logs/.")
         return 1
-    show(console, verdict)
-    console.print(
-        f"\n[bold]{'Done' if verdict.is_proven else 'NOT proven'}[/bold] in {time.monotonic() - begun:.0f} s."
-    )
-    return 0 if verdict.is_proven else 1
+    show(console, report)
+    outcome = "Done" if report.all_hold else "NOT all invariants hold"
+    console.print(f"\n[bold]{outcome}[/bold], {time.monotonic() - begun:.0f} s.")
+    return 0 if report.all_hold else 1
 
 
 if __name__ == "__main__":

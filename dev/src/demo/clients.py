@@ -1,4 +1,4 @@
-"""Those who use the product, as HTTP clients: a tenant's admin, its browser with Stripe.js, the product."""
+"""HTTP clients of a running stack: a tenant's admin, its browser with Stripe.js, and the product."""
 
 import time
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Addresses:
 
 
 class Refused(Exception):
-    """An answer that is a problem. `problem` is its body."""
+    """An error answer. `problem` is its body: an RFC 9457 problem, or Stripe's error."""
 
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
         super().__init__(f"{status} {problem.get('code')}: {problem.get('detail')}")
@@ -45,7 +45,7 @@ def token_for(addresses: Addresses, tenant: str | None, *scopes: Scope) -> str:
 
 
 async def answer(response: httpx.Response) -> Any:
-    """The JSON of a good answer; `Refused` for a problem."""
+    """The JSON of a 2xx answer; raises `Refused` for any other."""
     if response.is_success:
         return response.json() if response.content else None
     body: Any = response.json() if "json" in response.headers.get("content-type", "") else {"detail": response.text}
@@ -53,7 +53,7 @@ async def answer(response: httpx.Response) -> Any:
 
 
 class Tenant:
-    """A tenant's admin on the billing page, and the browser that holds the card."""
+    """A tenant's admin on the billing page, and the browser in which a card is entered."""
 
     def __init__(self, addresses: Addresses, http: httpx.AsyncClient, tenant: str) -> None:
         self.name = tenant
@@ -63,7 +63,7 @@ class Tenant:
         self._headers = {"Authorization": f"Bearer {token}"}
 
     async def packages(self) -> list[dict[str, Any]]:
-        """What is for sale."""
+        """The packages for sale."""
         return (await self._get(self._addresses.payments, "/api/credits/packages"))["packages"]
 
     async def create_purchase(self, package: str, *, save_card: bool = False, key: str | None = None) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class Tenant:
         return await self._post(self._addresses.payments, "/api/stripe/confirm-payment-intent", body, new_id("key"))
 
     async def debit_other_tenant(self, tenant: str, credits: int) -> dict[str, Any]:
-        """What must be refused: spending another tenant's credits with this tenant's token."""
+        """Tries to spend another tenant's credits with this tenant's token; must be refused."""
         body = {"tenantId": tenant, "reference": new_id("job"), "credits": credits}
         return await self._post(self._addresses.ledger, "/api/ledger/debits", body, new_id("key"))
 
@@ -150,7 +150,7 @@ class Tenant:
         return (await self._get(self._addresses.recharge, "/api/recharge/attempts"))["attempts"]
 
     async def decisions(self) -> list[dict[str, Any]]:
-        """Why it charged and why it did not, newest first."""
+        """Recharge's decisions, with their reasons, newest first."""
         return (await self._get(self._addresses.recharge, "/api/recharge/decisions"))["decisions"]
 
     async def _get(self, base: str, path: str) -> Any:

@@ -10,17 +10,17 @@ from embedded.environment import SIMULATOR_SECRET_KEY
 
 @dataclass(frozen=True, slots=True)
 class Simulator:
-    """What Stripe does not offer: losing and shuffling webhooks, reading the books."""
+    """What Stripe does not offer: losing and shuffling webhooks, and reading every charge at once."""
 
     url: str
     http: httpx.AsyncClient
 
     async def books(self) -> dict[str, Any]:
-        """Every charge that succeeded, and where webhooks stand."""
+        """Every charge that succeeded, and the state of webhook deliveries."""
         return await self._get("/books")
 
     async def requests(self) -> list[dict[str, Any]]:
-        """What was asked of Stripe, oldest first."""
+        """The requests that Stripe received, oldest first."""
         return await self._get("/requests")
 
     async def forget_requests(self) -> None:
@@ -32,18 +32,18 @@ class Simulator:
         await self._post("/webhooks/faults", {"kind": "drop", "event_type": event_type, "count": count})
 
     async def hold_webhooks(self) -> None:
-        """Keeps every webhook back until `release_webhooks`."""
+        """Holds every webhook back until `release_webhooks`."""
         await self._post("/webhooks/faults", {"kind": "hold", "event_type": "*", "count": None})
 
     async def release_webhooks(self, *, copies: int = 1, shuffle: bool = True, seed: int | None = None) -> int:
-        """Sends what was kept, each `copies` times; returns how many were sent."""
+        """Sends the webhooks that were held, each `copies` times; returns how many were sent."""
         await self.http.delete(f"{self.url}/_sim/webhooks/faults")
         released = await self._post("/webhooks/release", {"shuffle": shuffle, "copies": copies, "seed": seed})
         return int(released["sent"])
 
     async def enable_endpoint(self, *, enabled: bool) -> None:
-        """Disables every endpoint, as Stripe does after days of failures, or enables them again. What happens meanwhile
-        is never sent, and no list says so."""
+        """Disables every endpoint, as Stripe does after days of failures, or enables them again. Events of
+        the time between are never sent, nor listed as undelivered."""
         headers = {"Authorization": f"Bearer {SIMULATOR_SECRET_KEY}"}
         url = f"{self.url}/v1/webhook_endpoints"
         listed = (await self.http.get(url, headers=headers)).raise_for_status().json()
@@ -57,7 +57,7 @@ class Simulator:
         return bool(settled["settled"])
 
     async def fault(self, kind: str, path: str, **more: Any) -> None:
-        """Puts a fault into the API: `error_after`, `drop_answer`, `hang`, …"""
+        """Sets a fault of the API: `error_after`, `drop_answer`, `hang`, …"""
         await self._post("/faults", {"kind": kind, "path": path, **more})
 
     async def _get(self, path: str) -> Any:

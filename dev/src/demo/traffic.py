@@ -1,4 +1,4 @@
-"""Customers who buy while parts of the stack die: every call is repeated under its own key until it is answered."""
+"""Purchases that survive crashes of the stack: each call is repeated under its own key until it is answered."""
 
 import asyncio
 import random
@@ -12,16 +12,16 @@ from shared.ids import new_id
 
 ResultT = TypeVar("ResultT")
 
-PATIENCE_S = 60.0
+RETRY_TIMEOUT_S = 60.0
 CUSTOMERS_AT_ONCE = 8
 
 
-async def until_answered(call: Callable[[], Awaitable[ResultT]], patience_s: float = PATIENCE_S) -> ResultT:
-    """Repeats `call` as a good client does: on a lost connection and on 503, with backoff, for `patience_s` at most.
+async def until_answered(call: Callable[[], Awaitable[ResultT]], timeout_s: float = RETRY_TIMEOUT_S) -> ResultT:
+    """Repeats `call` as a client should: on a lost connection and on 5xx, with back-off, for `timeout_s` at most.
 
-    `call` has to be repeatable: the same Idempotency-Key or reference each time.
+    `call` must be repeatable: the same Idempotency-Key or reference each time.
     """
-    deadline = asyncio.get_running_loop().time() + patience_s
+    deadline = asyncio.get_running_loop().time() + timeout_s
     delay_s = 0.05
     while True:
         try:
@@ -36,14 +36,14 @@ async def until_answered(call: Callable[[], Awaitable[ResultT]], patience_s: flo
 
 
 async def purchase(tenant: Tenant, package: str) -> str:
-    """Buys a package once with 4242, whatever it takes; returns the PaymentIntent's id."""
+    """Buys a package once with card 4242, repeating each call until it is answered; returns the PaymentIntent's id."""
     key = new_id("key")
     created = await until_answered(lambda: tenant.create_purchase(package, key=key))
 
     async def pay() -> None:
         try:
             await tenant.pay_in_browser(created)
-        except Refused as refused:  # an earlier try got through and its answer was lost
+        except Refused as refused:  # an earlier call succeeded and its answer was lost
             if refused.problem.get("error", {}).get("code") != "payment_intent_unexpected_state":
                 raise
 
@@ -55,10 +55,10 @@ async def purchases(
     tenants: Sequence[Tenant], count: int, package: str, *, pause_s: float = 0.0, at_once: int = CUSTOMERS_AT_ONCE
 ) -> list[str]:
     """`count` purchases, spread over the tenants; returns the PaymentIntents' ids."""
-    places = asyncio.Semaphore(at_once)
+    slots = asyncio.Semaphore(at_once)
 
     async def one(number: int) -> str:
-        async with places:
+        async with slots:
             payment_intent = await purchase(tenants[number % len(tenants)], package)
             await asyncio.sleep(pause_s)
             return payment_intent

@@ -1,4 +1,4 @@
-"""What the demo prints: one line a step, with what happened and how long it took."""
+"""What the demo prints: a line for each step, with its result and its duration."""
 
 import asyncio
 import time
@@ -9,30 +9,30 @@ from dataclasses import dataclass
 from rich.console import Console
 
 CONDITION_TIMEOUT_S = 30.0
-#: How soon it is looked again: at first at once, later when a tenth of what has been waited has passed, so that looking
-#: takes nothing away from those who are waited for.
+#: The pause between two polls: a tenth of the time waited so far, within these limits, so that polling takes little CPU
+#: time from the processes that are waited for.
 POLL_INTERVAL_MIN_S, POLL_INTERVAL_MAX_S = 0.01, 0.5
 
 
 class StepFailed(Exception):
-    """A step of the story did not come true."""
+    """A step did not have the expected result."""
 
 
 @dataclass(slots=True)
 class Step:
-    """One step while it is told; `result` becomes its second half."""
+    """A running step. `result` is printed after its description."""
 
     result: str = ""
 
 
-class Narrator:
-    """Tells the story on a console."""
+class StepPrinter:
+    """Prints the steps on a console."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._number = 0
 
-    def chapter(self, title: str) -> None:
+    def section(self, title: str) -> None:
         """A headline."""
         self.console.print(f"\n[bold]{title}[/bold]")
 
@@ -54,7 +54,7 @@ class Narrator:
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float = CONDITION_TIMEOUT_S) -> None:
-    """Returns once `condition` holds, or raises `StepFailed` saying what did not come true."""
+    """Returns once `condition` holds, or raises `StepFailed` naming `what`."""
     begun = asyncio.get_running_loop().time()
     while not await condition():
         waited_s = asyncio.get_running_loop().time() - begun

@@ -1,17 +1,17 @@
-"""A check that cannot fail proves nothing: each way in which a sentence can be false is shown to be found."""
+"""Each kind of violation is found: a check that cannot fail shows nothing."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from proof.sentences import (
+from invariants.rules import (
     AttemptSpan,
     Cap,
     Charge,
     Entry,
     Receipt,
-    each_its_own,
     every_cent_once,
     never_charged_twice,
+    only_its_own,
 )
 from shared.signed_metadata import CreditOrder, sign
 
@@ -79,7 +79,7 @@ def test_overlapping_attempts_of_one_tenant_are_found() -> None:
 
 
 def test_an_entry_or_a_customer_of_another_tenant_is_found() -> None:
-    assert each_its_own([charge()], [replace(ENTRY, tenant="borealis")], {})
-    assert each_its_own([charge(), charge("pi_2", tenant="borealis", attempt="att_2")], [], {})
-    assert each_its_own([], [], {"ledger.balance": 1}) == ["ledger.balance: a tenant's role reads 1 rows of others"]
-    assert each_its_own([charge()], [ENTRY], {"ledger.balance": 0}) == []
+    assert only_its_own([charge()], [replace(ENTRY, tenant="borealis")], {})
+    assert only_its_own([charge(), charge("pi_2", tenant="borealis", attempt="att_2")], [], {})
+    assert only_its_own([], [], {"ledger.balance": 1}) == ["ledger.balance: a tenant's role reads 1 rows of others"]
+    assert only_its_own([charge()], [ENTRY], {"ledger.balance": 0}) == []

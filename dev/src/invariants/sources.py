@@ -1,4 +1,4 @@
-"""Reads what the sentences are judged by: Stripe's books, and our tables as the superuser sees them."""
+"""Reads what the invariants are checked against: Stripe's charges, and our tables as the superuser sees them."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -7,14 +7,14 @@ import asyncpg
 import httpx
 
 from embedded.servers import PostgresServer
-from proof.sentences import AttemptSpan, Cap, Charge, Entry, Receipt
+from invariants.rules import AttemptSpan, Cap, Charge, Entry, Receipt
 
 SERVICES = ("ledger", "payments", "recharge")
 TIMEOUT_S = 30
 
 
-async def charges_in_the_books(http: httpx.AsyncClient, stripe_url: str) -> list[Charge]:
-    """Every charge that succeeded, by the simulator's books."""
+async def charges_at_stripe(http: httpx.AsyncClient, stripe_url: str) -> list[Charge]:
+    """Every charge that succeeded, as the simulator lists them."""
     response = await http.get(f"{stripe_url}/_sim/books", timeout=TIMEOUT_S)
     response.raise_for_status()
     return [Charge.of(entry) for entry in response.json()["charges"]]
@@ -64,10 +64,10 @@ async def attempts_and_caps(postgres: PostgresServer) -> tuple[list[AttemptSpan]
     )
 
 
-async def rows_of_others(postgres: PostgresServer) -> tuple[int, dict[str, int]]:
-    """How many tables were tried, and what each service's `*_api` role reads in them of tenants other than the one it
-    is confined to. Tables without rows of two tenants prove nothing and are not counted."""
-    tried, foreign = 0, dict[str, int]()
+async def foreign_rows_by_table(postgres: PostgresServer) -> tuple[int, dict[str, int]]:
+    """How many tables were read, and how many rows of other tenants each service's `*_api` role sees in each of them
+    while confined to one tenant. A table without rows of two tenants shows nothing and is not counted."""
+    tables, foreign = 0, dict[str, int]()
     for service in SERVICES:
         async with _connection(postgres, service) as connection:
             for table in await _tables_with_tenant(connection):
@@ -77,9 +77,9 @@ async def rows_of_others(postgres: PostgresServer) -> tuple[int, dict[str, int]]
                 ]
                 if len(tenants) < 2:
                     continue
-                tried += 1
+                tables += 1
                 foreign[f"{service}.{table}"] = await _read_as(connection, service, table, tenants[0])
-    return tried, foreign
+    return tables, foreign
 
 
 async def _tables_with_tenant(connection: asyncpg.Connection) -> list[str]:

@@ -1,4 +1,4 @@
-"""The three sentences as pure functions: from what Stripe's books say and what our tables hold to what is false."""
+"""The three invariants as pure functions: each takes Stripe's charges and our rows, and returns the violations."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from shared.signed_metadata import MARKER
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """A charge that succeeded, as the books have it. Amounts in minor units."""
+    """A charge that succeeded, as Stripe has it. Amounts are in minor units."""
 
     payment_intent: str
     customer: str | None
@@ -38,7 +38,7 @@ class Charge:
 
     @property
     def reversed_minor(self) -> int:
-        """What the card's owner got back, at most the amount."""
+        """What went back to the card's owner, at most the amount."""
         return min(self.amount_minor, self.refunded_minor + self.disputed_minor)
 
 
@@ -56,7 +56,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Money that the ledger recorded without crediting it."""
+    """An unapplied receipt: money that the ledger recorded and has not credited."""
 
     payment_intent: str
     amount_minor: int
@@ -65,7 +65,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Cap:
-    """The most that a tenant's owner lets automatic charges take in a calendar month, UTC."""
+    """The most that automatic charges may take from a tenant in a calendar month, UTC."""
 
     tenant: str
     currency: str
@@ -86,8 +86,8 @@ CREDITING = ("purchase", "recharge")
 
 
 def every_cent_once(charges: Sequence[Charge], entries: Sequence[Entry], receipts: Sequence[Receipt]) -> list[str]:
-    """Sentence 1: what is false in «every cent is in the ledger exactly once, and nothing else is»."""
-    wrong: list[str] = []
+    """Invariant 1: every cent is in the ledger exactly once, and nothing else is. Returns the violations."""
+    violations: list[str] = []
     credited: dict[str, list[Entry]] = defaultdict(list)
     reversed_credits: Counter[str] = Counter()
     for entry in entries:
@@ -98,9 +98,9 @@ def every_cent_once(charges: Sequence[Charge], entries: Sequence[Entry], receipt
     ours = {charge.payment_intent: charge for charge in charges if MARKER in charge.metadata}
     received = {receipt.payment_intent: receipt for receipt in receipts}
     for name, charge in ours.items():
-        wrong += _one_charge(charge, credited.get(name, []), received.get(name), reversed_credits[name])
-    wrong += [f"{name} is in the ledger, and Stripe never took it" for name in credited.keys() - ours.keys()]
-    return wrong
+        violations += _one_charge(charge, credited.get(name, []), received.get(name), reversed_credits[name])
+    violations += [f"{name} is in the ledger, and Stripe never took it" for name in credited.keys() - ours.keys()]
+    return violations
 
 
 def _one_charge(charge: Charge, entries: list[Entry], receipt: Receipt | None, reversed_credits: int) -> list[str]:
@@ -110,23 +110,23 @@ def _one_charge(charge: Charge, entries: list[Entry], receipt: Receipt | None, r
         return [] if held == money else [f"{name}: the unapplied receipt says {held}, Stripe took {money}"]
     if len(entries) != 1:
         return [f"{name}: Stripe took {money}, the ledger has it {len(entries)} times"]
-    entry, wrong = entries[0], list[str]()
+    entry, violations = entries[0], list[str]()
     if (entry.amount_minor, entry.currency) != money:
-        wrong.append(f"{name}: Stripe took {money}, the ledger says {(entry.amount_minor, entry.currency)}")
+        violations.append(f"{name}: Stripe took {money}, the ledger says {(entry.amount_minor, entry.currency)}")
     if entry.credits != int(charge.metadata["credits"]):
-        wrong.append(f"{name}: {charge.metadata['credits']} credits were sold, {entry.credits} granted")
+        violations.append(f"{name}: {charge.metadata['credits']} credits were sold, {entry.credits} granted")
     owed_back = entry.credits * charge.reversed_minor // charge.amount_minor
     if reversed_credits != owed_back:
-        wrong.append(f"{name}: {owed_back} credits are to be taken back, {reversed_credits} were")
-    return wrong
+        violations.append(f"{name}: {owed_back} credits are to be taken back, {reversed_credits} were")
+    return violations
 
 
 def never_charged_twice(charges: Sequence[Charge], caps: Iterable[Cap], attempts: Sequence[AttemptSpan]) -> list[str]:
-    """Sentence 2: what is false in «never charged twice for one need, nor beyond the cap»."""
-    wrong: list[str] = []
+    """Invariant 2: no card is charged twice for one need, or beyond the cap. Returns the violations."""
+    violations: list[str] = []
     for need in ("purchase", "attempt"):
         times = Counter(charge.metadata[need] for charge in charges if need in charge.metadata)
-        wrong += [f"{need} {name} was charged {count} times" for name, count in times.items() if count > 1]
+        violations += [f"{need} {name} was charged {count} times" for name, count in times.items() if count > 1]
     taken: Counter[tuple[str, str, str]] = Counter()
     for charge in charges:
         if "attempt" in charge.metadata:
@@ -135,27 +135,29 @@ def never_charged_twice(charges: Sequence[Charge], caps: Iterable[Cap], attempts
     for (tenant, currency, month), amount_minor in taken.items():
         limit = limits.get((tenant, currency), 0)
         if amount_minor > limit:
-            wrong.append(f"{tenant}: {amount_minor} {currency} charged in {month}, the cap is {limit}")
-    return wrong + _overlaps(attempts)
+            violations.append(f"{tenant}: {amount_minor} {currency} charged in {month}, the cap is {limit}")
+    return violations + _overlaps(attempts)
 
 
 def _overlaps(attempts: Sequence[AttemptSpan]) -> list[str]:
-    wrong: list[str] = []
+    violations: list[str] = []
     newest: dict[str, AttemptSpan] = {}
     for attempt in sorted(attempts, key=lambda span: (span.tenant, span.began_at)):
         before = newest.get(attempt.tenant)
         if before is not None and (before.ended_at is None or before.ended_at > attempt.began_at):
-            wrong.append(f"{attempt.tenant}: attempt {attempt.attempt} began while {before.attempt} was open")
+            violations.append(f"{attempt.tenant}: attempt {attempt.attempt} began while {before.attempt} was open")
         newest[attempt.tenant] = attempt
-    return wrong
+    return violations
 
 
-def each_its_own(charges: Sequence[Charge], entries: Sequence[Entry], foreign_rows: Mapping[str, int]) -> list[str]:
-    """Sentence 3: what is false in «a tenant sees and spends only its own».
+def only_its_own(charges: Sequence[Charge], entries: Sequence[Entry], foreign_rows: Mapping[str, int]) -> list[str]:
+    """Invariant 3: a tenant sees and spends only its own. Returns the violations.
 
-    `foreign_rows` counts, for each table, what a tenant's role reads of other tenants.
+    `foreign_rows`: for each table, how many rows of other tenants the API's role reads while confined to one.
     """
-    wrong = [f"{table}: a tenant's role reads {rows} rows of others" for table, rows in foreign_rows.items() if rows]
+    violations = [
+        f"{table}: a tenant's role reads {rows} rows of others" for table, rows in foreign_rows.items() if rows
+    ]
     tenants_of: dict[str, set[str]] = defaultdict(set)
     sold_to: dict[str, str] = {}
     for charge in charges:
@@ -163,9 +165,9 @@ def each_its_own(charges: Sequence[Charge], entries: Sequence[Entry], foreign_ro
             sold_to[charge.payment_intent] = charge.metadata["tenant"]
             if charge.customer is not None:
                 tenants_of[charge.customer].add(charge.metadata["tenant"])
-    wrong += [f"{customer} paid for {sorted(names)}" for customer, names in tenants_of.items() if len(names) > 1]
+    violations += [f"{customer} paid for {sorted(names)}" for customer, names in tenants_of.items() if len(names) > 1]
     for entry in entries:
         buyer = sold_to.get(entry.payment_intent)
         if buyer is not None and buyer != entry.tenant:
-            wrong.append(f"{entry.payment_intent}: {buyer} paid, {entry.tenant} has the entry")
-    return wrong
+            violations.append(f"{entry.payment_intent}: {buyer} paid, {entry.tenant} has the entry")
+    return violations

@@ -1,11 +1,11 @@
-"""A small market for crash tests: tenants with saved cards and auto-recharge, who buy and are debited."""
+"""A workload for crash tests: tenants with saved cards and auto-recharge, and debits that cause recharges."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from demo.clients import Product, Refused, Tenant
-from demo.narration import until
+from demo.steps import until
 from demo.traffic import until_answered
 from shared.ids import new_id
 
@@ -14,8 +14,8 @@ MONTHLY_CAP_MINOR = 50 * PACKAGE_MINOR
 
 
 @dataclass(slots=True)
-class Spender:
-    """Debits tenants again and again, so that their cards are recharged, until told to stop. Counts what it did."""
+class DebitLoop:
+    """Debits tenants in turn until `stop`, so that their cards are recharged. Counts the answers."""
 
     product: Product
     tenants: Sequence[Tenant]
@@ -26,14 +26,14 @@ class Spender:
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
-        """Debits each tenant in turn; a 402 is an answer, a lost connection is repeated under the same reference."""
+        """Debits each tenant in turn. A 402 is counted; a lost connection is repeated under the same reference."""
         while not self._stop.is_set():
             for tenant in self.tenants:
                 await self._debit(tenant)
                 await asyncio.sleep(self.pause_s)
 
     def stop(self) -> None:
-        """Ends `run` after the round that it is in."""
+        """Ends `run` after the current round."""
         self._stop.set()
 
     async def _debit(self, tenant: Tenant) -> None:
@@ -47,8 +47,8 @@ class Spender:
             self.refused += 1
 
 
-async def open_account(tenant: Tenant, monthly_cap_minor: int = MONTHLY_CAP_MINOR) -> None:
-    """A tenant who has bought a package, saved the card and turned auto-recharge on."""
+async def enable_auto_recharge(tenant: Tenant, monthly_cap_minor: int = MONTHLY_CAP_MINOR) -> None:
+    """Buys a package, saves the card, waits until it is the default, and turns auto-recharge on."""
     await tenant.buy(PACKAGE, save_card=True)
 
     async def has_default_card() -> bool:

@@ -1,0 +1,1 @@
+"""Checks the three invariants (README.md) against Stripe's charges, as the simulator lists them, and our databases."""
