@@ -27,7 +27,7 @@ ON_ONE_STACK = (
     "tests/flow/test_large_amounts.py",
     "tests/flow/test_load.py",
     "tests/flow/test_lost_events.py",
-    "tests/flow/test_storm.py",
+    "tests/flow/test_shuffled_webhooks.py",
 )
 #: The others that take more than ten seconds, longest first.
 LONG = (

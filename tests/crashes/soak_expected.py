@@ -1,4 +1,4 @@
-"""What the books of a soak have to hold: a running sum of all that was answered and told, apart from the ledger."""
+"""What the ledger must hold after a soak: a running sum of every answered request and every sent event."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Sale:
-    """A PaymentIntent, and what becomes of its money."""
+    """A PaymentIntent with its refunds and disputes, each as (amount, is_undone)."""
 
     tenant: str
     credits: int
@@ -17,7 +17,7 @@ class Sale:
 
     @property
     def reversed_credits(self) -> int:
-        """The README's rule: in proportion, and never more than was bought. Undone ones count nothing."""
+        """In proportion, never more than was bought, as the README says. Undone refunds and disputes do not count."""
         minor = sum(amount for amount, is_undone in self.refunds + self.disputes if not is_undone)
         return self.credits * min(self.amount_minor, minor) // self.amount_minor
 
@@ -28,7 +28,7 @@ Key = tuple[str, str, str]
 
 @dataclass(slots=True)
 class Expected:
-    """What the books have to hold: of every reference what it changed the balance by, and how many credits it moved."""
+    """For every reference, by how much it changes the balance, and how many credits it moves."""
 
     tenants: Sequence[str]
     entries: dict[Key, tuple[int, int]] = field(default_factory=dict[Key, tuple[int, int]])
@@ -38,12 +38,12 @@ class Expected:
 
     def post(self, tenant: str, namespace: str, reference: str, change: int, *, moved: int = 0) -> Key:
         key = tenant, namespace, reference
-        assert key not in self.entries, f"the test has used {key} twice"
+        assert key not in self.entries, f"the test used {key} twice"
         self.entries[key] = change, moved or abs(change)
         return key
 
     def answered(self, key: Key, version: int) -> None:
-        """The version that an answer named; a second answer names the same."""
+        """Notes the version in an answer. A repeated request gets the same version."""
         assert self.versions.setdefault(key, version) == version, f"{key} was answered twice, differently"
 
     def end_hold(self, tenant: str, name: str, credits: int, used: int) -> None:

@@ -33,17 +33,17 @@ from shared.topic_admin import create_topics
 from shared.topics import TopicName
 from stripe_simulator.testing import WebhookReceiver, receive_webhooks
 
-from .soak_callers import Callers, Kill
+from .soak_api_load import ApiLoad, Kill
+from .soak_event_load import EventLoad
 from .soak_expected import Expected, Key
-from .soak_teller import Teller
 
 IS_FULL = os.environ.get("PREPAID_SOAK") == "full"
 LOAD_S = 600 if IS_FULL else 0
 KILLS_OF_EACH_MIN = 10 if IS_FULL else 1
 WORKERS = 2
 TENANTS = [f"soak-{n}" for n in range(12)]
-CALLERS = 8
-FACTS_BEFORE_STOP, FACTS_BEFORE_KILL = 20, 20
+CONCURRENT_CALLERS = 8
+RECORDS_BEFORE_STOP, RECORDS_BEFORE_KILL = 20, 20
 ANSWERS_BETWEEN_KILLS = (100, 1_000) if IS_FULL else (50, 200)
 OVERDRAFT_LIMIT = 200
 CATCH_UP_TIMEOUT_S = 90.0
@@ -71,15 +71,15 @@ class Ledger:
         finally:
             await connection.close()
 
-    async def facts(self) -> dict[Key, float]:
-        """When each usage record was written."""
+    async def usage_posted_at(self) -> dict[Key, float]:
+        """When each usage record was posted."""
         rows = await self.rows(
             "SELECT tenant_id, reference, extract(epoch FROM created_at)::float8 FROM transfer "
             "WHERE door = 'product' AND reference LIKE 'usage-%'"
         )
         return {(row[0], "product", row[1]): row[2] for row in rows}
 
-    async def last_fact_at(self) -> float:
+    async def last_usage_at(self) -> float:
         [row] = await self.rows(
             "SELECT coalesce(extract(epoch FROM max(created_at)), 0)::float8 FROM transfer "
             "WHERE door = 'product' AND reference LIKE 'usage-%'"
@@ -96,12 +96,12 @@ class Ledger:
                 await until(is_read, CATCH_UP_TIMEOUT_S)
 
     async def check(self) -> tuple[int, str]:
-        return await self._proof("check")
+        return await self._run("check")
 
     async def reconcile(self) -> tuple[int, str]:
-        return await self._proof("reconcile", "--since", "1d", "--grace", "0s")
+        return await self._run("reconcile", "--since", "1d", "--grace", "0s")
 
-    async def _proof(self, *command_line: str) -> tuple[int, str]:
+    async def _run(self, *command_line: str) -> tuple[int, str]:
         command = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "ledger", *command_line, env=self.environment, stdout=asyncio.subprocess.PIPE
         )
@@ -145,9 +145,9 @@ async def _ledger(
         await asyncio.to_thread(side_by_side, [process.close for process in (api, *workers)])
 
 
-async def kill_them(ledger: Ledger, callers: Callers, teller: Teller) -> None:
-    """Kills one after the other, each at work. A worker is killed again once the books have grown since."""
-    chance = random.Random(SEED)
+async def kill_repeatedly(ledger: Ledger, api_load: ApiLoad, event_load: EventLoad) -> None:
+    """Kills one process after the other, each under load; a worker only if usage was posted since its last kill."""
+    rng = random.Random(SEED)
     begun = time.monotonic()
     killed: Counter[str] = Counter()
     victims: list[HttpProcess] = []
@@ -156,43 +156,45 @@ async def kill_them(ledger: Ledger, callers: Callers, teller: Teller) -> None:
     ):
         if not victims:
             victims = [ledger.api, ledger.api, *ledger.workers]
-            chance.shuffle(victims)
+            rng.shuffle(victims)
         victim = victims.pop()
-        enough = callers.answers + chance.randint(*ANSWERS_BETWEEN_KILLS)
-        await until(lambda enough=enough: callers.answers >= enough, CATCH_UP_TIMEOUT_S)
+        enough = api_load.answers + rng.randint(*ANSWERS_BETWEEN_KILLS)
+        await until(lambda enough=enough: api_load.answers >= enough, CATCH_UP_TIMEOUT_S)
         if victim is ledger.api:
-            await until(lambda: len(callers.in_flight) >= CALLERS // 2)
-            callers.kills.append(Kill(victim.name, time.time(), frozenset(callers.in_flight)))
-            victim.kill()  # in this loop: between the list of who waits and the kill, nobody is answered
-            callers.may_ask.clear()
+            await until(lambda: len(api_load.in_flight) >= CONCURRENT_CALLERS // 2)
+            api_load.kills.append(Kill(victim.name, time.time(), frozenset(api_load.in_flight)))
+            victim.kill()  # without a switch to another task, so that no request is answered between the two lines
+            api_load.may_send.clear()
             await asyncio.to_thread(victim.start)
-            callers.may_ask.set()
+            api_load.may_send.set()
         else:
-            last = max((kill.at for kill in callers.kills if kill.victim == victim.name), default=0.0)
+            last = max((kill.at for kill in api_load.kills if kill.victim == victim.name), default=0.0)
 
             async def has_grown(last: float = last) -> bool:
-                return await ledger.last_fact_at() > last
+                return await ledger.last_usage_at() > last
 
             await until(has_grown, CATCH_UP_TIMEOUT_S)
-            await _stopped_in_the_middle(victim, teller)
-            callers.kills.append(Kill(victim.name, time.time()))
+            await _stop_with_unfinished_records(victim, event_load)
+            api_load.kills.append(Kill(victim.name, time.time()))
             victim.kill()
             await asyncio.to_thread(victim.launch)
         killed[victim.name] += 1
 
 
-async def _stopped_in_the_middle(worker: HttpProcess, teller: Teller) -> None:
-    """Stops the worker while facts come to it, and tells some more that it cannot finish before it is killed."""
-    telling = [asyncio.create_task(teller.tell_usage()) for _ in range(FACTS_BEFORE_STOP)]
-    await asyncio.wait(telling, return_when=asyncio.FIRST_COMPLETED)
+async def _stop_with_unfinished_records(worker: HttpProcess, event_load: EventLoad) -> None:
+    """Stops the worker while it reads usage records, and sends more, which it cannot finish before it is killed."""
+    sending = [asyncio.create_task(event_load.send_usage()) for _ in range(RECORDS_BEFORE_STOP)]
+    await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
     worker.process.send_signal(signal.SIGSTOP)
-    await asyncio.gather(*telling, *(teller.tell_usage() for _ in range(FACTS_BEFORE_KILL)))
+    await asyncio.gather(*sending, *(event_load.send_usage() for _ in range(RECORDS_BEFORE_KILL)))
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1_800 if IS_FULL else 300)
-async def test_the_books_hold_what_was_answered_through_kills_of_every_process(ledger: Ledger) -> None:
-    expected, chance = Expected(TENANTS), random.Random(SEED)
+async def test_the_books_hold_every_answered_request_and_sent_event_after_kills_of_every_process(
+    ledger: Ledger,
+) -> None:
+    expected, rng = Expected(TENANTS), random.Random(SEED)
     producer = make_producer(ledger.kafka.bootstrap_servers, "soak")
     await producer.start()
     try:
@@ -200,44 +202,44 @@ async def test_the_books_hold_what_was_answered_through_kills_of_every_process(l
             httpx.AsyncClient(base_url=ledger.api.url, timeout=30) as http,
             httpx.AsyncClient(base_url=ledger.stripe_url, timeout=30) as stripe,
         ):
-            callers = Callers(http, chance, expected)
-            callers.may_ask.set()
+            api_load = ApiLoad(http, rng, expected)
+            api_load.may_send.set()
             for tenant in TENANTS:
                 limit = {"overdraftLimit": OVERDRAFT_LIMIT}
-                assert (await callers.ask("PUT", f"/tenants/{tenant}", limit, Scope.OPERATOR)).status_code == 200
-            teller = Teller(producer, stripe, ledger.webhooks, ledger.prefix, chance, expected)
+                assert (await api_load.request("PUT", f"/tenants/{tenant}", limit, Scope.OPERATOR)).status_code == 200
+            event_load = EventLoad(producer, stripe, ledger.webhooks, ledger.prefix, rng, expected)
             async with asyncio.TaskGroup() as tasks:
-                for each in (*([callers] * CALLERS), teller):
+                for each in (*([api_load] * CONCURRENT_CALLERS), event_load):
                     tasks.create_task(each.run())
-                await kill_them(ledger, callers, teller)
-                callers.stopped = teller.stopped = True
+                await kill_repeatedly(ledger, api_load, event_load)
+                api_load.stopped = event_load.stopped = True
     finally:
         await producer.stop()
     await asyncio.to_thread(side_by_side, [worker.wait_until_ready for worker in ledger.workers])
     await ledger.caught_up()
 
-    written_at = await ledger.facts()
+    posted_at = await ledger.usage_posted_at()
     unfinished = [
         kill.lost if kill.victim == ledger.api.name
-        else sum(told <= kill.at < written_at[key] for key, told in teller.told_at.items())
-        for kill in callers.kills
+        else sum(sent <= kill.at < posted_at[key] for key, sent in event_load.sent_at.items())
+        for kill in api_load.kills
     ]  # fmt: skip
-    assert min(unfinished) > 0, f"at each kill there was work to do: {unfinished}"
+    assert min(unfinished) > 0, f"each kill interrupted something: {unfinished}"
     entries = await _assert_books_hold(ledger, expected)
 
-    code, said = await ledger.check()
-    assert (code, said.splitlines()[0]) == (
+    code, output = await ledger.check()
+    assert (code, output.splitlines()[0]) == (
         0,
         f"compared {len(TENANTS)} tenants, {entries} transfers, {await _count(ledger, 'credit_grant')} grants, "
         f"{len(expected.sales)} PaymentIntents",
-    ), said
-    code, said_of_stripe = await ledger.reconcile()
-    assert (code, said_of_stripe.splitlines()[-1]) == (0, "nothing differs"), said_of_stripe
-    assert f"compared {len(expected.sales)} payments," in said_of_stripe
+    ), output
+    code, reconciled = await ledger.reconcile()
+    assert (code, reconciled.splitlines()[-1]) == (0, "nothing differs"), reconciled
+    assert f"compared {len(expected.sales)} payments," in reconciled
     print(
-        f"\n{len(callers.kills)} kills, each with work to do (fewest: {min(unfinished)}); {callers.answers} answers, "
-        f"{callers.asked_again} requests asked again; {len(teller.told_at)} usage records, "
-        f"{len(expected.sales)} sales; {said.splitlines()[0]}: every book is right; {said_of_stripe.splitlines()[0]}: "
+        f"\n{len(api_load.kills)} kills, each of which interrupted something (fewest: {min(unfinished)}); "
+        f"{api_load.answers} answers, {api_load.retries} requests repeated; {len(event_load.sent_at)} usage records, "
+        f"{len(expected.sales)} sales; {output.splitlines()[0]}: check is clean; {reconciled.splitlines()[0]}: "
         "nothing differs"
     )
 
@@ -245,14 +247,14 @@ async def test_the_books_hold_what_was_answered_through_kills_of_every_process(l
         "UPDATE credit_grant SET remaining = remaining + 1, spent = false "
         "WHERE tenant_id = 'soak-3' AND grant_number = 1"
     )
-    code, said = await ledger.check()
+    code, output = await ledger.check()
     assert code == 1
-    assert "tenant 'soak-3', grant 1: what remains is" in said, said
+    assert "tenant 'soak-3', grant 1: what remains is" in output, output
 
 
 async def _assert_books_hold(ledger: Ledger, expected: Expected) -> int:
-    """Each reference once with what it was asked for, and nothing else; every balance as it adds up. Answers how many
-    transfers there are."""
+    """Each reference is posted once and as requested, nothing else is, and every balance adds up. Returns the number of
+    transfers."""
     found: dict[Key, tuple[int, int]] = {}
     versions: dict[Key, int] = {}
     reversed_credits: Counter[str] = Counter()
@@ -274,7 +276,7 @@ async def _assert_books_hold(ledger: Ledger, expected: Expected) -> int:
     assert {name: reversed_credits[name] for name in due} == due
     balances = await ledger.rows("SELECT tenant_id, balance, held FROM balance")
     assert {tenant: (balance, held) for tenant, balance, held in balances} == expected.balances()
-    assert await _count(ledger, "payment_intent WHERE tenant_id IS NULL") == 0, "nothing waits for its credit"
+    assert await _count(ledger, "payment_intent WHERE tenant_id IS NULL") == 0, "no reversal waits for its payment"
     return len(rows)
 
 

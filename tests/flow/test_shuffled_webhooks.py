@@ -1,4 +1,4 @@
-"""Webhooks shuffled and repeated, with second workers joining in the middle: the same end as once and in order."""
+"""Shuffled and repeated webhooks lead to the same state as in order, also while second workers join the groups."""
 
 import asyncio
 import contextlib
@@ -26,22 +26,22 @@ from shared.stripe_events import Header
 from shared.topics import TopicName
 
 PURCHASES_EACH = 3
-#: Histories that differ. Each is lived by one tenant in order, and by several in the storm.
+#: Scenarios that differ. Each is run by one tenant in order, and by several with shuffled webhooks.
 BUYERS, RECHARGERS = 8, 4
-STORMY_BUYERS, STORMY_RECHARGERS = 34, 12
+SHUFFLED_BUYERS, SHUFFLED_RECHARGERS = 34, 12
 EXP_YEAR = 2044
 DEBIT_CREDITS = 600
 WEBHOOKS_MIN = 1_000
 COPIES = 2
 AT_ONCE = 8
 WORKERS = (LEDGER_WORKER, PAYMENTS_WORKER, RECHARGE_WORKER)
-#: Each worker stops before the commit of its third batch, until the second worker of its group has come.
+#: Each worker stops before the commit of its third batch, until the second worker of its group has joined.
 HOLD = "hold@3"
 
 
 @dataclass(frozen=True, slots=True)
-class Town:
-    """Tenants: who buys, and whose cards are charged without them."""
+class TenantGroup:
+    """Tenants that buy, and tenants whose cards are recharged off-session."""
 
     name: str
     buyers: Sequence[Tenant]
@@ -49,8 +49,8 @@ class Town:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """What ledger, payments and recharge have made of a tenant's history."""
+class FinalState:
+    """A tenant's state in ledger, payments and recharge after its scenario."""
 
     available: int
     cards: tuple[tuple[str, int], ...]
@@ -66,7 +66,7 @@ async def _stripe(flow, path: str, **form: str) -> dict[str, Any]:
     return response.json()
 
 
-async def _bank(flow, path: str, **body: Any) -> dict[str, Any]:
+async def _simulate(flow, path: str, **body: Any) -> dict[str, Any]:
     response = await flow.http.post(f"{flow.addresses.stripe}/_sim{path}", json=body)
     response.raise_for_status()
     return response.json()
@@ -78,14 +78,14 @@ async def _refunds(flow, payment_intent: str, parts_minor: Sequence[int]) -> Non
 
 
 async def _new_cards(flow, card: str) -> None:
-    """The bank sends new cards, so fast that the order of the news is not in their times."""
+    """Updates the card several times within a second, so that `created` does not order the events."""
     for exp_year in (2041, 2042, 2043, EXP_YEAR):
-        await _bank(flow, f"/payment_methods/{card}/automatic_update", exp_year=exp_year)
+        await _simulate(flow, f"/payment_methods/{card}/automatic_update", exp_year=exp_year)
 
 
-async def _buys_and_regrets(flow, buyer: Tenant, chance: random.Random) -> None:
-    """Saves a card and buys three times, once after a declined card: one is refunded in parts, one wholly, and one is
-    suspected of fraud, disputed, and won or lost."""
+async def _buy_refund_and_dispute(flow, buyer: Tenant, chance: random.Random) -> None:
+    """Saves a card and buys three times, once after a declined card. One purchase is refunded in parts and one in full;
+    one gets an early fraud warning and a dispute, which is won or lost."""
     saved = await buyer.save_card("pm_card_mastercard")
     purchases = [await buyer.create_purchase(PACKAGE, save_card=number == 0) for number in range(PURCHASES_EACH)]
     with contextlib.suppress(Refused):
@@ -95,14 +95,14 @@ async def _buys_and_regrets(flow, buyer: Tenant, chance: random.Random) -> None:
     partly, wholly, disputed = (purchase["paymentIntentId"] for purchase in purchases)
     await _refunds(flow, partly, [chance.randrange(1, 100) for _ in range(8)])
     await _refunds(flow, wholly, [333, 333, 333, 1])
-    await _bank(flow, f"/charges/{disputed}/early_fraud_warning")
-    dispute = await _bank(flow, f"/charges/{disputed}/dispute")
-    await _bank(flow, f"/disputes/{dispute['id']}/resolve", outcome=chance.choice(["won", "lost"]))
+    await _simulate(flow, f"/charges/{disputed}/early_fraud_warning")
+    dispute = await _simulate(flow, f"/charges/{disputed}/dispute")
+    await _simulate(flow, f"/disputes/{dispute['id']}/resolve", outcome=chance.choice(["won", "lost"]))
     await _new_cards(flow, saved["payment_method"])
 
 
-async def _is_recharged(flow, tenant: Tenant, chance: random.Random) -> None:
-    """Spends until its card is charged, gets a part of that back, and new cards from its bank."""
+async def _recharge_and_refund(flow, tenant: Tenant, chance: random.Random) -> None:
+    """Debits the tenant until its card is charged, refunds a part of the charge, and updates the card."""
     await flow.product.debit(tenant.name, DEBIT_CREDITS)
 
     async def is_charged() -> bool:
@@ -119,66 +119,68 @@ async def _is_recharged(flow, tenant: Tenant, chance: random.Random) -> None:
     await _new_cards(flow, card["paymentMethodId"])
 
 
-async def _at_once(*work: Any) -> None:
-    places = asyncio.Semaphore(AT_ONCE)
+async def _run_bounded(*work: Any) -> None:
+    slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(each: Any) -> None:
-        async with places:
+        async with slots:
             await each
 
     await asyncio.gather(*(one(each) for each in work))
 
 
-async def _founded(flow, name: str, buyers: int, rechargers: int) -> Town:
-    """A town in which nothing has happened but that the rechargers have opened their accounts."""
-    town = Town(name, [flow.tenant(name) for _ in range(buyers)], [flow.tenant(name) for _ in range(rechargers)])
-    await _at_once(*(enable_auto_recharge(tenant) for tenant in town.rechargers))
+async def _create_group(flow, name: str, buyers: int, rechargers: int) -> TenantGroup:
+    """New tenants; those to be recharged have auto-recharge and their first credits."""
+    group = TenantGroup(
+        name, [flow.tenant(name) for _ in range(buyers)], [flow.tenant(name) for _ in range(rechargers)]
+    )
+    await _run_bounded(*(enable_auto_recharge(tenant) for tenant in group.rechargers))
 
     async def have_credits() -> bool:
-        return all([await tenant.available() == PACKAGE_CREDITS for tenant in town.rechargers])
+        return all([await tenant.available() == PACKAGE_CREDITS for tenant in group.rechargers])
 
     await until(have_credits, "the rechargers' first credits")
     assert await flow.simulator.settle_webhooks()
-    return town
+    return group
 
 
-async def _history(flow, town: Town) -> None:
-    await _at_once(
+async def _run_scenarios(flow, group: TenantGroup) -> None:
+    await _run_bounded(
         *(
-            _buys_and_regrets(flow, buyer, random.Random(f"buyer {number % BUYERS}"))
-            for number, buyer in enumerate(town.buyers)
+            _buy_refund_and_dispute(flow, buyer, random.Random(f"buyer {number % BUYERS}"))
+            for number, buyer in enumerate(group.buyers)
         ),
         *(
-            _is_recharged(flow, tenant, random.Random(f"recharger {number % RECHARGERS}"))
-            for number, tenant in enumerate(town.rechargers)
+            _recharge_and_refund(flow, tenant, random.Random(f"recharger {number % RECHARGERS}"))
+            for number, tenant in enumerate(group.rechargers)
         ),
     )
 
 
-async def _end(flow, town: Town) -> list[End]:
+async def _final_states(flow, group: TenantGroup) -> list[FinalState]:
     sql = (
         "SELECT tenant_id, string_agg(state, ',' ORDER BY state) FROM purchase "
-        f"WHERE tenant_id LIKE '{town.name}%' GROUP BY tenant_id"
+        f"WHERE tenant_id LIKE '{group.name}%' GROUP BY tenant_id"
     )
     rows = (await asyncio.to_thread(flow.stack.postgres_server.execute, sql, "payments")).splitlines()
     purchases = dict(row.split("|") for row in rows)
     return [
-        End(
+        FinalState(
             await tenant.available(),
             tuple(sorted((card["last4"], card["expYear"]) for card in await tenant.cards())),
             purchases[tenant.name],
             tuple(each["state"] for each in await tenant.attempts()),
         )
-        for tenant in (*town.buyers, *town.rechargers)
+        for tenant in (*group.buyers, *group.rechargers)
     ]
 
 
-def _in_the_storm(ends: Sequence[End]) -> list[End]:
-    """How each tenant of the storm ends, from how its history ends in order."""
-    buyers, rechargers = ends[:BUYERS], ends[BUYERS:]
+def _expected_of_shuffled(in_order: Sequence[FinalState]) -> list[FinalState]:
+    """The state that each tenant of the shuffled group must reach: that of the same scenario in order."""
+    buyers, rechargers = in_order[:BUYERS], in_order[BUYERS:]
     return [
-        *(buyers[number % BUYERS] for number in range(STORMY_BUYERS)),
-        *(rechargers[number % RECHARGERS] for number in range(STORMY_RECHARGERS)),
+        *(buyers[number % BUYERS] for number in range(SHUFFLED_BUYERS)),
+        *(rechargers[number % RECHARGERS] for number in range(SHUFFLED_RECHARGERS)),
     ]
 
 
@@ -189,23 +191,23 @@ async def _caught_up(groups: ConsumerGroups) -> None:
     await until(is_read_to_the_end, "every webhook read by every group", timeout_s=60)
 
 
-async def _restart_armed(flow, log: Path, release: Path) -> None:
-    """Restarts the workers, so that each will stop in the middle."""
+async def _restart_with_hold(flow, log: Path, release: Path) -> None:
+    """Restarts the workers with a fault point that holds each before a commit."""
     workers = [flow.stack.processes[worker.name] for worker in WORKERS]
     await asyncio.to_thread(side_by_side, [worker.stop for worker in workers])
     for service_process, worker in zip(WORKERS, workers, strict=True):
-        calm = worker.env
-        worker.env = calm | {
+        plain_env = worker.env
+        worker.env = plain_env | {
             "FAULT_POINTS": f"{service_process.service}.handled={HOLD}",
             "FAULT_POINTS_LOG": str(log),
             "FAULT_POINTS_RELEASE": str(release),
         }
         worker.launch()
-        worker.env = calm
+        worker.env = plain_env
 
 
 def _rebalances(flow) -> list[int]:
-    """How many rebalances each worker has heard of: one with a batch in hand goes on with it first."""
+    """How many rebalances each worker has noticed. One that handles a batch finishes it first."""
     return [flow.stack.log_file(worker.name).read_text().count('"partitions_revoking"') for worker in WORKERS]
 
 
@@ -236,47 +238,51 @@ async def _written(flow, since: dict[TopicPartition, int], to: dict[TopicPartiti
 
 
 @pytest.mark.timeout(240)
-async def test_a_thousand_webhooks_shuffled_and_sent_twice_leave_the_balances_of_once_in_order(flow, tmp_path) -> None:
+async def test_a_thousand_webhooks_shuffled_and_repeated_lead_to_the_state_of_once_in_order(flow, tmp_path) -> None:
     log, release = tmp_path / "held", tmp_path / "release"
     async with consumer_groups(flow.stack.kafka_server, TopicName.STRIPE_EVENTS) as groups:
-        in_order, stormy = await asyncio.gather(
-            _founded(flow, "in-order", BUYERS, RECHARGERS), _founded(flow, "stormy", STORMY_BUYERS, STORMY_RECHARGERS)
+        in_order, shuffled = await asyncio.gather(
+            _create_group(flow, "in-order", BUYERS, RECHARGERS),
+            _create_group(flow, "shuffled", SHUFFLED_BUYERS, SHUFFLED_RECHARGERS),
         )
         await flow.simulator.hold_webhooks()
-        await _history(flow, in_order)
+        await _run_scenarios(flow, in_order)
         await flow.simulator.release_webhooks(shuffle=False)
         assert await flow.simulator.settle_webhooks()
         await _caught_up(groups)
         assert (await flow.check_invariants()).violations == []
 
-        async def cards_of_one_second_are_looked_up() -> bool:
-            return {year for end in await _end(flow, in_order) for _, year in end.cards} == {2030, EXP_YEAR}
+        async def the_newest_card_is_known() -> bool:
+            return {year for state in await _final_states(flow, in_order) for _, year in state.cards} == {
+                2030,
+                EXP_YEAR,
+            }
 
-        await until(cards_of_one_second_are_looked_up, "the newest of updates within one second")
-        expected = _in_the_storm(await _end(flow, in_order))
+        await until(the_newest_card_is_known, "the newest of updates within one second")
+        expected = _expected_of_shuffled(await _final_states(flow, in_order))
 
         await flow.simulator.hold_webhooks()
-        await _history(flow, stormy)
+        await _run_scenarios(flow, shuffled)
         await _caught_up(groups)
         before = await groups.ends()
-        await _restart_armed(flow, log, release)
+        await _restart_with_hold(flow, log, release)
         await flow.simulator.release_webhooks(copies=COPIES, seed=3)
 
-        async def each_is_in_the_middle() -> bool:
+        async def each_worker_holds_a_batch() -> bool:
             return log.exists() and len(log.read_text().split()) == len(WORKERS)
 
-        await until(each_is_in_the_middle, "a batch in the hands of each worker")
-        known = _rebalances(flow)
+        await until(each_worker_holds_a_batch, "a batch held by each worker")
+        noticed = _rebalances(flow)
         second = [await asyncio.to_thread(flow.stack.launch_replica, worker) for worker in WORKERS]
 
-        async def each_group_gives_out_its_partitions_anew() -> bool:
+        async def each_group_rebalances() -> bool:
             return not any([await groups.is_stable(worker.service) for worker in WORKERS])
 
-        async def each_worker_knows() -> bool:
-            return all(now > before for now, before in zip(_rebalances(flow), known, strict=True))
+        async def each_worker_has_noticed() -> bool:
+            return all(now > before for now, before in zip(_rebalances(flow), noticed, strict=True))
 
-        await until(each_group_gives_out_its_partitions_anew, "the rebalance of each group")
-        await until(each_worker_knows, "each worker's heartbeat that hears of it")
+        await until(each_group_rebalances, "the rebalance of each group")
+        await until(each_worker_has_noticed, "the rebalance noticed by each worker")
         assert await flow.simulator.settle_webhooks()
         unfinished = [await groups.lag(worker.service) for worker in WORKERS]
         release.touch()
@@ -286,11 +292,11 @@ async def test_a_thousand_webhooks_shuffled_and_sent_twice_leave_the_balances_of
         report = await flow.check_invariants()
 
         async def is_the_same() -> bool:
-            return await _end(flow, stormy) == expected
+            return await _final_states(flow, shuffled) == expected
 
-        with contextlib.suppress(StepFailed):  # what is not the same is said below
-            # A card that is looked up while a batch is held waits for its lock, gives up, and is looked up again.
-            await until(is_the_same, "the end of once in order", timeout_s=CLAIMED_FOR.total_seconds() + 20)
+        with contextlib.suppress(StepFailed):  # the assertion below shows the difference
+            # A look-up of a card during a held batch waits for its lock, times out, and is repeated.
+            await until(is_the_same, "the state of once in order", timeout_s=CLAIMED_FOR.total_seconds() + 20)
         handled = [
             await _handled(flow.http, url)
             for worker, replica in zip(WORKERS, second, strict=True)
@@ -299,12 +305,12 @@ async def test_a_thousand_webhooks_shuffled_and_sent_twice_leave_the_balances_of
         await asyncio.to_thread(side_by_side, [replica.stop for replica in second])
 
     assert report.violations == []
-    assert await _end(flow, stormy) == expected
+    assert await _final_states(flow, shuffled) == expected
     assert sum(copies >= COPIES for copies in written.values()) >= WEBHOOKS_MIN
-    assert min(unfinished) > WEBHOOKS_MIN, "each rebalance began in the middle"
-    assert min(handled) > 0, "both workers of each group had their part"
-    assert len({end.available for end in expected}) > BUYERS
-    assert [end.attempts for end in expected] == [()] * STORMY_BUYERS + [("credited",)] * STORMY_RECHARGERS
-    assert {end.purchases for end in expected} == {"succeeded,succeeded,succeeded", "succeeded"}
-    assert {year for end in expected for _, year in end.cards} == {2030, EXP_YEAR}
+    assert min(unfinished) > WEBHOOKS_MIN, "each rebalance began before the group had caught up"
+    assert min(handled) > 0, "both workers of each group handled some"
+    assert len({state.available for state in expected}) > BUYERS
+    assert [state.attempts for state in expected] == [()] * SHUFFLED_BUYERS + [("credited",)] * SHUFFLED_RECHARGERS
+    assert {state.purchases for state in expected} == {"succeeded,succeeded,succeeded", "succeeded"}
+    assert {year for state in expected for _, year in state.cards} == {2030, EXP_YEAR}
     await flow.check_ledger()
