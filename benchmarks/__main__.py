@@ -21,7 +21,9 @@ def main(arguments: list[str]) -> int:
     """Runs those that are named, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(BENCHMARKS)}; all if none is given")
-    parser.add_argument("--quick", action="store_true", help="short runs: they show that it works, not how fast")
+    parser.add_argument(
+        "--quick", action="store_true", help="short runs: they show that the benchmarks work, not how fast the code is"
+    )
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(BENCHMARKS)
     if unknown:

@@ -1,5 +1,7 @@
-"""The limit that debits over HTTP are measured against: the same server, middleware, JWT check and body models, and a
-constant for an answer. Run as `python -m benchmarks.bare_debit_api PORT JWT_SECRET`."""
+"""The baseline for debits over HTTP: the same server, middleware, JWT check and body models, and a constant answer.
+
+Run as `python -m benchmarks.bare_debit_api PORT JWT_SECRET`.
+"""
 
 import asyncio
 import sys

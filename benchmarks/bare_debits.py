@@ -1,7 +1,7 @@
-"""The limit that the ledger is measured against: debits on the same PostgreSQL with nothing of ours.
+"""The baseline for the ledger: debits on the same PostgreSQL, without any of our code.
 
-One row inserted and one balance updated for each debit, by UNNEST, one connection: no idempotency but the key, no
-grants, no events.
+One row inserted and one balance updated for each debit, by UNNEST, on one connection. No idempotency except
+by the primary key, no grants, no events.
 """
 
 import time
@@ -38,7 +38,7 @@ async def prepare(connection: asyncpg.Connection, tenants: Sequence[str]) -> Non
 
 
 async def debits_per_s(connection: asyncpg.Connection, tenants: Sequence[str], records: int, run: str) -> float:
-    """Writes `records` debits of the tenants in turn, a batch a transaction, and says how many a second."""
+    """Writes `records` debits of the tenants in turn, a batch a transaction, and returns how many a second."""
     began = time.perf_counter()
     for first in range(0, records, BATCH):
         numbers = range(first, min(first + BATCH, records))

@@ -1,4 +1,4 @@
-"""The limit that the gateway is measured against: the work that nobody can leave out, nothing of ours.
+"""The baseline for the gateway: the work that no implementation can leave out, without any of our code.
 
 granian and ASGI, one HMAC, aiokafka with acks=all. Run as
 `python -m benchmarks.bare_gateway PORT BOOTSTRAP_SERVERS TOPIC SECRET`.

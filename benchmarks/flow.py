@@ -1,4 +1,4 @@
-"""How long the whole flow takes, one event at a time, every part a process of its own.
+"""How long the whole flow takes, one event at a time, with every service in a process of its own.
 
 flow.event_to_balance: from sending a signed webhook to the balance that contains it arriving on Kafka.
 flow.debit_to_charge_asked: from sending the debit that takes a balance below its threshold to Stripe being asked for
@@ -31,13 +31,13 @@ from shared.topics import TopicName
 ROUNDS = 500
 ROUNDS_QUICK = 20
 WARM_UP_ROUNDS = 10
-#: Aims on an idle machine, reported beside the figures.
+#: Targets on an idle machine, reported beside the figures.
 AIM_P50_MS = {"flow.event_to_balance": 10, "flow.debit_to_charge_asked": 25}
 TIMEOUT_S = 30.0
 
 
 def run(options: RunOptions) -> Sequence[Measurement]:
-    """Starts the product and measures both ways through it."""
+    """Starts the product and measures both paths."""
     rounds = ROUNDS_QUICK if options.quick else ROUNDS
     with Stack(StackConfig(label="bench-flow"), say=options.say) as stack:
         samples = asyncio.run(_measure(stack, rounds, options))
@@ -99,13 +99,13 @@ async def _debit_to_charge_asked(stack: Stack, http: httpx.AsyncClient, rounds: 
     product = Product(addresses, http)
     tenant = Tenant(addresses, http, new_id("bench"))
     await enable_auto_recharge(tenant, monthly_cap_minor=(WARM_UP_ROUNDS + rounds + 1) * PACKAGE_MINOR)
-    await until(lambda: _is_settled(tenant, 0), "the first purchase", TIMEOUT_S)
+    await until(lambda: _is_recharged(tenant, 0), "the first purchase", TIMEOUT_S)
     took_ms: list[float] = []
     for number in range(WARM_UP_ROUNDS + rounds):
         await http.delete(f"{addresses.stripe}/_sim/requests")
         sent_at = time.time()
         await product.debit(tenant.name, await tenant.available() - 400)
-        await until(lambda number=number: _is_settled(tenant, number + 1), "the recharge", TIMEOUT_S)
+        await until(lambda number=number: _is_recharged(tenant, number + 1), "the recharge", TIMEOUT_S)
         asked = [
             entry["received_at"]
             for entry in await simulator.requests()
@@ -115,8 +115,8 @@ async def _debit_to_charge_asked(stack: Stack, http: httpx.AsyncClient, rounds: 
     return took_ms[WARM_UP_ROUNDS:]
 
 
-async def _is_settled(tenant: Tenant, recharges: int) -> bool:
-    """Whether the tenant has enough, and its newest attempt is closed."""
+async def _is_recharged(tenant: Tenant, recharges: int) -> bool:
+    """Whether the tenant has the credits, and the newest of its recharges is credited."""
     if await tenant.available() < PACKAGE_CREDITS:
         return False
     if recharges == 0:

@@ -1,7 +1,7 @@
-"""gateway.webhooks: signed webhooks a second that Kafka has acknowledged, against the same without anything of ours.
+"""gateway.webhooks: signed webhooks a second that Kafka has acknowledged, against the bare gateway.
 
-The gateway and the bare limit (`bare_gateway.py`) run side by side on one Kafka and are asked in turn, so that whatever
-else the machine does meets both alike; the ratio is the median of the pairs' ratios.
+The gateway and the baseline (`bare_gateway.py`) share one Kafka and are loaded alternately, so that other work on the
+machine affects both alike. The ratio is the median of the pairs' ratios.
 """
 
 import json
@@ -37,7 +37,7 @@ SECRET = "whsec_benchmark_only"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One server under load."""
+    """The result of one run."""
 
     per_s: float
     p50_ms: float
@@ -45,7 +45,7 @@ class Run:
 
 
 def run(options: RunOptions) -> Sequence[Measurement]:
-    """Pairs of runs, ours and the bare one; which comes first alternates."""
+    """Pairs of runs, ours and the baseline; which comes first alternates."""
     pairs, seconds = (1, 1.0) if options.quick else (15, 2.0)
     ours: list[Run] = []
     bare: list[Run] = []

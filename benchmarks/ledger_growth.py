@@ -1,5 +1,5 @@
-"""ledger.growth: the stream of 1,000 active tenants in a ledger that has grown large against one that is empty.
-ledger.spent_grants: tenants with 10,000 spent grants against tenants with one. ledger.all_active: all tenants in turn.
+"""ledger.growth: debits of 1,000 active tenants in a ledger with a million tenants, against a ledger with only these.
+ledger.spent_grants: tenants with 10,000 spent grants, against tenants with one. ledger.all_active: all tenants in turn.
 """
 
 import asyncio
@@ -7,12 +7,12 @@ import os
 import statistics
 from collections.abc import Sequence
 
-from benchmarks.ledger_house import LedgerHouse, drain, ledger_house
+from benchmarks.ledger_under_test import LedgerUnderTest, drain, ledger_under_test
 from benchmarks.measurement import Measurement, RunOptions
 from shared.ids import new_id
 
 ACTIVE = 1_000
-TENANTS, SPENT_GRANTS_OF_EACH = 1_000_000, 5  # 11 transfers each: 5 grants with a use each, and the last grant
+TENANTS, SPENT_GRANTS_OF_EACH = 1_000_000, 5  # 11 transfers each: 5 grants with a debit each, and the last grant
 SEEDED_AT_ONCE = 100_000
 OWNERS_OF_SPENT, SPENT = 100, 10_000
 GROWTH_RATIO_MIN, SPENT_RATIO_MIN = 0.8, 0.9
@@ -21,16 +21,16 @@ ALL_ACTIVE_RECORDS = 200_000
 
 
 def run(options: RunOptions) -> Sequence[Measurement]:
-    """Both are measured in turn with what they are measured against."""
-    with ledger_house(options) as house:
-        return asyncio.run(_measure(house, options))
+    """Runs each measurement and its baseline alternately."""
+    with ledger_under_test(options) as ledger:
+        return asyncio.run(_measure(ledger, options))
 
 
-async def _measure(house: LedgerHouse, options: RunOptions) -> Sequence[Measurement]:
+async def _measure(ledger: LedgerUnderTest, options: RunOptions) -> Sequence[Measurement]:
     quick = options.quick
     tenants, spent = (10_000, 100) if quick else (TENANTS, SPENT)
-    grown, many = await house.another("grown."), await house.another("many.")
-    await house.seed(ACTIVE, spent_grants=1)
+    grown, many = await ledger.second_ledger("grown."), await ledger.second_ledger("many.")
+    await ledger.seed(ACTIVE, spent_grants=1)
     for first in range(1, tenants + 1, SEEDED_AT_ONCE):
         await grown.seed(min(SEEDED_AT_ONCE, tenants), first=first, spent_grants=SPENT_GRANTS_OF_EACH)
         options.say(f"{min(first + SEEDED_AT_ONCE - 1, tenants):,} tenants")
@@ -38,8 +38,8 @@ async def _measure(house: LedgerHouse, options: RunOptions) -> Sequence[Measurem
     transfers = await _transfers(grown)
     active = [f"tenant-{n}" for n in range(1, ACTIVE + 1)]
     runs, records = (1, 10_000) if quick else (RUNS, RECORDS)
-    growth = await _in_turn(house, grown, "grown.", active, runs, records)
-    of_spent = await _in_turn(house, many, "many.", active[:OWNERS_OF_SPENT], runs, records)
+    growth = await _in_turn(ledger, grown, "grown.", active, runs, records)
+    of_spent = await _in_turn(ledger, many, "many.", active[:OWNERS_OF_SPENT], runs, records)
     everyone = [f"tenant-{n}" for n in range(1, tenants + 1)]
     all_records = min(ALL_ACTIVE_RECORDS, tenants)
     await grown.publish_usage(everyone[-all_records:], all_records, new_id("all"), "grown.")
@@ -57,7 +57,7 @@ async def _measure(house: LedgerHouse, options: RunOptions) -> Sequence[Measurem
 
 
 async def _in_turn(
-    small: LedgerHouse, large: LedgerHouse, prefix: str, tenants: Sequence[str], runs: int, records: int
+    small: LedgerUnderTest, large: LedgerUnderTest, prefix: str, tenants: Sequence[str], runs: int, records: int
 ) -> Sequence[tuple[float, float]]:
     """(large, small) debits a second, run after run."""
     pairs: list[tuple[float, float]] = []
@@ -79,8 +79,8 @@ def _compared(
     )  # fmt: skip
 
 
-async def _transfers(house: LedgerHouse) -> int:
-    connection = await house.connect()
+async def _transfers(ledger: LedgerUnderTest) -> int:
+    connection = await ledger.connect()
     try:
         return await connection.fetchval("SELECT count(*) FROM transfer")
     finally:

@@ -1,5 +1,5 @@
-"""ledger.http_debits and ledger.http_batch: debits over HTTP, 64 connections, against the same server answering a
-constant."""
+"""ledger.http_debits and ledger.http_batch: debits over HTTP on 64 connections, against the same server with a
+constant answer."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
-from benchmarks.ledger_house import ledger_house, running
+from benchmarks.ledger_under_test import ledger_under_test, running
 from benchmarks.measurement import Measurement, RunOptions
 from embedded.environment import DEVELOPMENT_JWT_SECRET, inherited
 from embedded.http_process import HttpProcess
@@ -26,10 +26,10 @@ AIM_PER_S, AIM_P99_MS, AIM_BATCH_PER_S = 3_000, 50, 15_000
 
 
 def run(options: RunOptions) -> Sequence[Measurement]:
-    """Pairs of runs, ours and the bare one in turn."""
+    """Pairs of runs, ours and the baseline alternately."""
     pairs, seconds = (1, 1.0) if options.quick else (5, 4.0)
-    with ledger_house(options) as house:
-        asyncio.run(house.seed(TENANTS))
+    with ledger_under_test(options) as ledger:
+        asyncio.run(ledger.seed(TENANTS))
         bare = HttpProcess(
             "bare-debit-api",
             ["benchmarks.bare_debit_api", "{port}", DEVELOPMENT_JWT_SECRET],
@@ -37,7 +37,7 @@ def run(options: RunOptions) -> Sequence[Measurement]:
             cwd=repository_root(),
             env=inherited(),
         )
-        with running(house.process("app")) as api, closing(bare):
+        with running(ledger.process("app")) as api, closing(bare):
             bare.start()
             single = [(_load(api, seconds), _load(bare, seconds)) for _ in _pairs(pairs, options, "single")]
             batches = [

@@ -1,4 +1,4 @@
-"""A ledger to measure: PostgreSQL, Kafka, a migrated database with tenants that have credits, and its processes."""
+"""The ledger that a benchmark measures: PostgreSQL, Kafka, a migrated database, and the ledger's processes."""
 
 import asyncio
 import tempfile
@@ -22,16 +22,16 @@ from shared.topic_admin import create_topics
 from shared.topics import TopicName
 
 DRAIN_TIMEOUT_S = 300.0
-#: Each look costs the worker 1 ms.
+#: Each poll costs the worker 1 ms.
 POLL_S = 0.2
 SEED_TIMEOUT_S = 900.0
-#: Of a run's records, those between these shares are timed: neither the start nor the last, smaller batches.
+#: The part of a run that is timed, as shares of its records: neither the start nor the last, smaller batches.
 TIMED_FROM, TIMED_TO = 0.1, 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerHouse:
-    """Servers and a ledger's database."""
+class LedgerUnderTest:
+    """The servers, and one ledger's database."""
 
     postgres: PostgresServer
     kafka: KafkaServer
@@ -39,18 +39,18 @@ class LedgerHouse:
     options: RunOptions
     directory: Path
 
-    def process(self, door: str, prefix: str = "") -> HttpProcess:
-        """`python -m ledger <door>`, not started yet."""
+    def process(self, command: str, prefix: str = "") -> HttpProcess:
+        """`python -m ledger <command>`, not started yet."""
         return HttpProcess(
-            f"ledger-{door}",
-            ["ledger", door],
-            log_file=self.options.log_dir / f"ledger-{door}.log",
+            f"ledger-{command}",
+            ["ledger", command],
+            log_file=self.options.log_dir / f"ledger-{command}.log",
             cwd=self.directory,
             env=ledger_environment(self.database, self.kafka.bootstrap_servers, prefix),
         )
 
-    async def another(self, prefix: str) -> "LedgerHouse":
-        """A second ledger on the same servers, with topics of its own."""
+    async def second_ledger(self, prefix: str) -> "LedgerUnderTest":
+        """Another ledger on the same servers, with a database and topics of its own."""
         await create_topics(self.kafka.bootstrap_servers, prefix)
         return replace(self, database=Databases(self.postgres).create("ledger"))
 
@@ -59,8 +59,8 @@ class LedgerHouse:
         return await asyncpg.connect(self.database.superuser_url, command_timeout=SEED_TIMEOUT_S)
 
     async def seed(self, tenants: int, *, first: int = 1, credits: int = 10**12, spent_grants: int = 0) -> None:
-        """Tenants `tenant-<n>` with one grant of `credits`, after `spent_grants` of one credit each, which were used
-        one by one. All is in the books as the ledger would have written it, but for the hashes of the inputs."""
+        """Tenants `tenant-<n>` with `spent_grants` grants of one credit, each debited, and then one grant of `credits`.
+        The rows are as the ledger would have written them, except for the input hashes."""
         connection = await self.connect()
         try:
             async with connection.transaction():
@@ -123,7 +123,7 @@ class LedgerHouse:
             await connection.close()
 
     async def publish_usage(self, tenants: Sequence[str], records: int, run: str, prefix: str = "") -> None:
-        """Writes `records` of `usage.recorded`, 1 to 50 credits each, of the tenants in turn."""
+        """Publishes `records` usage records of 1 to 50 credits, of the tenants in turn."""
         producer = make_producer(self.kafka.bootstrap_servers, "bench", linger_ms=20)
         await producer.start()
         now = datetime.now(UTC).isoformat()
@@ -148,14 +148,14 @@ class LedgerHouse:
 
 
 @contextmanager
-def ledger_house(options: RunOptions) -> Generator[LedgerHouse]:
-    """Starts everything but the ledger's processes."""
+def ledger_under_test(options: RunOptions) -> Generator[LedgerUnderTest]:
+    """Starts everything except the ledger's processes."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prepaid-bench-")))
         backend = stack.enter_context(running_backend(options.log_dir, survives_the_machine=True))
         in_thread(lambda: create_topics(backend.kafka.bootstrap_servers))
         database = Databases(backend.postgres).create("ledger")
-        yield LedgerHouse(backend.postgres, backend.kafka, database, options, directory)
+        yield LedgerUnderTest(backend.postgres, backend.kafka, database, options, directory)
 
 
 @contextmanager
@@ -168,16 +168,16 @@ def running(process: HttpProcess) -> Generator[HttpProcess]:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """How fast a worker read a topic to its end, and the most memory it took: early on, and in all."""
+    """How fast a worker read a topic to its end, and its peak memory: early in the run, and overall."""
 
     per_s: float
     early_mb: float
     most_mb: float
 
 
-async def drain(house: LedgerHouse, records: int, prefix: str = "") -> Drain:
-    """Starts a worker on `records` that wait in the topic, and stops it when all are committed."""
-    worker = house.process("worker", prefix)
+async def drain(ledger: LedgerUnderTest, records: int, prefix: str = "") -> Drain:
+    """Starts a worker with `records` waiting in the topic, and stops it when all are committed."""
+    worker = ledger.process("worker", prefix)
     try:
         return await _watch(worker, records)
     finally:
@@ -203,7 +203,7 @@ async def _watch(worker: HttpProcess, records: int) -> Drain:
 
 
 async def _progress(http: httpx.AsyncClient) -> tuple[int, float]:
-    """Records of usage that are committed, and the process's memory in MB."""
+    """The number of committed usage records, and the process's memory in MB."""
     try:
         text = (await http.get("/metrics")).text
     except httpx.TransportError:  # not up yet

@@ -1,4 +1,4 @@
-"""What a benchmark answers, as a table and as JSON."""
+"""A benchmark's results, as a table and as JSON."""
 
 import json
 import platform
@@ -13,7 +13,7 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One figure. `limit` is what the bare limit reached in the same run, `ratio` our share of it.
+    """One figure. `limit` is the baseline's figure in the same run, `ratio` our share of it.
 
     `ratio_min` makes the figure pass or fail; without it the figure is reported only.
     """
@@ -33,7 +33,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How much to measure: `quick` is enough to see that it works, not to believe the figures."""
+    """How much to measure. `quick` shows that a benchmark works; its figures mean nothing."""
 
     quick: bool
     log_dir: Path
@@ -44,7 +44,7 @@ Benchmark = Callable[[RunOptions], Sequence[Measurement]]
 
 
 def show(measurements: Sequence[Measurement], console: Console) -> None:
-    """Prints the table, and below it what each was measured with. Names and figures are whole on any terminal."""
+    """Prints the table, and the settings below it. Names and figures are never cut, however narrow the terminal."""
     rows = [("benchmark", "value", "bare limit", "ratio"), *map(_cells, measurements)]
     table = Table(title=f"{platform.machine()}, Python {platform.python_version()}", box=SIMPLE_HEAD, pad_edge=False)
     for header, *cells in zip(*rows, strict=True):

@@ -149,10 +149,10 @@ async def attackers() -> AsyncIterator[Attackers]:
     await attackers.close()
 
 
-async def start_with_few_files(*processes: HttpProcess) -> None:
+async def restart_with_limited_files(*processes: HttpProcess) -> None:
     """Restarts the processes so that they can never open more than `FILES`."""
     for process in processes:
-        process.arguments = ["embedded.few_files", str(FILES), *process.arguments]
+        process.arguments = ["embedded.open_files_limit", str(FILES), *process.arguments]
     await asyncio.to_thread(side_by_side, [process.restart for process in processes])
 
 
@@ -161,7 +161,7 @@ async def test_silent_slow_and_http2_callers_cost_little_and_keep_nobody_out(flo
     processes = flow.stack.processes
     gateway, ledger = processes[GATEWAY_APP.name], processes[LEDGER_APP.name]
     token = token_for(flow.addresses, "slow-clients", Scope.BILLING_READ)
-    await start_with_few_files(gateway, ledger)
+    await restart_with_limited_files(gateway, ledger)
     main = [
         watched(gateway, webhook()),
         watched(ledger, get("/api/ledger/entries", authorization=f"Bearer {token}")),

@@ -1,4 +1,4 @@
-"""`python -m embedded.few_files 1024 ledger app`: a process that can never open more files than that."""
+"""`python -m embedded.open_files_limit 1024 ledger app` runs the module with at most 1,024 open files."""
 
 import resource
 import runpy
