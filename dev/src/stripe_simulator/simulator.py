@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Callable
 
 from stripe_simulator.account import Account
-from stripe_simulator.api.faults import Faults
+from stripe_simulator.api.faults import Fault
 from stripe_simulator.api.idempotency import IdempotencyKeys
 from stripe_simulator.api.request_log import RequestLog
 from stripe_simulator.clock import Clock
 from stripe_simulator.contract import Contract, load_contract
+from stripe_simulator.fault_registry import FaultRegistry
 from stripe_simulator.ids import new_secret
 from stripe_simulator.resources.webhook_endpoints import register
 from stripe_simulator.settings import Settings
@@ -21,7 +22,7 @@ class Simulator:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.contract: Contract = load_contract()
-        self.faults = Faults()
+        self.faults: FaultRegistry[Fault] = FaultRegistry("fault")
         self.log = RequestLog(settings.log_entries_max)
         self.account = self._new_account()
         self.keys = IdempotencyKeys(self.account.clock)

@@ -1,8 +1,7 @@
-"""Faults that can be put into the API: what Stripe's servers, or the network before them, may do to a request."""
+"""Faults of the API: what may go wrong with a request at Stripe's servers, or on the way to them."""
 
-import itertools
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -54,7 +53,7 @@ class RequestFacts:
 
 @dataclass
 class Fault:
-    """A fault, whom it hits, and how often it has."""
+    """A fault, which requests it is for, and how many it has hit."""
 
     kind: FaultKind
     method: str = "POST"
@@ -75,49 +74,15 @@ class Fault:
     passed: int = 0
 
     def matches(self, facts: RequestFacts) -> bool:
+        """Whether the request is one of those that this fault is for."""
         return (
-            (self.count is None or self.hits < self.count)
-            and self.method in ("*", facts.method)
+            self.method in ("*", facts.method)
             and _path_pattern(self.path).fullmatch(facts.path) is not None
             and self.idempotency_key in (None, facts.idempotency_key)
             and self.customer in (None, facts.customer)
             and self.currency in (None, facts.currency)
             and all(facts.metadata.get(key) == value for key, value in self.metadata.items())
         )
-
-
-class Faults:
-    """The faults that are set, oldest first; a request is hit by the first that matches it and is not skipping."""
-
-    def __init__(self) -> None:
-        self._faults: dict[str, Fault] = {}
-        self._numbers = itertools.count(1)
-
-    def add(self, fault: Fault) -> Fault:
-        fault.fault_id = f"fault_{next(self._numbers)}"
-        self._faults[fault.fault_id] = fault
-        return fault
-
-    def all(self) -> list[Fault]:
-        return list(self._faults.values())
-
-    def remove(self, fault_id: str) -> bool:
-        return self._faults.pop(fault_id, None) is not None
-
-    def clear(self) -> None:
-        self._faults.clear()
-
-    def hit(self, facts: RequestFacts, kinds: Container[FaultKind]) -> Fault | None:
-        """The fault of one of these kinds that strikes this request, counted as hit."""
-        for fault in self._faults.values():
-            if fault.kind not in kinds or not fault.matches(facts):
-                continue
-            if fault.passed < fault.skip:
-                fault.passed += 1
-                continue
-            fault.hits += 1
-            return fault
-        return None
 
 
 def _path_pattern(pattern: str) -> re.Pattern[str]:

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
@@ -129,22 +130,26 @@ class RequestHandler:
         )
 
     async def _respond(self, incoming: _Incoming) -> _Outcome:
-        fault = self._simulator.faults.hit(incoming.facts, _REFUSING)
+        fault = self._fault(incoming, _REFUSING)
         if fault is not None:
             return _Outcome(_error_answer(_refusal(fault, incoming.key), incoming.request_id), fault=fault)
         if incoming.key is not None:
             endpoint = f"{incoming.spec.method} {incoming.facts.path}"
             kept = self._simulator.keys.begin(incoming.key, endpoint, incoming.fingerprint)
             if kept is not None:
-                fault = self._simulator.faults.hit(incoming.facts, _LOSING)
+                fault = self._fault(incoming, _LOSING)
                 return await self._lose(_Outcome(kept, replayed=True, fault=fault), fault)
-        fault = self._simulator.faults.hit(incoming.facts, _EXECUTING)
+        fault = self._fault(incoming, _EXECUTING)
         if fault is not None and fault.kind is FaultKind.HANG and fault.commit is not HangCommit.BEFORE:
             await self._hang(fault)
             if fault.commit is HangCommit.NEVER:
                 self._keep(incoming, None)
                 return _Outcome(_error_answer(_server_error(), incoming.request_id), cut_off=True, fault=fault)
         return await self._execute(incoming, fault)
+
+    def _fault(self, incoming: _Incoming, kinds: Container[FaultKind]) -> Fault | None:
+        """The fault of one of these kinds that hits this request."""
+        return self._simulator.faults.hit(lambda fault: fault.kind in kinds and fault.matches(incoming.facts))
 
     async def _execute(self, incoming: _Incoming, fault: Fault | None) -> _Outcome:
         if fault is not None and fault.kind is FaultKind.ERROR_BEFORE:

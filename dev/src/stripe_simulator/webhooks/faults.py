@@ -1,6 +1,5 @@
-"""Faults that can be put into webhooks: lost, twice, late, or held back to be released in another order."""
+"""Faults of webhooks: lost, repeated, late, or held back and released in another order."""
 
-import itertools
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -19,7 +18,7 @@ class WebhookFaultKind(Enum):
 
 @dataclass
 class WebhookFault:
-    """A fault, which event types it hits (`payment_intent.*`), and how often it has."""
+    """A fault, which event types it is for (`payment_intent.*`), and how many deliveries it has hit."""
 
     kind: WebhookFaultKind
     event_type: str = "*"
@@ -32,37 +31,5 @@ class WebhookFault:
     hits: int = 0
     passed: int = 0
 
-
-class WebhookFaults:
-    """The webhook faults that are set; a delivery is hit by the first that matches and is not skipping."""
-
-    def __init__(self) -> None:
-        self._faults: dict[str, WebhookFault] = {}
-        self._numbers = itertools.count(1)
-
-    def add(self, fault: WebhookFault) -> WebhookFault:
-        fault.fault_id = f"webhook_fault_{next(self._numbers)}"
-        self._faults[fault.fault_id] = fault
-        return fault
-
-    def all(self) -> list[WebhookFault]:
-        return list(self._faults.values())
-
-    def remove(self, fault_id: str) -> bool:
-        return self._faults.pop(fault_id, None) is not None
-
-    def clear(self) -> None:
-        self._faults.clear()
-
-    def hit(self, event_type: str) -> WebhookFault | None:
-        for fault in self._faults.values():
-            if fault.count is not None and fault.hits >= fault.count:
-                continue
-            if not fnmatchcase(event_type, fault.event_type):
-                continue
-            if fault.passed < fault.skip:
-                fault.passed += 1
-                continue
-            fault.hits += 1
-            return fault
-        return None
+    def matches(self, event_type: str) -> bool:
+        return fnmatchcase(event_type, self.event_type)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from stripe_simulator.account import Account, EventRecord
+from stripe_simulator.fault_registry import FaultRegistry
 from stripe_simulator.webhooks.connection import PostConnection
-from stripe_simulator.webhooks.faults import WebhookFaultKind, WebhookFaults
+from stripe_simulator.webhooks.faults import WebhookFault, WebhookFaultKind
 from stripe_simulator.webhooks.signature import signature_header
 
 
@@ -48,7 +49,7 @@ class WebhookSender:
     def __init__(self, account: Account) -> None:
         self.account = account
         self._settings = account.settings
-        self.faults = WebhookFaults()
+        self.faults: FaultRegistry[WebhookFault] = FaultRegistry("webhook_fault")
         self.counts = Counts()
         self.attempts: deque[AttemptEntry] = deque(maxlen=account.settings.log_entries_max)
         self.held: list[Delivery] = []
@@ -121,7 +122,8 @@ class WebhookSender:
         return True
 
     def _submit_one(self, delivery: Delivery) -> None:
-        fault = self.faults.hit(delivery.record.event["type"])
+        event_type = delivery.record.event["type"]
+        fault = self.faults.hit(lambda fault: fault.matches(event_type))
         if fault is None:
             self._enqueue(delivery)
             return
