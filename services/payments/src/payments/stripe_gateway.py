@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import stripe
 
@@ -39,15 +39,22 @@ PAGES_MAX = 100
 #: How far Stripe's clock may be behind ours when we list what was created since our row was.
 CLOCK_SKEW_S = 300
 
+#: What logs call an object of Stripe's that lacks what we rely on.
+MALFORMED_OBJECT = "MalformedEvent"
+
 ObjectT = TypeVar("ObjectT", bound=stripe.StripeObject)
 
 
 class StripeProblem(Exception):
-    """Stripe did not do what it was asked."""
+    """Stripe did not do what it was asked. `label` names the kind in logs."""
+
+    label: ClassVar[str]
 
 
 class CardDeclined(StripeProblem):
     """The card was refused. Codes: https://docs.stripe.com/declines/codes"""
+
+    label = "CardDeclined"
 
     def __init__(self, code: str, decline_code: str | None, payment_intent: PaymentIntentView | None) -> None:
         super().__init__(decline_code or code)
@@ -59,6 +66,8 @@ class CardDeclined(StripeProblem):
 @dataclass
 class StripeRefused(StripeProblem):
     """The request does not fit what Stripe holds; `code` and `param` are Stripe's."""
+
+    label = "StripeRefused"
 
     code: str | None
     param: str | None
@@ -76,13 +85,19 @@ class StripeRefused(StripeProblem):
 class StripeMisconfigured(StripeProblem):
     """The API key is wrong or may not do this."""
 
+    label = "StripeMisconfigured"
+
 
 class StripeBusy(StripeProblem):
     """Another request under the same key is under way, or there are too many."""
 
+    label = "StripeBusy"
+
 
 class StripeUnavailable(StripeProblem):
     """No usable answer. `is_answered`: Stripe itself said 5xx, and repeats that under the same idempotency key."""
+
+    label = "StripeUnavailable"
 
     def __init__(self, reason: str, *, is_answered: bool) -> None:
         super().__init__(reason)
@@ -189,7 +204,7 @@ class StripeGateway:
         try:
             view = SetupIntentView.of(_shown(created))
         except MalformedEvent as error:
-            raise _unreadable(error) from error
+            raise _unreadable(MALFORMED_OBJECT) from error
         if view.client_secret is None:
             raise StripeUnavailable("a SetupIntent without client secret", is_answered=True)
         return SetupIntentSecret(view.id, view.client_secret)
@@ -205,7 +220,7 @@ class StripeGateway:
         try:
             return PaymentMethodView.of(_shown(found))
         except MalformedEvent as error:
-            raise _unreadable(error) from error
+            raise _unreadable(MALFORMED_OBJECT) from error
 
     async def detach_payment_method(self, payment_method: str) -> None:
         """Detaches it. Raises `StripeRefused` where it is detached already."""
@@ -227,11 +242,11 @@ async def _call(request: Awaitable[ObjectT]) -> ObjectT:
     except stripe.StripeError as error:
         raise _translated(error) from error
     except Exception as error:  # the SDK stumbles over JSON that is not Stripe's
-        raise _unreadable(error) from error
+        raise _unreadable(type(error).__name__) from error
 
 
-def _unreadable(error: Exception) -> StripeUnavailable:
-    return StripeUnavailable(f"an answer that cannot be read: {type(error).__name__}", is_answered=False)
+def _unreadable(cause: str) -> StripeUnavailable:
+    return StripeUnavailable(f"an answer that cannot be read: {cause}", is_answered=False)
 
 
 def _shown(answer: stripe.StripeObject) -> dict[str, Any]:
@@ -253,7 +268,7 @@ def _payment_intent(answer: stripe.StripeObject | dict[str, Any]) -> PaymentInte
     try:
         return PaymentIntentView.of(answer if isinstance(answer, dict) else _shown(answer))
     except MalformedEvent as error:
-        raise _unreadable(error) from error
+        raise _unreadable(MALFORMED_OBJECT) from error
 
 
 async def _listed(list_page: ListPage, parameters: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:

@@ -102,7 +102,7 @@ class Sweeper:
             with bound_contextvars(tenant=row.tenant):
                 await work(row)
         except StripeProblem as problem:
-            log.warning("left_for_later", problem=type(problem).__name__, reason=str(problem)[:300])
+            log.warning("left_for_later", problem=problem.label, reason=str(problem)[:300])
 
     async def _advance(self, purchase: Purchase) -> None:
         step = next_step(
