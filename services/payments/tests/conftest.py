@@ -17,15 +17,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from embedded.environment import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_SIGNING_KEY
 from embedded.testing import ServiceDatabase, stripe_settings
 from payments.app import create_app
-from payments.confirming import Confirming
 from payments.handlers import StripeEvents, handle_attempts, handle_balances, handle_entries
-from payments.purchasing import Purchasing
-from payments.recharging import Recharging
-from payments.saved_cards import SavedCards
+from payments.jobs.sweeper import Sweeper
 from payments.schemas import StripeConfig
 from payments.stripe_gateway import StripeGateway, open_stripe_gateway
-from payments.sweeper import Sweeper
 from payments.worker import STATES
+from payments.workflows.auto_recharge import Recharging
+from payments.workflows.purchase_confirmation import Confirming
+from payments.workflows.purchase_creation import Purchasing
+from payments.workflows.saved_cards import SavedCards
 from shared.auth import Authenticator, Scope, mint_development_token
 from shared.clock import utc_now
 from shared.database import make_engine

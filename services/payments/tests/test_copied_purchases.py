@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from payments.sweeper import Sweeper
+from payments.jobs.sweeper import Sweeper
 from shared.faults import hold_at
 from stripe_simulator.testing import RunningSimulator
 

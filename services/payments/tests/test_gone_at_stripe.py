@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 
 from embedded.testing import stripe_settings
+from payments.jobs.sweeper import Sweeper
 from payments.stripe_gateway import StripeGateway, StripeMisconfigured, StripeUnavailable, open_stripe_gateway
-from payments.sweeper import Sweeper
 from shared.clock import utc_now
 from shared.events import EXAMPLES, AttemptChanged
 from shared.faults import hold_at

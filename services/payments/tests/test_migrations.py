@@ -21,8 +21,8 @@ from embedded.servers import PostgresServer
 from embedded.testing import ServiceDatabase
 from payments.repository.packages import load_credit_packages
 from payments.repository.profiles import load_billing_profiles
+from payments.repository.tables import metadata
 from payments.settings import AppSettings, RepublishSettings, WorkerSettings
-from payments.tables import metadata
 from shared.database import DatabaseUnavailable, make_engine
 from shared.migrations import MigrateSettings, migrate
 from shared.settings import InvalidSettings, load_settings

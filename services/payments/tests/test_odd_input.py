@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from payments import purchasing
 from payments.repository.customers import Customer
 from payments.settings import AppSettings
+from payments.workflows import purchase_creation
 from shared.clock import utc_now
 from shared.settings import InvalidSettings, load_settings
 
@@ -59,7 +59,7 @@ async def test_purchases_begun_at_the_same_time_do_not_exceed_the_limit(
     call: Call, rows: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await call("acme", "POST", CREATE, {"packageId": "starter"}, key="first")
-    monkeypatch.setattr(purchasing, "OPEN_PURCHASES_MAX", 2)
+    monkeypatch.setattr(purchase_creation, "OPEN_PURCHASES_MAX", 2)
     answers = await asyncio.gather(
         *(call("acme", "POST", CREATE, {"packageId": "starter"}, key=f"k{n}") for n in range(5))
     )

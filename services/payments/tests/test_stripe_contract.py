@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from embedded.testing import stripe_settings
+from payments.jobs.sweeper import Sweeper
 from payments.stripe_gateway import (
     CardDeclined,
     StripeBusy,
@@ -17,7 +18,6 @@ from payments.stripe_gateway import (
     StripeUnavailable,
     open_stripe_gateway,
 )
-from payments.sweeper import Sweeper
 from shared.clock import utc_now
 from stripe_simulator.testing import RunningSimulator
 

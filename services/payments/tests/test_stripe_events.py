@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.environment import DEVELOPMENT_SIGNING_KEY
 from payments.handlers import StripeEvents
+from payments.jobs.sweeper import Sweeper
 from payments.repository.profiles import load_billing_profiles
-from payments.sweeper import Sweeper
 from shared.clock import utc_now
 from shared.events import EXAMPLES, BillingProfile, EntryPosted
 from shared.kafka import Record

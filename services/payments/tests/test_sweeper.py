@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import stripe
 
-from payments.sweeper import Sweeper
+from payments.jobs.sweeper import Sweeper
 from shared.events import EXAMPLES, BalanceChanged
 from shared.faults import hold_at
 from stripe_simulator.testing import RunningSimulator

@@ -7,8 +7,8 @@ import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from payments.sweeper import Sweeper
-from payments.watch_credits import watch_credits_job
+from payments.jobs.sweeper import Sweeper
+from payments.jobs.watch_credits import watch_credits_job
 from shared.events import EXAMPLES, EntryPosted
 from shared.process import Job
 from stripe_simulator.testing import RunningSimulator

@@ -23,7 +23,7 @@ def _worker(_options: Namespace) -> int:
 
 
 def _republish(_options: Namespace) -> int:
-    from payments.republish import run
+    from payments.commands.republish import run
     from payments.settings import RepublishSettings
 
     return run(load_settings(RepublishSettings))

@@ -6,13 +6,8 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Header, Query, Response
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from payments.confirming import Confirming
 from payments.history import read_balance, read_history
-from payments.purchasing import Purchasing
-from payments.recharging import Recharging
 from payments.repository import packages
-from payments.requests import Buyer
-from payments.saved_cards import SavedCards
 from payments.schemas import (
     AutoRechargeBody,
     BalanceBody,
@@ -33,6 +28,11 @@ from payments.schemas import (
 from payments.settings import AppSettings
 from payments.stripe_gateway import open_stripe_gateway
 from payments.worker import SERVICE, STATES
+from payments.workflows.auto_recharge import Recharging
+from payments.workflows.idempotent_requests import Buyer
+from payments.workflows.purchase_confirmation import Confirming
+from payments.workflows.purchase_creation import Purchasing
+from payments.workflows.saved_cards import SavedCards
 from shared.auth import Authenticator, Principal, Scope, requires
 from shared.database import make_engine, tenant_transaction, wait_for_database
 from shared.http import Readiness, create_http_app

@@ -9,7 +9,11 @@ from prometheus_client import Counter
 
 from payments.core import purchases as purchase_rules
 from payments.core.cards import SavedCard, announce, attach, detach, is_same_for_recharge, next_default
-from payments.core.facts import (
+from payments.core.purchases import Progress, observe
+from payments.repository import cards, customers, profiles, purchases, read_models
+from payments.repository.cards import CardKey
+from payments.repository.purchases import Purchase, PurchaseKey
+from payments.stripe_events import (
     CardAnnounced,
     CardAttached,
     CardDetached,
@@ -20,10 +24,6 @@ from payments.core.facts import (
     PurchaseSeen,
     fact_of,
 )
-from payments.core.purchases import Progress, observe
-from payments.repository import cards, customers, profiles, purchases, read_models
-from payments.repository.cards import CardKey
-from payments.repository.purchases import Purchase, PurchaseKey
 from shared.events import AttemptChanged, BalanceChanged, DomainEvent, EntryPosted, UndecodableEvent, decode
 from shared.kafka import Record
 from shared.logs import get_logger

@@ -3,12 +3,12 @@
 import asyncio
 
 from payments.handlers import StripeEvents, handle_attempts, handle_balances, handle_entries
+from payments.jobs.sweeper import Sweeper
+from payments.jobs.watch_credits import watch_credits_job
 from payments.repository.packages import load_credit_packages
 from payments.repository.profiles import load_billing_profiles
 from payments.settings import WorkerSettings
 from payments.stripe_gateway import open_stripe_gateway
-from payments.sweeper import Sweeper
-from payments.watch_credits import watch_credits_job
 from shared.consumer import Subscription
 from shared.outbox_publisher import StateSource
 from shared.runtime import make_consumer_loop, run_worker, start_runtime

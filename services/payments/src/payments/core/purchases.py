@@ -22,7 +22,7 @@ CREATION_GRACE = timedelta(seconds=60)
 KEY_TRUSTED_FOR = timedelta(hours=20)
 #: How often a payment in process is looked at, beside its webhooks.
 FOLLOW_EVERY = timedelta(minutes=10)
-#: A paid purchase that the ledger has not told of by then is an alert (`payments.watch_credits`).
+#: A paid purchase that the ledger has not told of by then is an alert (`payments.jobs.watch_credits`).
 CREDITED_WITHIN = timedelta(minutes=10)
 #: How often, at most, one that should be cancelled is tried again.
 LOOK_EVERY = timedelta(minutes=1)

@@ -18,12 +18,12 @@ from payments.core.purchases import (
     is_same_for_recharge,
     observe,
 )
-from payments.gone import note_what_is_gone
 from payments.repository import idempotency, profiles, purchases
 from payments.repository.idempotency import RequestKey
 from payments.repository.purchases import Purchase
-from payments.stripe_customers import ensure_stripe_customer
 from payments.stripe_gateway import StripeBusy, StripeGateway, StripeRefused, StripeUnavailable
+from payments.workflows.missing_at_stripe import note_what_is_gone
+from payments.workflows.stripe_customers import ensure_stripe_customer
 from shared.database import tenant_transaction
 from shared.logs import get_logger
 from shared.outbox import Outbox

@@ -9,22 +9,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from structlog.contextvars import bound_contextvars
 
 from payments.core.cards import CardState, next_default, retrieved
-from payments.core.facts import details_of
 from payments.core.purchases import Source, Step, next_step
-from payments.gone import note_what_is_gone
-from payments.purchase_progress import (
+from payments.repository import cards, idempotency, profiles, purchases
+from payments.repository.cards import DueCard
+from payments.repository.profiles import DefaultRepair
+from payments.repository.purchases import Purchase
+from payments.stripe_events import details_of
+from payments.stripe_gateway import StripeGateway, StripeProblem, StripeRefused
+from payments.workflows.missing_at_stripe import note_what_is_gone
+from payments.workflows.purchase_progress import (
     create_payment_intent,
     find_payment_intent,
     note_missing,
     note_never_made,
     note_observation,
 )
-from payments.repository import cards, idempotency, profiles, purchases
-from payments.repository.cards import DueCard
-from payments.repository.profiles import DefaultRepair
-from payments.repository.purchases import Purchase
-from payments.saved_cards import detach_at_stripe, note_detached
-from payments.stripe_gateway import StripeGateway, StripeProblem, StripeRefused
+from payments.workflows.saved_cards import detach_at_stripe, note_detached
 from shared.faults import fault_point
 from shared.logs import get_logger
 from shared.outbox import Outbox

@@ -11,8 +11,8 @@ from payments.core.recharge_settings import ConsentEvidence, Terms, TermsRefused
 from payments.repository import auto_recharge, cards, idempotency, packages, profiles, purchases, read_models
 from payments.repository.auto_recharge import Settings
 from payments.repository.idempotency import RequestKey
-from payments.requests import Buyer, check_same_input, hash_of
 from payments.schemas import AutoRechargeBody, ConsentShown, PutAutoRecharge, RechargeTriggered
+from payments.workflows.idempotent_requests import Buyer, check_same_input, hash_of
 from shared.database import tenant_transaction
 from shared.events import RechargeRequested
 from shared.ids import new_id

@@ -8,14 +8,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from payments import refusals
 from payments.core.purchases import UNFINISHED, PurchaseState, Source
-from payments.gone import note_what_is_gone
-from payments.purchase_progress import load_purchase, note_missing, note_observation
 from payments.repository import cards, idempotency, read_models
 from payments.repository.idempotency import KnownRequest, RequestKey
 from payments.repository.purchases import Purchase
-from payments.requests import Buyer, check_same_input, hash_of
 from payments.schemas import ConfirmPaymentIntent, PaymentIntentConfirmed
 from payments.stripe_gateway import CardDeclined, StripeGateway, StripeProblem, StripeRefused, StripeUnavailable
+from payments.workflows.idempotent_requests import Buyer, check_same_input, hash_of
+from payments.workflows.missing_at_stripe import note_what_is_gone
+from payments.workflows.purchase_progress import load_purchase, note_missing, note_observation
 from shared.database import tenant_transaction
 from shared.faults import fault_point
 from shared.outbox import Outbox

@@ -8,11 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from payments import refusals
 from payments.core.cards import SavedCard, detach, remove
-from payments.gone import note_what_is_gone
 from payments.repository import auto_recharge, cards, profiles
 from payments.schemas import PaymentMethod, PaymentMethodList, SetupIntentCreated
-from payments.stripe_customers import ensure_stripe_customer
 from payments.stripe_gateway import SetupIntentSecret, StripeGateway, StripeProblem, StripeRefused
+from payments.workflows.missing_at_stripe import note_what_is_gone
+from payments.workflows.stripe_customers import ensure_stripe_customer
 from shared.database import tenant_transaction
 from shared.faults import fault_point
 from shared.logs import get_logger

@@ -15,20 +15,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from payments import refusals
 from payments.core.pricing import NotForSale, Quote, price_amount, price_package
 from payments.core.purchases import CREATION_GRACE, KEY_TRUSTED_FOR, UNFINISHED, Progress, PurchaseState, Source
-from payments.purchase_progress import (
+from payments.repository import idempotency, packages, profiles, purchases, read_models
+from payments.repository.idempotency import KnownRequest, RequestKey
+from payments.repository.purchases import Purchase
+from payments.schemas import CreatePaymentIntent, PaymentIntentCreated
+from payments.stripe_gateway import StripeGateway, StripeProblem, StripeRefused
+from payments.workflows.idempotent_requests import Buyer, check_same_input, hash_of
+from payments.workflows.purchase_progress import (
     create_payment_intent,
     load_purchase,
     note_missing,
     note_never_made,
     note_observation,
 )
-from payments.repository import idempotency, packages, profiles, purchases, read_models
-from payments.repository.idempotency import KnownRequest, RequestKey
-from payments.repository.purchases import Purchase
-from payments.requests import Buyer, check_same_input, hash_of
-from payments.schemas import CreatePaymentIntent, PaymentIntentCreated
-from payments.stripe_customers import ensure_stripe_customer
-from payments.stripe_gateway import StripeGateway, StripeProblem, StripeRefused
+from payments.workflows.stripe_customers import ensure_stripe_customer
 from shared.database import tenant_transaction
 from shared.faults import fault_point
 from shared.ids import new_id
@@ -42,7 +42,7 @@ CREATE_ROUTE = "create-payment-intent"
 
 
 class Purchasing:
-    """Creates purchases, unconfirmed; they are paid by `payments.confirming` or in the browser.
+    """Creates purchases, unconfirmed; they are paid by `payments.workflows.purchase_confirmation` or in the browser.
 
     `engine` has the API's role: it sees one tenant at a time.
     """
