@@ -16,16 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.environment import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_SIGNING_KEY
 from embedded.testing import ServiceDatabase, stripe_settings
+from payments.api.dependencies import Dependencies
 from payments.app import create_app
-from payments.handlers import StripeEvents, handle_attempts, handle_balances, handle_entries
+from payments.handlers import StripeEventHandler, handle_attempts, handle_balances, handle_entries
 from payments.jobs.sweeper import Sweeper
-from payments.schemas import StripeConfig
+from payments.repository.published_states import PUBLISHED_STATES
 from payments.stripe_gateway import StripeGateway, open_stripe_gateway
-from payments.worker import STATES
-from payments.workflows.auto_recharge import Recharging
-from payments.workflows.purchase_confirmation import Confirming
-from payments.workflows.purchase_creation import Purchasing
-from payments.workflows.saved_cards import SavedCards
+from payments.workflows.context import WorkflowContext
 from shared.auth import Authenticator, Scope, mint_development_token
 from shared.clock import utc_now
 from shared.database import make_engine
@@ -33,11 +30,10 @@ from shared.events import AttemptChanged, BalanceChanged, DomainEvent, EntryPost
 from shared.http import Readiness
 from shared.ids import new_id
 from shared.kafka import Record
-from shared.money import MINIMUM_CHARGE_MINOR
 from shared.outbox import Outbox
 from shared.outbox_publisher import OutboxPublisher
 from shared.settings import AuthSettings
-from shared.stripe_events import EVENT_TYPES, STRIPE_API_VERSION
+from shared.stripe_events import EVENT_TYPES
 from stripe_simulator.testing import RunningSimulator, run_simulator
 
 WAIT_S = 30.0
@@ -104,12 +100,14 @@ async def gateway(stripe_account: RunningSimulator) -> AsyncIterator[StripeGatew
 async def outbox(worker_engine: AsyncEngine) -> Outbox:
     """Writes its tables; nothing is sent, so that a test can read what would be."""
     producer = AIOKafkaProducer(bootstrap_servers="127.0.0.1:9")
-    return Outbox(OutboxPublisher(worker_engine, producer, service="payments", topic_prefix="", states=STATES))
+    return Outbox(
+        OutboxPublisher(worker_engine, producer, service="payments", topic_prefix="", states=PUBLISHED_STATES)
+    )
 
 
 @pytest.fixture
 def sweeper(worker_engine: AsyncEngine, outbox: Outbox, gateway: StripeGateway, clock: MovableClock) -> Sweeper:
-    return Sweeper(worker_engine, outbox, gateway, clock)
+    return Sweeper(WorkflowContext(worker_engine, outbox, gateway, clock))
 
 
 @pytest.fixture
@@ -117,23 +115,14 @@ async def http(
     api_engine: AsyncEngine, outbox: Outbox, gateway: StripeGateway, clock: MovableClock
 ) -> AsyncIterator[httpx.AsyncClient]:
     """The API, without credentials."""
-    app = create_app(
-        engine=api_engine,
-        authenticator=Authenticator(AuthSettings(auth_jwt_secret=DEVELOPMENT_JWT_SECRET)),
-        readiness=Readiness(),
-        purchasing=Purchasing(api_engine, outbox, gateway, DEVELOPMENT_SIGNING_KEY, clock),
-        confirming=Confirming(api_engine, outbox, gateway, clock),
-        saved_cards=SavedCards(api_engine, outbox, gateway, clock),
-        recharging=Recharging(api_engine, outbox, clock),
-        config=StripeConfig(
-            publishable_key="pk_test_simulator",
-            stripe_api_version=STRIPE_API_VERSION,
-            ledger_url="",
-            recharge_url="",
-            minimum_amount_minor=MINIMUM_CHARGE_MINOR,
-        ),
-        cors_origins=[],
+    dependencies = Dependencies(
+        workflows=WorkflowContext(api_engine, outbox, gateway, clock),
+        metadata_signing_key=DEVELOPMENT_SIGNING_KEY,
+        stripe_publishable_key="pk_test_simulator",
+        ledger_url="",
+        recharge_url="",
     )
+    app = create_app(dependencies, Authenticator(AuthSettings(auth_jwt_secret=DEVELOPMENT_JWT_SECRET)), Readiness())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://payments", timeout=60) as client:
         yield client
@@ -217,7 +206,7 @@ def record(topic: str, value: bytes) -> Record:
 @pytest.fixture
 def deliver(worker_engine: AsyncEngine, outbox: Outbox, clock: MovableClock) -> Callable[..., Any]:
     """`await deliver([{Stripe's event}, …])`: a batch of `stripe.events`, handled in one transaction."""
-    handler = StripeEvents([DEVELOPMENT_SIGNING_KEY], clock)
+    handler = StripeEventHandler([DEVELOPMENT_SIGNING_KEY], clock)
 
     async def handle(events: Sequence[dict[str, Any]]) -> None:
         async with outbox.transaction(worker_engine) as transaction:

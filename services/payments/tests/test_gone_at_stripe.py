@@ -11,6 +11,7 @@ import pytest
 from embedded.testing import stripe_settings
 from payments.jobs.sweeper import Sweeper
 from payments.stripe_gateway import StripeGateway, StripeMisconfigured, StripeUnavailable, open_stripe_gateway
+from payments.workflows.context import WorkflowContext
 from shared.clock import utc_now
 from shared.events import EXAMPLES, AttemptChanged
 from shared.faults import hold_at
@@ -255,7 +256,7 @@ async def test_a_proxys_404_makes_nothing_gone(
     before = await customer_of(rows)
     with proxy(PAGES[0]) as url:
         async with open_stripe_gateway(stripe_settings(url, "sk_test_x")) as gateway:
-            sweeper = Sweeper(worker_engine, outbox, gateway, clock)
+            sweeper = Sweeper(WorkflowContext(worker_engine, outbox, gateway, clock))
             clock.advance(minutes=31)
             await rows("UPDATE card SET look_at = now() RETURNING 1")
             await sweeper.sweep_purchases()

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.environment import DEVELOPMENT_SIGNING_KEY
-from payments.handlers import StripeEvents
+from payments.handlers import StripeEventHandler
 from payments.jobs.sweeper import Sweeper
 from payments.repository.profiles import load_billing_profiles
 from shared.clock import utc_now
@@ -93,7 +93,7 @@ async def test_attached_and_detached_in_two_workers_at_once_leave_the_card_detac
     about = {event["type"]: event for event in events if event["data"]["object"]["id"] == gone}
     for first, second in (("attached", "detached"), ("detached", "attached")):
         await rows("WITH x AS (DELETE FROM card), y AS (DELETE FROM payment_method_lock) SELECT 1")
-        handler = StripeEvents([DEVELOPMENT_SIGNING_KEY], utc_now)
+        handler = StripeEventHandler([DEVELOPMENT_SIGNING_KEY], utc_now)
         value = json.dumps(about[f"payment_method.{first}"]).encode()
         async with outbox.transaction(worker_engine) as transaction:
             await handler.handle(transaction, [Record("stripe.events", 0, 0, None, value)])

@@ -194,10 +194,10 @@ async def test_old_rows_are_forgotten(buy: Call, save_card: Call, rows: Call, sw
     await save_card("acme")
     await buy("acme", packageId="starter")
     counted = "SELECT (SELECT count(*) FROM idempotency) + (SELECT count(*) FROM payment_method_lock) AS n"
-    await sweeper.forget_old_rows()
+    await sweeper.delete_old_rows()
     assert (await rows(counted))[0].n == 2
     clock.advance(days=36)
-    await sweeper.forget_old_rows()
+    await sweeper.delete_old_rows()
     assert (await rows(counted))[0].n == 0
 
 

@@ -60,7 +60,7 @@ class _Known:
     detached_now: set[str] = field(default_factory=set[str])
 
 
-class StripeEvents:
+class StripeEventHandler:
     """`stripe.events`: purchases by their signed metadata, cards and customers by the tenant whose customer it is."""
 
     def __init__(self, signing_keys: Sequence[str], clock: Callable[[], datetime]) -> None:

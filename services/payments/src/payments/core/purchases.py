@@ -138,6 +138,11 @@ def observe(progress: Progress, seen: Observation, *, opened_at: datetime, now: 
             assert_never(seen.source)
 
 
+def cancel(progress: Progress) -> Progress:
+    """The purchase once it is certain that its PaymentIntent will not be paid: Stripe does not have it."""
+    return replace(progress, state=PurchaseState.CANCELED, decline_code=None, look_at=None)
+
+
 def _is_of(progress: Progress, seen: Observation, state: PurchaseState) -> bool:
     """Whether it is of the purchase's PaymentIntent; another can carry a copy of its metadata.
 

@@ -12,7 +12,7 @@ from shared.money import Money
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class AutoRechargeSettings:
     """The settings in force. `consent` is what they were last enabled with."""
 
     terms: Terms
@@ -20,7 +20,7 @@ class Settings:
     payment_method: str | None
 
 
-async def load(connection: AsyncConnection, tenant: str) -> Settings | None:
+async def load(connection: AsyncConnection, tenant: str) -> AutoRechargeSettings | None:
     """The tenant's settings, or None where they were never set."""
     row = (await connection.execute(_LOAD, {"tenant": tenant})).one_or_none()
     if row is None:
@@ -32,22 +32,21 @@ async def load(connection: AsyncConnection, tenant: str) -> Settings | None:
         monthly_cap_minor=row.monthly_cap_minor,
     )
     if row.consent_id is None:
-        return Settings(terms, None, row.payment_method)
+        return AutoRechargeSettings(terms, None, row.payment_method)
     consent = ConsentEvidence(row.consent_id, row.text_version, row.given_by, row.given_at)
-    return Settings(terms, consent, row.payment_method)
+    return AutoRechargeSettings(terms, consent, row.payment_method)
 
 
 async def save(
     connection: AsyncConnection,
     tenant: str,
-    terms: Terms,
-    consent: ConsentEvidence | None,
-    payment_method: str | None,
+    settings: AutoRechargeSettings,
     *,
     changed_by: str,
     now: datetime,
 ) -> None:
-    """Writes settings of a tenant whose profile is locked, and new evidence; without, the old evidence stays."""
+    """Writes settings of a tenant whose profile is locked, and their consent. Without one the earlier stays."""
+    terms, consent = settings.terms, settings.consent
     if consent is not None:
         await connection.execute(
             _INSERT_CONSENT,
@@ -70,7 +69,7 @@ async def save(
             "currency": terms.limit.currency,
             "monthly_cap_minor": terms.monthly_cap_minor,
             "consent": None if consent is None else consent.consent_id,
-            "payment_method": payment_method,
+            "payment_method": settings.payment_method,
             "changed_by": changed_by,
             "now": now,
         },

@@ -21,8 +21,8 @@ class RequestKey:
 
 
 @dataclass(frozen=True, slots=True)
-class KnownRequest:
-    """What is known of a request: the resource it made or concerns, and its answer once there was one."""
+class StoredRequest:
+    """What is stored of a request: the resource it created or concerns, and its response once there is one."""
 
     input_hash: str
     resource_id: str
@@ -30,10 +30,10 @@ class KnownRequest:
     response: dict[str, Any] | None
 
 
-async def find(connection: AsyncConnection, key: RequestKey) -> KnownRequest | None:
+async def find(connection: AsyncConnection, key: RequestKey) -> StoredRequest | None:
     """The request as it is known, or None for a new one."""
     row = (await connection.execute(_FIND, _named(key))).one_or_none()
-    return None if row is None else KnownRequest(row.input_hash, row.resource_id, row.stripe_try, row.response)
+    return None if row is None else StoredRequest(row.input_hash, row.resource_id, row.stripe_try, row.response)
 
 
 async def claim(

@@ -30,7 +30,7 @@ async def lock(connection: AsyncConnection, tenants: Iterable[str]) -> dict[str,
     return {row.tenant_id: row.default_payment_method for row in rows}
 
 
-async def default_of(connection: AsyncConnection, tenant: str) -> str | None:
+async def load_default(connection: AsyncConnection, tenant: str) -> str | None:
     """The tenant's default card, if one is chosen."""
     return (await connection.execute(_DEFAULT, {"tenant": tenant})).scalar_one_or_none()
 

@@ -3,24 +3,32 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from payments import refusals
-from payments.repository.idempotency import KnownRequest
+from payments.repository.idempotency import RequestKey, StoredRequest
+from payments.workflows.refusals import KeyReused
 
 
 @dataclass(frozen=True, slots=True)
-class Buyer:
-    """Who asks: the token's tenant and subject."""
+class IdempotentRequest:
+    """A request under its idempotency key. A repetition has the same `input_hash`."""
 
-    tenant: str
-    subject: str
+    key: RequestKey
+    input_hash: str
 
+    @classmethod
+    def of(cls, tenant: str, route: str, key: str, body: Any) -> Self:
+        """The request of a tenant with this `Idempotency-Key` and JSON body."""
+        return cls(RequestKey(tenant, route, key), hash_of(body))
 
-def check_same_input(known: KnownRequest, input_hash: str) -> None:
-    """Raises a Problem 409 where the key was used for something else."""
-    if known.input_hash != input_hash:
-        raise refusals.key_reused()
+    @property
+    def tenant(self) -> str:
+        return self.key.tenant
+
+    def check_repeats(self, stored: StoredRequest) -> None:
+        """Raises `KeyReused` where the key was used for another body."""
+        if stored.input_hash != self.input_hash:
+            raise KeyReused
 
 
 def hash_of(value: Any) -> str:

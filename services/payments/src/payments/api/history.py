@@ -1,44 +1,60 @@
-"""A tenant's balance and history, from what the ledger and recharge have told."""
+"""`/api/credits/history`: a tenant's entries, purchases and attempts, the newest first."""
 
 import base64
 import binascii
 import json
 from datetime import UTC, datetime
+from typing import Annotated
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from fastapi import APIRouter, Query
+from pydantic import Field
 
+from payments.api.bodies import Body
+from payments.api.dependencies import BillingReader, RouteDependencies
+from payments.api.errors import COMMON_PROBLEMS
 from payments.repository import read_models
 from payments.repository.read_models import HistoryItem, HistoryPosition
-from payments.schemas import BalanceBody, HistoryEntry, HistoryPage
 from shared.database import tenant_transaction
 from shared.problems import Problem
 
+PAGE_SIZE_DEFAULT = 50
+PAGE_SIZE_MAX = 200
 
-async def read_balance(engine: AsyncEngine, tenant: str) -> BalanceBody:
-    """The balance as the ledger last told it."""
-    async with tenant_transaction(engine, tenant) as connection:
-        row = await read_models.load_balance(connection, tenant)
-    if row is None:
-        return BalanceBody(version=0, available=0, held=0, owed=0, receivable=0, usage_by_purpose={}, changed_at=None)
-    return BalanceBody(
-        version=row.version,
-        available=row.available,
-        held=row.held,
-        owed=row.owed,
-        receivable=row.receivable,
-        usage_by_purpose=row.usage_by_purpose,
-        changed_at=row.changed_at,
-    )
+router = APIRouter(tags=["credits"])
 
 
-async def read_history(engine: AsyncEngine, tenant: str, cursor: str | None, limit: int) -> HistoryPage:
-    """A page, the newest first; `next_cursor` is None on the last one. A cursor that is not ours is a Problem 422."""
+class HistoryEntry(Body):
+    kind: str = Field(description="entry (in the ledger), purchase, or attempt (to charge a saved card).")
+    id: str
+    at: datetime
+    label: str = Field(description="The entry's kind, the purchase's package or `custom`, or what began the attempt.")
+    state: str | None
+    reason: str | None
+    action_required: str | None
+    credits: int
+    amount_minor: int | None
+    currency: str | None
+    payment_intent_id: str | None
+
+
+class HistoryPage(Body):
+    items: list[HistoryEntry]
+    next_cursor: str | None
+
+
+@router.get("/api/credits/history", responses=COMMON_PROBLEMS)
+async def get_history(
+    principal: BillingReader,
+    dependencies: RouteDependencies,
+    cursor: Annotated[str | None, Query(max_length=1000)] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_SIZE_MAX)] = PAGE_SIZE_DEFAULT,
+) -> HistoryPage:
+    tenant = principal.own_tenant
     after = decode_cursor(cursor) if cursor is not None else None
-    async with tenant_transaction(engine, tenant) as connection:
+    async with tenant_transaction(dependencies.workflows.engine, tenant) as connection:
         items = await read_models.load_history(connection, tenant, after, limit + 1)
     page = items[:limit]
-    more = len(items) > limit
-    last = page[-1] if more else None
+    last = page[-1] if len(items) > limit else None
     return HistoryPage(
         items=[_entry(item) for item in page],
         next_cursor=encode_cursor((last.at, last.kind, last.item_id)) if last is not None else None,
@@ -46,19 +62,19 @@ async def read_history(engine: AsyncEngine, tenant: str, cursor: str | None, lim
 
 
 def encode_cursor(position: HistoryPosition) -> str:
-    """The position as an opaque text."""
+    """The position as opaque text."""
     at, kind, item_id = position
     return base64.urlsafe_b64encode(json.dumps([at.isoformat(), kind, item_id]).encode()).decode()
 
 
 def decode_cursor(cursor: str) -> HistoryPosition:
-    """The position in a cursor; a Problem 422 for anything else."""
+    """The position in a cursor; raises a Problem 422 for anything else."""
     try:
         at, kind, item_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
         position = (datetime.fromisoformat(at), str(kind), str(item_id))
         if position[0].tzinfo is None:
             raise ValueError("a time without zone")
-        position[0].astimezone(UTC)  # may leave the years 1 to 9999
+        position[0].astimezone(UTC)  # raises where the year is not 1 to 9999
         if b"\x00" in f"{kind}{item_id}".encode():
             raise ValueError("a character that no text column holds")
     except (ValueError, TypeError, OverflowError, binascii.Error) as error:
