@@ -1,8 +1,11 @@
-"""The calls that an attempt may need, and the parameters they are made with."""
+"""The calls that an attempt may need, and the parameters they are made with.
+
+`label` is a call's name in metrics and logs: it stays as it is whatever the class is called.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, ClassVar, assert_never
 
 from recharge.charging.pace import Pace
 from recharge.core.answers import Answer, LookAgain, NotFound, Refused
@@ -18,6 +21,8 @@ from shared.stripe_events import PaymentIntentView
 class Charge:
     """Create and confirm, or confirm again, under the last try's key. `doubted`: it was called before, in doubt."""
 
+    label: ClassVar[str] = "charge"
+
     last: Try
     parameters: Mapping[str, Any]
     doubted: bool
@@ -25,6 +30,8 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Retrieve:
+    label: ClassVar[str] = "retrieve"
+
     payment_intent: str
 
 
@@ -32,6 +39,8 @@ class Retrieve:
 class Find:
     """Lists the customer's PaymentIntents for the one that `is_wanted`, or one that `may_be_wanted`. `named` are the
     payments that this rests on."""
+
+    label: ClassVar[str] = "find"
 
     window: ListWindow
     is_wanted: Callable[[PaymentIntentView], bool]
@@ -41,6 +50,8 @@ class Find:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
+    label: ClassVar[str] = "cancel"
+
     payment_intent: str
 
 

@@ -98,10 +98,9 @@ class Steps:
             return
         answer = await make(call, self.gateway, self.pace)
         await fault_point("recharge.stripe_answered")
-        kind = type(call.what).__name__.lower()
-        _calls.labels(kind, type(answer).__name__).inc()
+        _calls.labels(call.what.label, answer.label).inc()
         log.info(
-            "stripe_answered", tenant=tenant, attempt=attempt, n=call.asked.n, call=kind, answer=type(answer).__name__
+            "stripe_answered", tenant=tenant, attempt=attempt, n=call.asked.n, call=call.what.label, answer=answer.label
         )
         async with self.outbox.transaction(self.engine) as transaction:
             await self._write_down(transaction, call, answer, asked_at, transaction.now)

@@ -13,9 +13,12 @@ Answer
 ├── InProgress     409: the same key is being executed right now
 ├── ServerError    5xx: executed or not, nobody knows
 └── NoAnswer       time-out, connection lost: executed or not, nobody knows
+
+`label` is the answer's name in metrics and logs: it stays as it is whatever the class is called.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from recharge.core.cards import DeclineCodes
 from shared.stripe_events import PaymentIntentView
@@ -23,22 +26,26 @@ from shared.stripe_events import PaymentIntentView
 
 @dataclass(frozen=True, slots=True)
 class IntentSeen:
+    label: ClassVar[str] = "IntentSeen"
     view: PaymentIntentView
 
 
 @dataclass(frozen=True, slots=True)
 class Declined:
+    label: ClassVar[str] = "Declined"
     codes: DeclineCodes
     view: PaymentIntentView | None
 
 
 @dataclass(frozen=True, slots=True)
 class CardUnusable:
+    label: ClassVar[str] = "CardUnusable"
     code: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
+    label: ClassVar[str] = "Refused"
     code: str
 
 
@@ -46,43 +53,48 @@ class Refused:
 class OrderRefused:
     """`made_nothing`: the refusal itself proves that this call was not executed."""
 
+    label: ClassVar[str] = "OrderRefused"
     code: str
     made_nothing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
+    label: ClassVar[str] = "LookAgain"
     code: str
 
 
 @dataclass(frozen=True, slots=True)
 class NotFound:
-    pass
+    label: ClassVar[str] = "NotFound"
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorError:
+    label: ClassVar[str] = "OperatorError"
     status: int
     code: str
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimited:
-    pass
+    label: ClassVar[str] = "RateLimited"
 
 
 @dataclass(frozen=True, slots=True)
 class InProgress:
-    pass
+    label: ClassVar[str] = "InProgress"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerError:
+    label: ClassVar[str] = "ServerError"
     status: int
 
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
+    label: ClassVar[str] = "NoAnswer"
     kind: str
 
 
