@@ -21,10 +21,10 @@ def _load(name: str) -> None:
     spec.loader.exec_module(module)
 
 
-_load("recharge_house")
+_load("recharge_environment")
 _load("recharge_process")
 
-from recharge_house import House, open_house  # noqa: E402
+from recharge_environment import RechargeEnvironment, open_environment  # noqa: E402
 from recharge_process import Workers, open_workers  # noqa: E402
 
 
@@ -42,14 +42,18 @@ def simulator(running_recharge_simulator: RunningSimulator) -> RunningSimulator:
 
 
 @pytest.fixture
-async def house(database_of: Callable[[str], ServiceDatabase], simulator: RunningSimulator) -> AsyncIterator[House]:
+async def environment(
+    database_of: Callable[[str], ServiceDatabase], simulator: RunningSimulator
+) -> AsyncIterator[RechargeEnvironment]:
     """Recharge without Kafka: its handlers and steps on a database of its own."""
-    async with open_house(database_of("recharge"), simulator) as house:
-        yield house
+    async with open_environment(database_of("recharge"), simulator) as environment:
+        yield environment
 
 
 @pytest.fixture
-async def workers(house: House, kafka_server: KafkaServer, log_dir: Path, tmp_path: Path) -> AsyncIterator[Workers]:
-    """Recharge's workers as processes on Kafka, on the house's database."""
-    async with open_workers(house, kafka_server, log_dir, tmp_path) as workers:
+async def workers(
+    environment: RechargeEnvironment, kafka_server: KafkaServer, log_dir: Path, tmp_path: Path
+) -> AsyncIterator[Workers]:
+    """Recharge's workers as processes on Kafka, on the environment's database."""
+    async with open_workers(environment, kafka_server, log_dir, tmp_path) as workers:
         yield workers

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 from aiokafka import AIOKafkaProducer
-from recharge_house import House
+from recharge_environment import RechargeEnvironment
 
 from embedded.environment import DEVELOPMENT_SIGNING_KEY, inherited
 from embedded.http_process import HttpProcess
@@ -43,7 +43,7 @@ async def eventually(condition: Callable[[], Awaitable[Any]], what: str, timeout
 class Workers:
     """Workers of one group, and a producer for what others would publish."""
 
-    house: House
+    environment: RechargeEnvironment
     kafka: KafkaServer
     log_dir: Path
     cwd: Path
@@ -60,12 +60,12 @@ class Workers:
             cwd=self.cwd,
             env={
                 **inherited(),
-                **self.house.database.environment(),
+                **self.environment.database.environment(),
                 "HTTP_PORT": "{port}",
                 "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
                 "TOPIC_PREFIX": self.prefix,
                 "STRIPE_SECRET_KEY": Settings.secret_key,
-                "STRIPE_API_BASE": self.house.simulator.url,
+                "STRIPE_API_BASE": self.environment.simulator.url,
                 "METADATA_SIGNING_KEYS": DEVELOPMENT_SIGNING_KEY,
                 **variables,
             },
@@ -88,7 +88,7 @@ class Workers:
         """Waits until the tenant's newest attempt is in one of the states."""
 
         async def look() -> dict[str, Any] | None:
-            attempts = await self.house.attempts(tenant)
+            attempts = await self.environment.attempts(tenant)
             return attempts[-1] if attempts and attempts[-1]["state"] in states else None
 
         return await eventually(look, f"an attempt of {tenant} that is {' or '.join(states)}")
@@ -101,13 +101,15 @@ class Workers:
 
 
 @asynccontextmanager
-async def open_workers(house: House, kafka: KafkaServer, log_dir: Path, cwd: Path) -> AsyncGenerator[Workers]:
+async def open_workers(
+    environment: RechargeEnvironment, kafka: KafkaServer, log_dir: Path, cwd: Path
+) -> AsyncGenerator[Workers]:
     """Topics of their own, and no worker yet; those that are started are gone at the end."""
     prefix = f"recharge-{secrets.token_hex(4)}."
     await create_topics(kafka.bootstrap_servers, prefix)
     producer = make_producer(kafka.bootstrap_servers, "recharge-test")
     await producer.start()
-    workers = Workers(house, kafka, log_dir, cwd, prefix, producer)
+    workers = Workers(environment, kafka, log_dir, cwd, prefix, producer)
     try:
         yield workers
     finally:

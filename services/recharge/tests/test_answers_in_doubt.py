@@ -16,8 +16,8 @@ from recharge.core.answers import (
     ServerError,
 )
 from recharge.core.attempts import Attempt, Outcome, State
-from recharge.core.charge import answered, begin, call_again
-from recharge.core.find_out import Question, next_question, not_found
+from recharge.core.reconcile import NextAction, after_empty_list, next_action
+from recharge.core.tries import after_answer, begin_try, repeat_try
 from shared.events import Card
 
 NOW = datetime(2026, 9, 15, 12, tzinfo=UTC)
@@ -41,66 +41,66 @@ NOT_EXECUTED: tuple[Answer, ...] = (
 
 @pytest.mark.parametrize("answer", NOT_EXECUTED)
 def test_a_call_not_executed_after_one_in_doubt_leaves_the_key_in_doubt(answer: Answer) -> None:
-    asked = begin(RESERVED, (), CARDS, NOW)
+    asked = begin_try(RESERVED, (), CARDS, NOW)
     assert asked is not None
-    lost = answered(asked.attempt, asked.tries, NoAnswer("time_out"), CARDS, doubted=False, now=NOW)
-    again = call_again(lost.attempt, lost.tries[-1], NOW)
-    told = answered(again.attempt, again.tries, answer, CARDS, doubted=True, now=NOW)
+    lost = after_answer(asked.attempt, asked.tries, NoAnswer("time_out"), CARDS, was_in_doubt=False, now=NOW)
+    again = repeat_try(lost.attempt, lost.tries[-1], NOW)
+    told = after_answer(again.attempt, again.tries, answer, CARDS, was_in_doubt=True, now=NOW)
     assert (told.attempt.state, told.tries[-1].outcome, told.tries[-1].in_doubt) == (State.UNKNOWN, None, True)
-    assert next_question(told.attempt, told.tries, NOW) is Question.REPEAT_KEY
+    assert next_action(told.attempt, told.tries, NOW) is NextAction.REPEAT_KEY
 
 
 @pytest.mark.parametrize("answer", [RateLimited(), Refused("error"), OperatorError(401, "expired")])
 def test_a_first_call_not_executed_is_checked_again_and_called_under_the_same_key(answer: Answer) -> None:
-    asked = begin(RESERVED, (), CARDS, NOW)
+    asked = begin_try(RESERVED, (), CARDS, NOW)
     assert asked is not None
-    told = answered(asked.attempt, asked.tries, answer, CARDS, doubted=False, now=NOW)
-    assert next_question(told.attempt, told.tries, NOW) is Question.BEGIN
-    again = begin(told.attempt, told.tries, CARDS, NOW)
+    told = after_answer(asked.attempt, asked.tries, answer, CARDS, was_in_doubt=False, now=NOW)
+    assert next_action(told.attempt, told.tries, NOW) is NextAction.BEGIN
+    again = begin_try(told.attempt, told.tries, CARDS, NOW)
     assert again is not None
     assert [one.idempotency_key for one in again.tries] == ["att_1:1"]
 
 
 @pytest.mark.parametrize("answer", [NoAnswer("time_out"), ServerError(500), InProgress()])
 def test_a_key_that_was_never_answered_gives_way_only_after_24_hours_and_two_lists(answer: Answer) -> None:
-    asked = begin(RESERVED, (), CARDS, NOW)
+    asked = begin_try(RESERVED, (), CARDS, NOW)
     assert asked is not None
-    told = answered(asked.attempt, asked.tries, answer, CARDS, doubted=False, now=NOW)
-    assert next_question(told.attempt, told.tries, NOW + timedelta(hours=19)) is Question.REPEAT_KEY
+    told = after_answer(asked.attempt, asked.tries, answer, CARDS, was_in_doubt=False, now=NOW)
+    assert next_action(told.attempt, told.tries, NOW + timedelta(hours=19)) is NextAction.REPEAT_KEY
     old = NOW + timedelta(hours=20)
-    assert next_question(told.attempt, told.tries, old) is Question.LIST
-    first = not_found(told.attempt, told.tries, old, (), old)
+    assert next_action(told.attempt, told.tries, old) is NextAction.LIST
+    first = after_empty_list(told.attempt, told.tries, old, (), old)
     assert first.attempt.next_at == old + timedelta(minutes=10)
-    second = not_found(first.attempt, told.tries, first.attempt.next_at, (), first.attempt.next_at)
+    second = after_empty_list(first.attempt, told.tries, first.attempt.next_at, (), first.attempt.next_at)
     assert second.attempt.state is State.UNKNOWN
     assert second.attempt.next_at > NOW + timedelta(hours=24)
-    last = not_found(second.attempt, told.tries, second.attempt.next_at, (), second.attempt.next_at)
+    last = after_empty_list(second.attempt, told.tries, second.attempt.next_at, (), second.attempt.next_at)
     assert (last.attempt.state, last.tries[-1].outcome) == (State.RETRY_SCHEDULED, Outcome.NEVER_MADE)
-    anew = begin(last.attempt, last.tries, CARDS, last.attempt.next_at)
+    anew = begin_try(last.attempt, last.tries, CARDS, last.attempt.next_at)
     assert anew is not None
     assert [(one.idempotency_key, one.creates) for one in anew.tries] == [("att_1:2", True)]
 
 
 def test_an_empty_list_proves_nothing_about_what_came_after_it_was_asked_for() -> None:
-    asked = begin(RESERVED, (), CARDS, NOW)
+    asked = begin_try(RESERVED, (), CARDS, NOW)
     assert asked is not None
-    told = answered(asked.attempt, asked.tries, NoAnswer("time_out"), CARDS, doubted=False, now=NOW)
+    told = after_answer(asked.attempt, asked.tries, NoAnswer("time_out"), CARDS, was_in_doubt=False, now=NOW)
     first_asked_at, forgotten_at = NOW + timedelta(hours=23, minutes=40), NOW + timedelta(hours=24)
     later = forgotten_at + timedelta(hours=1)
-    first = not_found(told.attempt, told.tries, first_asked_at, (), later)
+    first = after_empty_list(told.attempt, told.tries, first_asked_at, (), later)
     assert first.attempt.not_found_at == first_asked_at
-    soon_after = not_found(first.attempt, told.tries, first_asked_at + timedelta(minutes=9), (), later)
-    before_the_key_is_forgotten = not_found(first.attempt, told.tries, forgotten_at, (), later)
+    soon_after = after_empty_list(first.attempt, told.tries, first_asked_at + timedelta(minutes=9), (), later)
+    before_the_key_is_forgotten = after_empty_list(first.attempt, told.tries, forgotten_at, (), later)
     for unproven in (soon_after, before_the_key_is_forgotten):
         assert (unproven.attempt.state, unproven.tries) == (State.UNKNOWN, ())
-    proven = not_found(first.attempt, told.tries, later, (), later)
+    proven = after_empty_list(first.attempt, told.tries, later, (), later)
     assert (proven.attempt.state, proven.tries[-1].outcome) == (State.RETRY_SCHEDULED, Outcome.NEVER_MADE)
 
 
 def test_a_try_in_doubt_is_never_charged_past() -> None:
-    asked = begin(RESERVED, (), CARDS, NOW)
+    asked = begin_try(RESERVED, (), CARDS, NOW)
     assert asked is not None
-    resting = replace(asked.attempt, state=State.RETRY_SCHEDULED)
-    assert next_question(resting, asked.tries, NOW) is Question.REPEAT_KEY
+    state = replace(asked.attempt, state=State.RETRY_SCHEDULED)
+    assert next_action(state, asked.tries, NOW) is NextAction.REPEAT_KEY
     with pytest.raises(AssertionError):
-        begin(resting, asked.tries, CARDS, NOW)
+        begin_try(state, asked.tries, CARDS, NOW)

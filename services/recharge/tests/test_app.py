@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pytest
 from pydantic import SecretStr
-from recharge_house import SIGNING_KEY, House
+from recharge_environment import SIGNING_KEY, RechargeEnvironment
 
 from recharge.app import create_app
 from recharge.client_secrets import ANSWERED_WITHIN_S
@@ -28,18 +28,18 @@ def _authorization(tenant: str | None, *scopes: Scope) -> dict[str, str]:
 
 
 @pytest.fixture
-async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
+async def client(environment: RechargeEnvironment) -> AsyncIterator[httpx.AsyncClient]:
     settings = AppSettings(
         http_port=1,
         kafka_bootstrap_servers="unused",
-        database_url_api=SecretStr(house.database.api_url),
-        database_url_worker=SecretStr(house.database.worker_url),
+        database_url_api=SecretStr(environment.database.api_url),
+        database_url_worker=SecretStr(environment.database.worker_url),
         auth_jwt_secret=SecretStr(SECRET),
         stripe_secret_key=SecretStr(Settings.secret_key),
-        stripe_api_base=house.simulator.url,
+        stripe_api_base=environment.simulator.url,
         metadata_signing_keys=[SecretStr(SIGNING_KEY)],
     )
-    engine = make_engine(house.database.api_url, application_name="recharge-test-app")
+    engine = make_engine(environment.database.api_url, application_name="recharge-test-app")
     async with open_stripe_gateway(settings, timeout_s=ANSWERED_WITHIN_S) as gateway:
         app = create_app(settings, Readiness(), api_engine=engine, gateway=gateway)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://recharge") as client:
@@ -48,11 +48,11 @@ async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def test_decisions_and_attempts_are_read_newest_first_by_their_tenant_alone(
-    house: House, client: httpx.AsyncClient
+    environment: RechargeEnvironment, client: httpx.AsyncClient
 ) -> None:
-    mine, other = await house.tenant("pm_card_visa", available=100), await house.tenant("pm_card_visa")
-    await house.balance(mine, 10)
-    await house.work()
+    mine, other = await environment.tenant("pm_card_visa", available=100), await environment.tenant("pm_card_visa")
+    await environment.balance(mine, 10)
+    await environment.work()
     reader = _authorization(mine, Scope.BILLING_READ)
     decisions = (await client.get("/api/recharge/decisions", headers=reader)).json()["decisions"]
     assert [(each["outcome"], each["reason"]) for each in decisions] == [
@@ -70,11 +70,13 @@ async def test_decisions_and_attempts_are_read_newest_first_by_their_tenant_alon
     assert attempts[0]["attempt"] not in [each["attempt"] for each in others["attempts"]]
 
 
-async def test_a_tenant_is_told_what_is_stopped_and_what_would_lift_it(house: House, client: httpx.AsyncClient) -> None:
-    tenant, other = await house.tenant("pm_card_visa"), await house.tenant("pm_card_visa", available=100)
-    card = house.profiles[tenant].cards[0].payment_method
-    house.simulator.put(f"/payment_methods/{card}/behaviour", decline_code="lost_card")
-    await house.work()
+async def test_a_tenant_is_told_what_is_stopped_and_what_would_lift_it(
+    environment: RechargeEnvironment, client: httpx.AsyncClient
+) -> None:
+    tenant, other = await environment.tenant("pm_card_visa"), await environment.tenant("pm_card_visa", available=100)
+    card = environment.profiles[tenant].cards[0].payment_method
+    environment.simulator.put(f"/payment_methods/{card}/behaviour", decline_code="lost_card")
+    await environment.work()
 
     async def status_of(name: str) -> dict[str, object]:
         answer = await client.get("/api/recharge/status", headers=_authorization(name, Scope.BILLING_READ))

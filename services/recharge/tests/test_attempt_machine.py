@@ -17,22 +17,29 @@ from recharge.core.answers import (
     CardUnusable,
     Declined,
     InProgress,
-    IntentSeen,
-    LookAgain,
     NoAnswer,
     NotFound,
     OperatorError,
     OrderRefused,
+    PaymentIntentSeen,
     RateLimited,
     ServerError,
+    UnexpectedState,
 )
-from recharge.core.attempts import Asked, Attempt, State, Try
+from recharge.core.attempts import Attempt, Checkpoint, State, Try
 from recharge.core.cards import DeclineCodes
-from recharge.core.charge import answered, begin, call_again
-from recharge.core.find_out import Question, credited, gone, next_question, not_found, reconsidered
-from recharge.core.follow import follow, give_up
-from recharge.core.moves import LEASE, Move
-from recharge.stripe_handlers import moved_by_event
+from recharge.core.payment_intent import after_payment_intent, give_up
+from recharge.core.reconcile import (
+    NextAction,
+    after_credit,
+    after_empty_list,
+    after_missing_payment_intent,
+    after_reconsideration,
+    next_action,
+)
+from recharge.core.transitions import LEASE, Transition
+from recharge.core.tries import after_answer, begin_try, repeat_try
+from recharge.stripe_handlers import after_event
 from shared.events import Card
 from shared.stripe_events import PaymentIntentView
 
@@ -94,7 +101,7 @@ class Stripe:
             self.kept[one.idempotency_key] = (now, ServerError(500))
             return ServerError(500)
         answer = self._execute(attempt, one, outcome, now)
-        if isinstance(answer, (CardUnusable, LookAgain)):
+        if isinstance(answer, (CardUnusable, UnexpectedState)):
             return answer
         if trouble == "order_refused_after_all":  # a 400 after execution began is kept under the key
             answer = OrderRefused("error")
@@ -118,7 +125,7 @@ class Stripe:
         """Off-session by us, or on-session by the tenant."""
         view = self.intents[name]
         if view.status not in ("requires_payment_method", "requires_confirmation"):
-            return LookAgain("payment_intent_unexpected_state")
+            return UnexpectedState("payment_intent_unexpected_state")
         match outcome:
             case "succeeds":
                 self.charges += 1
@@ -132,7 +139,7 @@ class Stripe:
                 failed = replace(view, status="requires_payment_method", error_code="card_declined", decline_code=code)
                 self._show(failed)
                 return Declined(DeclineCodes("card_declined", code, None), failed)
-        return IntentSeen(self.intents[name])
+        return PaymentIntentSeen(self.intents[name])
 
     def execute_delayed(self, now: datetime) -> None:
         """A request of ours that has been under way for long, but not for longer than its key is remembered."""
@@ -149,9 +156,9 @@ class Stripe:
     def cancel(self, name: str) -> Answer:
         view = self.intents[name]
         if view.status in ("succeeded", "processing", "canceled"):
-            return IntentSeen(view)  # refused; the executor looks
+            return PaymentIntentSeen(view)  # refused; the executor looks
         self._show(replace(view, status="canceled"))
-        return IntentSeen(self.intents[name])
+        return PaymentIntentSeen(self.intents[name])
 
     def _show(self, view: PaymentIntentView) -> None:
         self.intents[view.id] = view
@@ -182,13 +189,13 @@ class AttemptMachine(RuleBasedStateMachine):
         self.tries: tuple[Try, ...] = ()
         self.late: list[Callable[[], None]] = []
 
-    def apply(self, move: Move) -> None:
-        assert move.attempt.amount_minor == self.attempt.amount_minor
-        if move.attempt.state is State.CANCELED and self.attempt.state is not State.CANCELED:
+    def apply(self, transition: Transition) -> None:
+        assert transition.attempt.amount_minor == self.attempt.amount_minor
+        if transition.attempt.state is State.CANCELED and self.attempt.state is not State.CANCELED:
             assert all(view.status == "canceled" for view in self.stripe.intents.values()), "ended too early"
-        changed = {one.n: one for one in move.tries}
+        changed = {one.n: one for one in transition.tries}
         self.tries = tuple(one for _n, one in sorted(({one.n: one for one in self.tries} | changed).items()))
-        self.attempt = move.attempt
+        self.attempt = transition.attempt
 
     def is_due(self) -> bool:
         return self.attempt.next_at <= self.now
@@ -206,29 +213,31 @@ class AttemptMachine(RuleBasedStateMachine):
         is_late=st.booleans(),
     )
     def work(self, outcome: str, trouble: str, is_refused: bool, is_killed: bool, is_late: bool) -> None:
-        question = next_question(self.attempt, self.tries, self.now)
-        match question:
-            case Question.BEGIN:
+        action = next_action(self.attempt, self.tries, self.now)
+        match action:
+            case NextAction.BEGIN:
                 if is_refused:
                     self.apply(give_up(self.attempt, self.tries, "disabled", self.now))
                     return
-                move = begin(self.attempt, self.tries, CARDS, self.now)
-                if move is None:
+                transition = begin_try(self.attempt, self.tries, CARDS, self.now)
+                if transition is None:
                     self.apply(give_up(self.attempt, self.tries, "no_card", self.now, state=State.DECLINED))
                     return
-                self.call(move, outcome, trouble, doubted=False, is_killed=is_killed, is_late=is_late)
-            case Question.REPEAT_KEY:
+                self.call(transition, outcome, trouble, was_in_doubt=False, is_killed=is_killed, is_late=is_late)
+            case NextAction.REPEAT_KEY:
                 if is_refused:
                     self.apply(give_up(self.attempt, self.tries, "disabled", self.now))
                     return
-                move = call_again(self.attempt, self.tries[-1], self.now)
-                self.call(move, outcome, trouble, doubted=True, is_killed=is_killed, is_late=is_late)
-            case Question.RECONSIDER:
-                self.apply(reconsidered(self.attempt, self.tries, "disabled" if is_refused else None, self.now))
-            case Question.LIST | Question.RETRIEVE | Question.CANCEL:
+                transition = repeat_try(self.attempt, self.tries[-1], self.now)
+                self.call(transition, outcome, trouble, was_in_doubt=True, is_killed=is_killed, is_late=is_late)
+            case NextAction.RECONSIDER:
+                self.apply(
+                    after_reconsideration(self.attempt, self.tries, "disabled" if is_refused else None, self.now)
+                )
+            case NextAction.LIST | NextAction.RETRIEVE | NextAction.CANCEL:
                 self.attempt = replace(self.attempt, next_at=self.now + LEASE)
-                self.receive(self.look(question), is_killed=is_killed, is_late=is_late)
-            case Question.NOTHING:
+                self.receive(self.look(action), is_killed=is_killed, is_late=is_late)
+            case NextAction.NOTHING:
                 pass
 
     @precondition(lambda self: self.is_due())
@@ -242,45 +251,51 @@ class AttemptMachine(RuleBasedStateMachine):
         if len(self.late) > already_late:
             self.late.pop(already_late)()
 
-    def call(self, move: Move, outcome: str, trouble: str, *, doubted: bool, is_killed: bool, is_late: bool) -> None:
-        self.apply(move)
+    def call(
+        self, transition: Transition, outcome: str, trouble: str, *, was_in_doubt: bool, is_killed: bool, is_late: bool
+    ) -> None:
+        self.apply(transition)
         answer = self.stripe.call(self.attempt, self.tries[-1], outcome, trouble, self.now)
 
-        def means() -> Move | None:
+        def means() -> Transition | None:
             if self.tries[-1].outcome is not None:
                 return None
-            return answered(self.attempt, self.tries, answer, CARDS, doubted=doubted, now=self.now)
+            return after_answer(self.attempt, self.tries, answer, CARDS, was_in_doubt=was_in_doubt, now=self.now)
 
         self.receive(means, is_killed=is_killed, is_late=is_late)
 
-    def receive(self, means: Callable[[], Move | None], *, is_killed: bool, is_late: bool) -> None:
+    def receive(self, means: Callable[[], Transition | None], *, is_killed: bool, is_late: bool) -> None:
         """An answer arrives, now, later or never; it counts only where the attempt stands where it was asked."""
-        asked = Asked.of(self.attempt, self.tries)
+        asked = Checkpoint.of(self.attempt, self.tries)
 
         def write_down() -> None:
-            move = means() if Asked.of(self.attempt, self.tries) == asked else None
-            if move is not None:
-                self.apply(move)
+            transition = means() if Checkpoint.of(self.attempt, self.tries) == asked else None
+            if transition is not None:
+                self.apply(transition)
 
         if is_late:
             self.late.append(write_down)
         elif not is_killed:
             write_down()
 
-    def look(self, question: Question) -> Callable[[], Move]:
+    def look(self, action: NextAction) -> Callable[[], Transition]:
         """What Stripe shows now, and what that will mean when it is written down."""
         name, asked_at = self.attempt.payment_intent, self.now
-        if question is Question.LIST or name is None:
+        if action is NextAction.LIST or name is None:
             found = next(iter(self.stripe.intents.values()), None)
-            answer: Answer = IntentSeen(found) if found else NotFound()
+            answer: Answer = PaymentIntentSeen(found) if found else NotFound()
         else:
-            answer = self.stripe.cancel(name) if question is Question.CANCEL else IntentSeen(self.stripe.intents[name])
-        if isinstance(answer, IntentSeen):
+            answer = (
+                self.stripe.cancel(name)
+                if action is NextAction.CANCEL
+                else PaymentIntentSeen(self.stripe.intents[name])
+            )
+        if isinstance(answer, PaymentIntentSeen):
             view = answer.view
-            return lambda: follow(self.attempt, self.tries, view, CARDS, self.now)
-        if question is Question.LIST:
-            return lambda: not_found(self.attempt, self.tries, asked_at, CARDS, self.now)
-        return lambda: gone(self.attempt, self.now)
+            return lambda: after_payment_intent(self.attempt, self.tries, view, CARDS, self.now)
+        if action is NextAction.LIST:
+            return lambda: after_empty_list(self.attempt, self.tries, asked_at, CARDS, self.now)
+        return lambda: after_missing_payment_intent(self.attempt, self.now)
 
     @precondition(lambda self: self.late)
     @rule(pick=st.integers(0, 50))
@@ -291,7 +306,7 @@ class AttemptMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 50))
     def an_event_arrives(self, pick: int) -> None:
         view = self.stripe.seen[pick % len(self.stripe.seen)]
-        self.apply(moved_by_event(self.attempt, self.tries, view, self.now))
+        self.apply(after_event(self.attempt, self.tries, view, self.now))
 
     @precondition(lambda self: self.stripe.delayed)
     @rule()
@@ -311,7 +326,7 @@ class AttemptMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.stripe.charges > 0)
     @rule()
     def the_ledger_posts_the_credits(self) -> None:
-        self.apply(credited(self.attempt, self.now))
+        self.apply(after_credit(self.attempt, self.now))
 
     @invariant()
     def one_payment_intent_and_one_charge(self) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
-from recharge_house import SIGNING_KEY, House
+from recharge_environment import SIGNING_KEY, RechargeEnvironment
 
 from recharge.app import create_app
 from recharge.client_secrets import ANSWERED_WITHIN_S, AT_ONCE
-from recharge.core.answers import Answer, IntentSeen, NoAnswer, NotFound, OperatorError, RateLimited, Refused
+from recharge.core.answers import Answer, NoAnswer, NotFound, OperatorError, PaymentIntentSeen, RateLimited, Refused
 from recharge.core.attempts import Attempt, State
 from recharge.core.client_secret import Withheld, client_secret_in, waits_for_authentication
 from recharge.settings import AppSettings
@@ -34,7 +34,7 @@ NOW = datetime(2026, 9, 15, 12, tzinfo=UTC)
 class Browser:
     """A tenant's browser: our API with its token, and Stripe with the publishable key."""
 
-    house: House
+    environment: RechargeEnvironment
     api: httpx.AsyncClient
 
     async def ask(self, tenant: str | None, attempt: str, *scopes: Scope) -> httpx.Response:
@@ -57,7 +57,7 @@ class Browser:
 
     async def confirm(self, said: dict[str, Any]) -> dict[str, Any]:
         """What Stripe.js does with it."""
-        async with httpx.AsyncClient(base_url=self.house.simulator.url) as stripe:
+        async with httpx.AsyncClient(base_url=self.environment.simulator.url) as stripe:
             answer = await stripe.post(
                 f"/v1/payment_intents/{said['paymentIntent']}/confirm",
                 data={"client_secret": said["clientSecret"], "payment_method": said["paymentMethod"]},
@@ -66,110 +66,112 @@ class Browser:
         return answer.raise_for_status().json()
 
     def authenticate(self, payment_intent: str, *, succeeds: bool = True) -> None:
-        self.house.simulator.post(f"/payment_intents/{payment_intent}/authenticate", succeeds=succeeds)
+        self.environment.simulator.post(f"/payment_intents/{payment_intent}/authenticate", succeeds=succeeds)
 
 
 @pytest.fixture
-async def browser(house: House) -> AsyncIterator[Browser]:
+async def browser(environment: RechargeEnvironment) -> AsyncIterator[Browser]:
     settings = AppSettings(
         http_port=1,
         kafka_bootstrap_servers="unused",
-        database_url_api=SecretStr(house.database.api_url),
-        database_url_worker=SecretStr(house.database.worker_url),
+        database_url_api=SecretStr(environment.database.api_url),
+        database_url_worker=SecretStr(environment.database.worker_url),
         auth_jwt_secret=SecretStr(JWT_SECRET),
         stripe_secret_key=SecretStr(Settings.secret_key),
-        stripe_api_base=house.simulator.url,
+        stripe_api_base=environment.simulator.url,
         metadata_signing_keys=[SecretStr(SIGNING_KEY)],
     )
-    engine = make_engine(house.database.api_url, application_name="recharge-test-app")
+    engine = make_engine(environment.database.api_url, application_name="recharge-test-app")
     async with open_stripe_gateway(settings, timeout_s=ANSWERED_WITHIN_S) as gateway:
         app = create_app(settings, Readiness(), api_engine=engine, gateway=gateway)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://recharge") as client:
-            yield Browser(house, client)
+            yield Browser(environment, client)
     await engine.dispose()
 
 
-async def _waiting(house: House, **settings: Any) -> tuple[str, str]:
+async def _waiting(environment: RechargeEnvironment, **settings: Any) -> tuple[str, str]:
     """A tenant with an attempt that waits for authentication."""
-    tenant = await house.tenant("pm_card_authenticationRequired", **settings)
-    await house.work()
-    attempt = await house.attempt(tenant)
+    tenant = await environment.tenant("pm_card_authenticationRequired", **settings)
+    await environment.work()
+    attempt = await environment.attempt(tenant)
     assert (attempt["state"], attempt["action_required"]) == ("requires_action", "authenticate")
     return tenant, attempt["attempt"]
 
 
-async def _is_suspended(house: House, tenant: str) -> bool:
-    rows = await house.rows("SELECT suspended_at FROM profile WHERE tenant_id = :t", t=tenant)
+async def _is_suspended(environment: RechargeEnvironment, tenant: str) -> bool:
+    rows = await environment.rows("SELECT suspended_at FROM profile WHERE tenant_id = :t", t=tenant)
     return rows[0]["suspended_at"] is not None
 
 
 async def test_a_card_that_needs_authentication_is_authenticated_in_the_browser_and_credited(
-    house: House, browser: Browser
+    environment: RechargeEnvironment, browser: Browser
 ) -> None:
-    tenant, name = await _waiting(house)
+    tenant, name = await _waiting(environment)
     answer = await browser.ask(tenant, name)
     assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
     said = answer.json()
-    card = house.profiles[tenant].cards[0].payment_method
+    card = environment.profiles[tenant].cards[0].payment_method
     assert (said["attempt"], said["paymentMethod"], said["amountMinor"], said["currency"]) == (name, card, 4_500, "usd")
     assert (await browser.confirm(said))["status"] == "requires_action"
     assert (await browser.ask(tenant, name)).json() == said, "the page may be loaded again while the bank asks"
     browser.authenticate(said["paymentIntent"])
-    await house.webhooks(tenant, times=2)
-    assert (await house.attempt(tenant))["state"] == "charged"
+    await environment.webhooks(tenant, times=2)
+    assert (await environment.attempt(tenant))["state"] == "charged"
     assert await browser.refusal(tenant, name) == (409, "attempt_not_waiting")
-    await house.credit(tenant)
-    await house.work()
-    assert (await house.attempt(tenant))["state"] == "credited"
-    assert not await _is_suspended(house, tenant)
-    assert [charge["amount_minor"] for charge in house.charges(tenant)] == [4_500]
-    house.later(timedelta(hours=80))
-    await house.work()
-    assert (len(house.charges(tenant)), len(await house.attempts(tenant))) == (1, 1)
+    await environment.credit(tenant)
+    await environment.work()
+    assert (await environment.attempt(tenant))["state"] == "credited"
+    assert not await _is_suspended(environment, tenant)
+    assert [charge["amount_minor"] for charge in environment.charges(tenant)] == [4_500]
+    environment.later(timedelta(hours=80))
+    await environment.work()
+    assert (len(environment.charges(tenant)), len(await environment.attempts(tenant))) == (1, 1)
 
 
-async def test_authentication_that_fails_may_be_tried_again(house: House, browser: Browser) -> None:
-    tenant, name = await _waiting(house)
+async def test_authentication_that_fails_may_be_tried_again(environment: RechargeEnvironment, browser: Browser) -> None:
+    tenant, name = await _waiting(environment)
     said = (await browser.ask(tenant, name)).json()
     await browser.confirm(said)
     browser.authenticate(said["paymentIntent"], succeeds=False)
-    await house.webhooks(tenant)
-    house.later(timedelta(minutes=11))
-    await house.work()
+    await environment.webhooks(tenant)
+    environment.later(timedelta(minutes=11))
+    await environment.work()
     again = (await browser.ask(tenant, name)).json()
     await browser.confirm(again)
     browser.authenticate(again["paymentIntent"])
-    await house.webhooks(tenant, reverse=True)
-    assert (await house.attempt(tenant))["state"] == "charged"
-    assert len(house.charges(tenant)) == 1
+    await environment.webhooks(tenant, reverse=True)
+    assert (await environment.attempt(tenant))["state"] == "charged"
+    assert len(environment.charges(tenant)) == 1
 
 
-async def test_what_was_authenticated_counts_in_the_cap(house: House, browser: Browser) -> None:
-    tenant, name = await _waiting(house, monthly_cap_minor=4_900)
+async def test_what_was_authenticated_counts_in_the_cap(environment: RechargeEnvironment, browser: Browser) -> None:
+    tenant, name = await _waiting(environment, monthly_cap_minor=4_900)
     said = (await browser.ask(tenant, name)).json()
     await browser.confirm(said)
     browser.authenticate(said["paymentIntent"])
-    await house.webhooks(tenant)
-    await house.credit(tenant)
-    await house.balance(tenant, 10)
-    await house.work()
-    assert (await house.last_reason(tenant), len(house.charges(tenant))) == ("cap_reached", 1)
+    await environment.webhooks(tenant)
+    await environment.credit(tenant)
+    await environment.balance(tenant, 10)
+    await environment.work()
+    assert (await environment.last_reason(tenant), len(environment.charges(tenant))) == ("cap_reached", 1)
 
 
-async def test_another_tenants_attempt_is_answered_like_one_that_is_not_there(house: House, browser: Browser) -> None:
-    _tenant, name = await _waiting(house)
-    other = await house.tenant("pm_card_visa")
+async def test_another_tenants_attempt_is_answered_like_one_that_is_not_there(
+    environment: RechargeEnvironment, browser: Browser
+) -> None:
+    _tenant, name = await _waiting(environment)
+    other = await environment.tenant("pm_card_visa")
     theirs, missing = await browser.ask(other, name), await browser.ask(other, "att_missing")
     assert theirs.status_code == missing.status_code == 404
     assert theirs.json() == missing.json()
     assert theirs.json()["code"] == "unknown_attempt"
-    asked = [entry["path"] for entry in house.simulator.get("/requests") if entry["method"] == "GET"]
+    asked = [entry["path"] for entry in environment.simulator.get("/requests") if entry["method"] == "GET"]
     assert not [path for path in asked if path.startswith("/v1/payment_intents/pi_")]
 
 
 @pytest.mark.parametrize("scope", [Scope.BILLING_READ, Scope.CREDITS_DEBIT, Scope.OPERATOR])
-async def test_it_takes_the_scope_that_pays(house: House, browser: Browser, scope: Scope) -> None:
-    tenant, name = await _waiting(house)
+async def test_it_takes_the_scope_that_pays(environment: RechargeEnvironment, browser: Browser, scope: Scope) -> None:
+    tenant, name = await _waiting(environment)
     answer = await browser.ask(tenant, name, scope)
     assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
     assert (await browser.ask(None, name)).status_code == 403
@@ -182,34 +184,36 @@ async def test_a_name_that_is_none_is_refused(browser: Browser, name: str) -> No
 
 
 @pytest.mark.parametrize("card", ["pm_card_visa", "pm_card_chargeCustomerFail"])
-async def test_an_attempt_that_waits_for_nobody_has_no_secret(house: House, browser: Browser, card: str) -> None:
-    tenant = await house.tenant(card)
-    name = (await house.attempt(tenant))["attempt"]
+async def test_an_attempt_that_waits_for_nobody_has_no_secret(
+    environment: RechargeEnvironment, browser: Browser, card: str
+) -> None:
+    tenant = await environment.tenant(card)
+    name = (await environment.attempt(tenant))["attempt"]
     assert await browser.refusal(tenant, name) == (409, "attempt_not_waiting")
-    await house.work()
-    assert (await house.attempt(tenant))["state"] in ("charged", "retry_scheduled")
+    await environment.work()
+    assert (await environment.attempt(tenant))["state"] in ("charged", "retry_scheduled")
     assert await browser.refusal(tenant, name) == (409, "attempt_not_waiting")
 
 
-async def test_an_attempt_that_is_given_up_has_no_secret(house: House, browser: Browser) -> None:
-    tenant, name = await _waiting(house)
-    await house.settings(tenant, enabled=False)
-    house.fault("error_before", path="/v1/payment_intents/*/cancel", count=None)
-    house.later(timedelta(minutes=11))
-    await house.work()
-    assert (await house.attempt(tenant))["canceling"]
+async def test_an_attempt_that_is_given_up_has_no_secret(environment: RechargeEnvironment, browser: Browser) -> None:
+    tenant, name = await _waiting(environment)
+    await environment.settings(tenant, enabled=False)
+    environment.fault("error_before", path="/v1/payment_intents/*/cancel", count=None)
+    environment.later(timedelta(minutes=11))
+    await environment.work()
+    assert (await environment.attempt(tenant))["canceling"]
     assert await browser.refusal(tenant, name) == (409, "attempt_not_waiting")
 
 
 @pytest.mark.parametrize("became", ["succeeded", "canceled"])
 async def test_a_payment_intent_that_has_moved_on_at_stripe_is_not_confirmed_again(
-    house: House, browser: Browser, became: str
+    environment: RechargeEnvironment, browser: Browser, became: str
 ) -> None:
     """The event has not come yet."""
-    tenant, name = await _waiting(house)
+    tenant, name = await _waiting(environment)
     said = (await browser.ask(tenant, name)).json()
     if became == "canceled":
-        await house.stripe.v1.payment_intents.cancel_async(said["paymentIntent"])
+        await environment.stripe.v1.payment_intents.cancel_async(said["paymentIntent"])
     else:
         await browser.confirm(said)
         browser.authenticate(said["paymentIntent"])
@@ -218,64 +222,64 @@ async def test_a_payment_intent_that_has_moved_on_at_stripe_is_not_confirmed_aga
 
 @pytest.mark.parametrize("metadata", [{"sig": "v1:forged"}, {"credits": "1000000"}, {"tenant": "somebody"}])
 async def test_a_payment_intent_that_is_not_proven_to_be_the_attempts_is_kept_back(
-    house: House, browser: Browser, metadata: dict[str, str]
+    environment: RechargeEnvironment, browser: Browser, metadata: dict[str, str]
 ) -> None:
-    tenant, name = await _waiting(house)
-    (intent,) = await house.payment_intents(tenant)
-    await house.stripe.v1.payment_intents.update_async(intent.id, {"metadata": metadata})
+    tenant, name = await _waiting(environment)
+    (intent,) = await environment.payment_intents(tenant)
+    await environment.stripe.v1.payment_intents.update_async(intent.id, {"metadata": metadata})
     assert await browser.refusal(tenant, name) == (409, "payment_intent_not_proven")
 
 
 @pytest.mark.parametrize("kind", ["error_before", "rate_limit", "drop_answer"])
 async def test_while_stripe_does_not_answer_it_says_when_to_ask_again(
-    house: House, browser: Browser, kind: str
+    environment: RechargeEnvironment, browser: Browser, kind: str
 ) -> None:
-    tenant, name = await _waiting(house)
-    house.fault(kind, method="GET", path="/v1/payment_intents/*")
+    tenant, name = await _waiting(environment)
+    environment.fault(kind, method="GET", path="/v1/payment_intents/*")
     assert await browser.refusal(tenant, name) == (503, "stripe_unavailable")
     assert (await browser.ask(tenant, name)).status_code == 200
 
 
 async def test_the_wait_for_stripe_is_bounded_and_so_are_those_who_wait(
-    house: House, browser: Browser, monkeypatch: pytest.MonkeyPatch
+    environment: RechargeEnvironment, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tenant, name = await _waiting(house)
+    tenant, name = await _waiting(environment)
     monkeypatch.setattr("recharge.client_secrets.ANSWERED_WITHIN_S", 1.0)
-    house.fault("hang", method="GET", path="/v1/payment_intents/*", seconds=30, count=None)
+    environment.fault("hang", method="GET", path="/v1/payment_intents/*", seconds=30, count=None)
     async with asyncio.timeout(5):
         refused = await asyncio.gather(*(browser.refusal(tenant, name) for _ in range(AT_ONCE + 2)))
     assert refused == [(503, "stripe_unavailable")] * (AT_ONCE + 2)
-    house.simulator.control.delete("/_sim/faults")
+    environment.simulator.control.delete("/_sim/faults")
     assert (await browser.ask(tenant, name)).status_code == 200
 
 
 async def test_the_secret_is_in_no_log_and_in_no_table(
-    house: House, browser: Browser, capfd: pytest.CaptureFixture[str]
+    environment: RechargeEnvironment, browser: Browser, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tenant, name = await _waiting(house)
+    tenant, name = await _waiting(environment)
     said = (await browser.ask(tenant, name)).json()
     await browser.confirm(said)
     browser.authenticate(said["paymentIntent"])
-    await house.webhooks(tenant)
-    await house.work()
+    await environment.webhooks(tenant)
+    await environment.work()
     written = capfd.readouterr()
     assert "client_secret_handed_out" in written.out + written.err
     assert said["clientSecret"] not in written.out + written.err
     assert said["paymentIntent"] in written.out + written.err
-    assert "attempt" in await _tables_with(house, said["paymentIntent"])
-    assert await _tables_with(house, said["clientSecret"]) == []
-    assert all(said["clientSecret"].encode() not in event.value for event in house.published.events)
+    assert "attempt" in await _tables_with(environment, said["paymentIntent"])
+    assert await _tables_with(environment, said["clientSecret"]) == []
+    assert all(said["clientSecret"].encode() not in event.value for event in environment.published.events)
 
 
-async def _tables_with(house: House, wanted: str) -> list[str]:
+async def _tables_with(environment: RechargeEnvironment, wanted: str) -> list[str]:
     """The tables that hold this text somewhere in a row."""
-    tables = await house.rows(
+    tables = await environment.rows(
         "SELECT c.oid::regclass::text AS name FROM pg_class c WHERE c.relkind IN ('r', 'p') "
         "AND c.relnamespace = 'public'::regnamespace AND c.relname <> 'alembic_version'"
     )
     found: list[str] = []
     for name in (table["name"] for table in tables):
-        if await house.rows(f"SELECT 1 FROM {name} AS each WHERE strpos(each::text, :s) > 0", s=wanted):
+        if await environment.rows(f"SELECT 1 FROM {name} AS each WHERE strpos(each::text, :s) > 0", s=wanted):
             found.append(name)
     return found
 
@@ -301,18 +305,18 @@ VIEW = PaymentIntentView(
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (IntentSeen(VIEW), "pi_1_secret_x"),
-        (IntentSeen(replace(VIEW, status="requires_action")), "pi_1_secret_x"),
-        (IntentSeen(replace(VIEW, status="requires_confirmation")), "pi_1_secret_x"),
-        (IntentSeen(replace(VIEW, status="processing")), Withheld.NOT_CONFIRMABLE),
-        (IntentSeen(replace(VIEW, status="requires_capture")), Withheld.NOT_CONFIRMABLE),
-        (IntentSeen(replace(VIEW, status="something_new")), Withheld.NOT_CONFIRMABLE),
-        (IntentSeen(replace(VIEW, client_secret=None)), Withheld.NOT_CONFIRMABLE),
-        (IntentSeen(replace(VIEW, id="pi_2")), Withheld.NOT_PROVEN),
-        (IntentSeen(replace(VIEW, amount_minor=4_501)), Withheld.NOT_PROVEN),
-        (IntentSeen(replace(VIEW, currency="eur")), Withheld.NOT_PROVEN),
-        (IntentSeen(replace(VIEW, customer="cus_2")), Withheld.NOT_PROVEN),
-        (IntentSeen(replace(VIEW, metadata=sign(ORDER, "another-key-0123456789"))), Withheld.NOT_PROVEN),
+        (PaymentIntentSeen(VIEW), "pi_1_secret_x"),
+        (PaymentIntentSeen(replace(VIEW, status="requires_action")), "pi_1_secret_x"),
+        (PaymentIntentSeen(replace(VIEW, status="requires_confirmation")), "pi_1_secret_x"),
+        (PaymentIntentSeen(replace(VIEW, status="processing")), Withheld.NOT_CONFIRMABLE),
+        (PaymentIntentSeen(replace(VIEW, status="requires_capture")), Withheld.NOT_CONFIRMABLE),
+        (PaymentIntentSeen(replace(VIEW, status="something_new")), Withheld.NOT_CONFIRMABLE),
+        (PaymentIntentSeen(replace(VIEW, client_secret=None)), Withheld.NOT_CONFIRMABLE),
+        (PaymentIntentSeen(replace(VIEW, id="pi_2")), Withheld.NOT_PROVEN),
+        (PaymentIntentSeen(replace(VIEW, amount_minor=4_501)), Withheld.NOT_PROVEN),
+        (PaymentIntentSeen(replace(VIEW, currency="eur")), Withheld.NOT_PROVEN),
+        (PaymentIntentSeen(replace(VIEW, customer="cus_2")), Withheld.NOT_PROVEN),
+        (PaymentIntentSeen(replace(VIEW, metadata=sign(ORDER, "another-key-0123456789"))), Withheld.NOT_PROVEN),
         (NotFound(), Withheld.NOT_CONFIRMABLE),
         (OperatorError(401, "expired"), Withheld.MISCONFIGURED),
         (Refused("error"), Withheld.MISCONFIGURED),
@@ -335,4 +339,4 @@ def test_only_an_attempt_that_waits_for_authentication_is_asked_about() -> None:
 
 
 def test_a_secret_is_not_in_what_a_view_looks_like() -> None:
-    assert "pi_1_secret_x" not in repr(IntentSeen(VIEW))
+    assert "pi_1_secret_x" not in repr(PaymentIntentSeen(VIEW))

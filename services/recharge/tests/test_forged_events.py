@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from pydantic_core import from_json, to_json
-from recharge_house import SIGNING_KEY, House
+from recharge_environment import SIGNING_KEY, RechargeEnvironment
 
 from recharge.stripe_handlers import StripeEvents
 from shared.kafka import Record
@@ -12,16 +12,16 @@ from shared.kafka import Record
 
 @pytest.mark.parametrize("signature", [{}, {"sig": "0" * 64}])
 async def test_a_payment_intent_that_is_not_signed_does_not_end_the_attempt_it_names(
-    house: House, signature: dict[str, str]
+    environment: RechargeEnvironment, signature: dict[str, str]
 ) -> None:
-    tenant = await house.tenant("pm_card_visa")
-    house.fault("drop_answer", path="/v1/payment_intents")
-    await house.work()
-    before = await house.attempt(tenant)
+    tenant = await environment.tenant("pm_card_visa")
+    environment.fault("drop_answer", path="/v1/payment_intents")
+    await environment.work()
+    before = await environment.attempt(tenant)
     assert (before["state"], before["payment_intent"]) == ("unknown", None)
-    customer = house.profiles[tenant].stripe_customer
+    customer = environment.profiles[tenant].stripe_customer
     assert customer is not None
-    forged = await house.stripe.v1.payment_intents.create_async(
+    forged = await environment.stripe.v1.payment_intents.create_async(
         {
             "amount": before["amount_minor"],
             "currency": before["currency"],
@@ -29,63 +29,67 @@ async def test_a_payment_intent_that_is_not_signed_does_not_end_the_attempt_it_n
             "metadata": {"prepaid_credits": "v1", "attempt": before["attempt"], **signature},
         }
     )
-    await house.stripe.v1.payment_intents.cancel_async(forged.id)
-    await house.webhooks(tenant, reverse=True)
-    await house.work()
-    after = await house.attempt(tenant)
+    await environment.stripe.v1.payment_intents.cancel_async(forged.id)
+    await environment.webhooks(tenant, reverse=True)
+    await environment.work()
+    after = await environment.attempt(tenant)
     assert after["payment_intent"] != forged.id
     assert after["state"] == "charged"
-    assert len(house.charges(tenant)) == 1
+    assert len(environment.charges(tenant)) == 1
 
 
 @pytest.mark.parametrize("end", ["canceled", "succeeded", "open"])
-async def test_a_signed_copy_is_not_taken_for_the_attempts_own_while_that_is_not_known(house: House, end: str) -> None:
+async def test_a_signed_copy_is_not_taken_for_the_attempts_own_while_that_is_not_known(
+    environment: RechargeEnvironment, end: str
+) -> None:
     """Whoever may write to the account copies the metadata of the charge whose answer was lost to a PaymentIntent."""
-    tenant = await house.tenant("pm_card_visa")
-    house.fault("drop_answer", path="/v1/payment_intents")
-    await house.work()
-    before = await house.attempt(tenant)
+    tenant = await environment.tenant("pm_card_visa")
+    environment.fault("drop_answer", path="/v1/payment_intents")
+    await environment.work()
+    before = await environment.attempt(tenant)
     assert (before["state"], before["payment_intent"]) == ("unknown", None)
-    [own] = await house.payment_intents(tenant)
+    [own] = await environment.payment_intents(tenant)
     copied: Any = {
         "amount": own.amount, "currency": own.currency, "customer": before["stripe_customer"],
         "metadata": dict(own.to_dict()["metadata"]),
     }  # fmt: skip
     if end == "succeeded":
-        visa = await house.save_card(before["stripe_customer"], "pm_card_visa")
+        visa = await environment.save_card(before["stripe_customer"], "pm_card_visa")
         copied |= {"payment_method": visa.payment_method, "confirm": True, "return_url": "https://example.com/x"}
-    copy = await house.stripe.v1.payment_intents.create_async(copied)
+    copy = await environment.stripe.v1.payment_intents.create_async(copied)
     if end == "canceled":
-        await house.stripe.v1.payment_intents.cancel_async(copy.id)
-    events = (await house.stripe.v1.events.list_async({"limit": 100})).data
+        await environment.stripe.v1.payment_intents.cancel_async(copy.id)
+    events = (await environment.stripe.v1.events.list_async({"limit": 100})).data
     about_copy = [
         Record("stripe.events", 0, 0, "key", to_json(event.to_dict(for_json=True)))
         for event in events
         if event.type.startswith("payment_intent.") and event.to_dict()["data"]["object"]["id"] == copy.id
     ]
-    await house.call(StripeEvents([SIGNING_KEY]).handle, about_copy[::-1])
-    assert not (await house.attempt(tenant))["payment_intent"], "nothing is taken from an event"
-    await house.work()
-    after = await house.attempt(tenant)
+    await environment.call(StripeEvents([SIGNING_KEY]).handle, about_copy[::-1])
+    assert not (await environment.attempt(tenant))["payment_intent"], "nothing is taken from an event"
+    await environment.work()
+    after = await environment.attempt(tenant)
     assert (after["state"], after["payment_intent"]) == ("charged", own.id)
-    await house.webhooks(tenant)
-    assert (await house.attempt(tenant))["payment_intent"] == own.id
-    assert len(house.charges(tenant)) == (2 if end == "succeeded" else 1), "ours is charged once"
+    await environment.webhooks(tenant)
+    assert (await environment.attempt(tenant))["payment_intent"] == own.id
+    assert len(environment.charges(tenant)) == (2 if end == "succeeded" else 1), "ours is charged once"
 
 
-async def test_an_event_of_another_account_says_nothing_of_the_attempt_it_names(house: House) -> None:
+async def test_an_event_of_another_account_says_nothing_of_the_attempt_it_names(
+    environment: RechargeEnvironment,
+) -> None:
     """stripe/stripe-apps#810: a connected account's PaymentIntent with our metadata, copied with its signature."""
-    tenant = await house.tenant("pm_card_authenticationRequired")
-    await house.work()
-    before = await house.attempt(tenant)
-    intent = (await house.stripe.v1.payment_intents.cancel_async(before["payment_intent"])).to_dict(for_json=True)
+    tenant = await environment.tenant("pm_card_authenticationRequired")
+    await environment.work()
+    before = await environment.attempt(tenant)
+    intent = (await environment.stripe.v1.payment_intents.cancel_async(before["payment_intent"])).to_dict(for_json=True)
     event = {
         "id": "evt_connected", "object": "event", "type": "payment_intent.canceled", "created": intent["created"],
         "livemode": False, "account": "acct_connected", "data": {"object": intent},
     }  # fmt: skip
     record = Record("stripe.events", 0, 0, "key", to_json(from_json(to_json(event))))
-    await house.call(StripeEvents([SIGNING_KEY]).handle, [record])
-    assert await house.attempt(tenant) == before
+    await environment.call(StripeEvents([SIGNING_KEY]).handle, [record])
+    assert await environment.attempt(tenant) == before
     del event["account"]
-    await house.call(StripeEvents([SIGNING_KEY]).handle, [record._replace(value=to_json(event))])
-    assert (await house.attempts(tenant))[0]["state"] == "canceled"
+    await environment.call(StripeEvents([SIGNING_KEY]).handle, [record._replace(value=to_json(event))])
+    assert (await environment.attempts(tenant))[0]["state"] == "canceled"

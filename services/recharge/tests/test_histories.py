@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-from recharge_house import SIGNING_KEY, House
+from recharge_environment import SIGNING_KEY, RechargeEnvironment
 
 from recharge.handlers import on_entries
 from shared.events import Card, EntryPosted, OpenPurchase
@@ -56,7 +56,7 @@ steps: st.SearchStrategy[Step] = st.one_of(
 class History:
     """One tenant, as its owner, its bank, its product and the clock see it."""
 
-    house: House
+    environment: RechargeEnvironment
     tenant: str
     cap_minor: int
     bank: dict[str, Bank] = field(default_factory=dict[str, Bank])
@@ -74,23 +74,23 @@ class History:
 
     @property
     def cards(self) -> list[Card]:
-        return list(self.house.profiles[self.tenant].cards)
+        return list(self.environment.profiles[self.tenant].cards)
 
     @property
     def month(self) -> str:
-        return f"{self.house.now:%Y-%m}"
+        return f"{self.environment.now:%Y-%m}"
 
     @property
     def available(self) -> int:
-        return self.house.balances[self.tenant].available
+        return self.environment.balances[self.tenant].available
 
     def chosen(self) -> Card | None:
-        terms = self.house.profiles[self.tenant].auto_recharge
+        terms = self.environment.profiles[self.tenant].auto_recharge
         assert terms is not None
         return next((card for card in self.cards if card.payment_method == terms.payment_method), None)
 
     def is_on_and_needed(self) -> bool:
-        terms = self.house.profiles[self.tenant].auto_recharge
+        terms = self.environment.profiles[self.tenant].auto_recharge
         assert terms is not None
         return terms.enabled and (self.available < terms.threshold_credits or self.available <= 0)
 
@@ -106,7 +106,7 @@ class History:
 
     def may_pay_soon(self, purchase: OpenPurchase) -> bool:
         """Its buyer may be at it, or its bank."""
-        age = self.house.now - purchase.since
+        age = self.environment.now - purchase.since
         return age < timedelta(minutes=5 if purchase.state == "open" else 10)
 
     def card_may_be_declined(self) -> None:
@@ -145,60 +145,60 @@ class History:
 
     async def use(self, credits: int) -> None:
         if credits <= self.available:  # else the product is refused, of which nobody is told
-            await self.house.balance(self.tenant, self.available - credits)
+            await self.environment.balance(self.tenant, self.available - credits)
 
     async def overdraw(self, credits: int) -> None:
-        await self.house.balance(self.tenant, self.available - credits)
+        await self.environment.balance(self.tenant, self.available - credits)
 
     async def wait(self, minutes: int) -> None:
         for _ in range(minutes):
-            self.house.later(TICK)
+            self.environment.later(TICK)
             for name, purchase in list(self.purchases.items()):
-                if self.house.now - purchase.since > timedelta(minutes=30):
+                if self.environment.now - purchase.since > timedelta(minutes=30):
                     del self.purchases[name]
                     await self.tell_purchases()
             await self.look()
 
     async def enter_card(self, card: str) -> None:
-        customer = self.house.profiles[self.tenant].stripe_customer or ""
-        saved = await self.house.save_card(customer, card)
+        customer = self.environment.profiles[self.tenant].stripe_customer or ""
+        saved = await self.environment.save_card(customer, card)
         self.bank[saved.payment_method] = "good"
-        await self.house.profile(self.tenant, cards=(*self.cards, saved))
+        await self.environment.profile(self.tenant, cards=(*self.cards, saved))
         await self.choose(len(self.cards) - 1)
 
     async def choose(self, number: int) -> None:
         card = self.pick(number)
         if card is not None:
-            await self.house.settings(self.tenant, payment_method=card.payment_method)
+            await self.environment.settings(self.tenant, payment_method=card.payment_method)
             self.owner_consents()
 
     async def remove(self, number: int) -> None:
         card = self.pick(number)
         if card is None:
             return
-        await self.house.stripe.v1.payment_methods.detach_async(card.payment_method)
-        terms = self.house.profiles[self.tenant].auto_recharge
+        await self.environment.stripe.v1.payment_methods.detach_async(card.payment_method)
+        terms = self.environment.profiles[self.tenant].auto_recharge
         assert terms is not None
         if terms.payment_method == card.payment_method:
             terms = terms.model_copy(update={"payment_method": None})
         left = tuple(each for each in self.cards if each != card)
-        await self.house.profile(self.tenant, cards=left, auto_recharge=terms)
+        await self.environment.profile(self.tenant, cards=left, auto_recharge=terms)
 
     async def consent(self, _nothing: None) -> None:
-        await self.house.settings(self.tenant)
+        await self.environment.settings(self.tenant)
         self.owner_consents()
 
     async def enable(self, is_enabled: bool) -> None:
-        await self.house.settings(self.tenant, enabled=is_enabled)
+        await self.environment.settings(self.tenant, enabled=is_enabled)
         self.owner_consents()
 
     async def threshold(self, credits: int) -> None:
-        await self.house.settings(self.tenant, threshold_credits=credits)
+        await self.environment.settings(self.tenant, threshold_credits=credits)
         self.owner_consents()
 
     async def bank_says(self, card: Card, bank: Bank) -> None:
         body = {} if bank == "good" else {"decline_code": bank}
-        self.house.simulator.put(f"/payment_methods/{card.payment_method}/behaviour", **body)
+        self.environment.simulator.put(f"/payment_methods/{card.payment_method}/behaviour", **body)
         self.bank[card.payment_method] = bank
 
     async def buy(self, number: int) -> None:
@@ -206,37 +206,38 @@ class History:
         card = self.pick(number)
         if card is None or self.bank[card.payment_method] != "good":
             return
-        self.house.later(TICK)  # what proves a card good has come after its decline, in whole seconds
+        self.environment.later(TICK)  # what proves a card good has come after its decline, in whole seconds
         order = CreditOrder(tenant=self.tenant, credits=100, amount_minor=500, currency="usd", purchase=new_id("pur"))
-        paid = await self.house.stripe.v1.payment_intents.create_async(
+        paid = await self.environment.stripe.v1.payment_intents.create_async(
             {
-                "amount": 500, "currency": "usd", "customer": self.house.profiles[self.tenant].stripe_customer or "",
+                "amount": 500, "currency": "usd",
+                "customer": self.environment.profiles[self.tenant].stripe_customer or "",
                 "payment_method": card.payment_method, "confirm": True, "metadata": sign(order, SIGNING_KEY),
                 "return_url": "https://example.com/billing",
             }
         )  # fmt: skip
         assert paid.status == "succeeded"
         self.proves_good(card)
-        await self.house.webhooks(self.tenant)
+        await self.environment.webhooks(self.tenant)
         await self.look()
 
     async def network_update(self, number: int) -> None:
         card = self.pick(number)
         if card is not None:
-            self.house.later(TICK)
-            self.house.simulator.post(f"/payment_methods/{card.payment_method}/automatic_update", exp_year=2041)
+            self.environment.later(TICK)
+            self.environment.simulator.post(f"/payment_methods/{card.payment_method}/automatic_update", exp_year=2041)
             self.proves_good(card)
-            await self.house.webhooks(self.tenant)
+            await self.environment.webhooks(self.tenant)
 
     async def leave_checkout(self, state: Literal["open", "processing"]) -> None:
         name = new_id("pur")
-        self.purchases[name] = OpenPurchase(purchase=name, state=state, since=self.house.now)
+        self.purchases[name] = OpenPurchase(purchase=name, state=state, since=self.environment.now)
         await self.tell_purchases()
 
     async def tell_purchases(self) -> None:
         told = tuple(self.purchases.values())
         names = tuple(each.purchase for each in told)
-        await self.house.profile(self.tenant, purchases=told, open_purchases=names)
+        await self.environment.profile(self.tenant, purchases=told, open_purchases=names)
 
     # what must hold
 
@@ -244,9 +245,9 @@ class History:
         """Lets recharge go on, credits what it has charged, and holds it to what it promises."""
         self.card_may_be_declined()
         chosen = self.chosen()
-        await self.house.decide_again()
-        await self.house.work()
-        new = [charge for charge in self.house.charges(self.tenant) if charge["payment_intent"] not in self.seen]
+        await self.environment.decide_again()
+        await self.environment.work()
+        new = [charge for charge in self.environment.charges(self.tenant) if charge["payment_intent"] not in self.seen]
         for charge in new:
             self.seen.add(charge["payment_intent"])
             await self.credit(charge)
@@ -261,29 +262,29 @@ class History:
         if not (self.is_on_and_needed() and self.is_allowed()):
             self.quiet_since = None
         elif self.quiet_since is None:
-            self.quiet_since = self.house.now
-        elif self.house.now - self.quiet_since > NOTHING_HAPPENS_MAX + TICK:
-            attempts = await self.house.attempts(self.tenant)
-            why = await self.house.last_reason(self.tenant)
+            self.quiet_since = self.environment.now
+        elif self.environment.now - self.quiet_since > NOTHING_HAPPENS_MAX + TICK:
+            attempts = await self.environment.attempts(self.tenant)
+            why = await self.environment.last_reason(self.tenant)
             raise AssertionError(f"on, needed and allowed, and nothing happens: {why}, {attempts[-1:]}")
 
     async def credit(self, charge: dict[str, Any]) -> None:
-        metadata, balance = charge["metadata"], self.house.balances[self.tenant]
+        metadata, balance = charge["metadata"], self.environment.balances[self.tenant]
         entry = EntryPosted(
             tenant=self.tenant, reference=charge["payment_intent"], door="stripe",
             kind="recharge" if "attempt" in metadata else "purchase", credits=int(metadata["credits"]),
             amount_minor=charge["amount_minor"], currency=charge["currency"], payment_intent=charge["payment_intent"],
             attempt=metadata.get("attempt"), purchase=metadata.get("purchase"), balance_version=balance.version + 1,
-            posted_at=self.house.now,
+            posted_at=self.environment.now,
         )  # fmt: skip
-        await self.house.receive(on_entries, entry)
-        await self.house.balance(self.tenant, balance.available + entry.credits)
+        await self.environment.receive(on_entries, entry)
+        await self.environment.balance(self.tenant, balance.available + entry.credits)
 
 
-async def _play(house: House, history: list[Step], cap_minor: int) -> History:
-    tenant = await house.tenant("pm_card_visa", available=100, monthly_cap_minor=cap_minor)
-    told = History(house, tenant, cap_minor)
-    told.bank[house.profiles[tenant].cards[0].payment_method] = "good"
+async def _play(environment: RechargeEnvironment, history: list[Step], cap_minor: int) -> History:
+    tenant = await environment.tenant("pm_card_visa", available=100, monthly_cap_minor=cap_minor)
+    told = History(environment, tenant, cap_minor)
+    told.bank[environment.profiles[tenant].cards[0].payment_method] = "good"
     for step, value in [*history, ("wait", 12)]:
         if step == "bank":
             card = told.chosen()
@@ -302,13 +303,13 @@ async def _play(house: House, history: list[Step], cap_minor: int) -> History:
 )
 @given(history=st.lists(steps, min_size=6, max_size=14), cap_minor=st.sampled_from([1_000_000, 14_000]))
 async def test_whatever_happens_only_the_chosen_card_is_charged_and_a_need_never_waits(
-    house: House, history: list[Step], cap_minor: int
+    environment: RechargeEnvironment, history: list[Step], cap_minor: int
 ) -> None:
-    told = await _play(house, history, cap_minor)
+    told = await _play(environment, history, cap_minor)
     note(f"{told.charges} charges")
 
 
-async def test_a_history_of_every_kind_of_step_is_charged_for(house: House) -> None:
+async def test_a_history_of_every_kind_of_step_is_charged_for(environment: RechargeEnvironment) -> None:
     """Else the property above would hold of nothing."""
     history: list[Step] = [
         ("use", 60), ("use", 900), ("bank", "lost_card"), ("use", 200), ("use", 30), ("overdraw", 4_000),
@@ -318,5 +319,5 @@ async def test_a_history_of_every_kind_of_step_is_charged_for(house: House) -> N
         ("leave_checkout", "processing"), ("overdraw", 500), ("wait", 12), ("buy", 0),
         ("threshold", 3_000), ("wait", 12),
     ]  # fmt: skip
-    told = await _play(house, history, 1_000_000)
+    told = await _play(environment, history, 1_000_000)
     assert told.charges >= 6

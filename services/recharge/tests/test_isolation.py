@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from recharge_house import House
+from recharge_environment import RechargeEnvironment
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -35,22 +35,22 @@ _COLUMN_OF_EACH_TABLE = """
 
 
 @pytest.fixture
-async def api(house: House) -> AsyncIterator[AsyncEngine]:
-    engine = make_engine(house.database.api_url, application_name="recharge-test-api")
+async def api(environment: RechargeEnvironment) -> AsyncIterator[AsyncEngine]:
+    engine = make_engine(environment.database.api_url, application_name="recharge-test-api")
     yield engine
     await engine.dispose()
 
 
-async def _fill(house: House) -> tuple[str, str]:
+async def _fill(environment: RechargeEnvironment) -> tuple[str, str]:
     """Two tenants, each with rows in every table, made by the product wherever it makes them."""
     tenants: list[str] = []
     for _ in range(2):
-        tenant = await house.tenant("pm_card_visa")
-        await house.request(tenant)
-        await house.work()
-        await house.credit(tenant)
+        tenant = await environment.tenant("pm_card_visa")
+        await environment.request(tenant)
+        await environment.work()
+        await environment.credit(tenant)
         tenants.append(tenant)
-    async with house.engine.begin() as connection:
+    async with environment.engine.begin() as connection:
         for tenant in tenants:
             values = {"tenant": tenant}
             await connection.execute(
@@ -80,13 +80,13 @@ async def _visible(api: AsyncEngine, tenant: str | None, table: str) -> set[str]
         return set()
 
 
-async def test_no_table_shows_a_tenant_the_rows_of_another(house: House, api: AsyncEngine) -> None:
-    mine, other = await _fill(house)
-    tables: list[dict[str, Any]] = await house.rows(_WITH_TENANT)
+async def test_no_table_shows_a_tenant_the_rows_of_another(environment: RechargeEnvironment, api: AsyncEngine) -> None:
+    mine, other = await _fill(environment)
+    tables: list[dict[str, Any]] = await environment.rows(_WITH_TENANT)
     assert len(tables) >= 11
     for table in tables:
         name = table["name"]
-        filled = {row["tenant_id"] for row in await house.rows(f"SELECT DISTINCT tenant_id FROM {name}")}
+        filled = {row["tenant_id"] for row in await environment.rows(f"SELECT DISTINCT tenant_id FROM {name}")}
         assert {mine, other} <= filled, f"{name} could not be filled for two tenants"
         if table["kind"] in ("v", "m"):
             assert table["is_invoker"], f"{name} reads as its owner"
@@ -98,8 +98,10 @@ async def test_no_table_shows_a_tenant_the_rows_of_another(house: House, api: As
         assert await _visible(api, mine, name) == {mine}
 
 
-async def test_a_table_without_a_tenant_is_not_read_by_a_tenants_role(house: House, api: AsyncEngine) -> None:
-    tables = [row["name"] for row in await house.rows(_WITHOUT_TENANT)]
+async def test_a_table_without_a_tenant_is_not_read_by_a_tenants_role(
+    environment: RechargeEnvironment, api: AsyncEngine
+) -> None:
+    tables = [row["name"] for row in await environment.rows(_WITHOUT_TENANT)]
     assert {"alembic_version", "breaker", "dispute"} <= set(tables), "the catalogue was not read"
     async with api.connect() as connection:
         for name in tables:
@@ -110,9 +112,11 @@ async def test_a_table_without_a_tenant_is_not_read_by_a_tenants_role(house: Hou
 @pytest.mark.parametrize(
     "statement", ["DELETE FROM {}", "UPDATE {0} SET {1} = {1}", "INSERT INTO {} DEFAULT VALUES", "TRUNCATE {}"]
 )
-async def test_a_tenants_role_writes_nothing(house: House, api: AsyncEngine, statement: str) -> None:
-    mine, _other = await _fill(house)
-    for table in await house.rows(_COLUMN_OF_EACH_TABLE):
+async def test_a_tenants_role_writes_nothing(
+    environment: RechargeEnvironment, api: AsyncEngine, statement: str
+) -> None:
+    mine, _other = await _fill(environment)
+    for table in await environment.rows(_COLUMN_OF_EACH_TABLE):
         with pytest.raises(ProgrammingError, match="permission denied"):
             async with tenant_transaction(api, mine) as connection:
                 await connection.execute(text(statement.format(table["name"], table["column"])))

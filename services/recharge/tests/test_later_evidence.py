@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from pydantic_core import to_json
-from recharge_house import SIGNING_KEY, House
+from recharge_environment import SIGNING_KEY, RechargeEnvironment
 
 from recharge.core.decide import Reason
 from recharge.core.status import LiftedBy, status_of
@@ -24,29 +24,29 @@ PASS_BY_THEMSELVES = {
 }  # fmt: skip
 
 
-async def _stopped(house: House) -> tuple[str, Card]:
+async def _stopped(environment: RechargeEnvironment) -> tuple[str, Card]:
     """A tenant in need whose card was reported lost a minute ago; the same number would pay now."""
-    tenant = await house.tenant("pm_card_visa")
-    card = house.profiles[tenant].cards[0]
-    house.simulator.put(f"/payment_methods/{card.payment_method}/behaviour", decline_code="lost_card", count=1)
-    await house.work()
-    assert (await house.attempt(tenant))["state"] == "canceled"
-    assert await _last_decision(house, tenant) == ("card_stopped", "lost_card")
-    house.later(MINUTE)
+    tenant = await environment.tenant("pm_card_visa")
+    card = environment.profiles[tenant].cards[0]
+    environment.simulator.put(f"/payment_methods/{card.payment_method}/behaviour", decline_code="lost_card", count=1)
+    await environment.work()
+    assert (await environment.attempt(tenant))["state"] == "canceled"
+    assert await _last_decision(environment, tenant) == ("card_stopped", "lost_card")
+    environment.later(MINUTE)
     return tenant, card
 
 
-async def _last_decision(house: House, tenant: str) -> tuple[str | None, str | None]:
-    rows = await house.rows("SELECT * FROM decision WHERE tenant_id = :t ORDER BY id DESC LIMIT 1", t=tenant)
+async def _last_decision(environment: RechargeEnvironment, tenant: str) -> tuple[str | None, str | None]:
+    rows = await environment.rows("SELECT * FROM decision WHERE tenant_id = :t ORDER BY id DESC LIMIT 1", t=tenant)
     return rows[0]["reason"], rows[0]["detail"]
 
 
-async def _buy(house: House, tenant: str, payment_method: str, *, key: str = SIGNING_KEY) -> None:
+async def _buy(environment: RechargeEnvironment, tenant: str, payment_method: str, *, key: str = SIGNING_KEY) -> None:
     """Its owner pays for a purchase with this card."""
     order = CreditOrder(tenant=tenant, credits=100, amount_minor=500, currency="usd", purchase=new_id("pur"))
-    customer = house.profiles[tenant].stripe_customer
+    customer = environment.profiles[tenant].stripe_customer
     assert customer is not None
-    paid = await house.stripe.v1.payment_intents.create_async(
+    paid = await environment.stripe.v1.payment_intents.create_async(
         {
             "amount": 500, "currency": "usd", "customer": customer, "payment_method": payment_method, "confirm": True,
             "metadata": sign(order, key), "return_url": "https://example.com/billing",
@@ -55,89 +55,89 @@ async def _buy(house: House, tenant: str, payment_method: str, *, key: str = SIG
     assert paid.status == "succeeded"
 
 
-async def test_a_stopped_card_entered_again_with_consent_is_charged(house: House) -> None:
-    tenant, card = await _stopped(house)
-    again = await house.save_card(house.profiles[tenant].stripe_customer or "", "pm_card_visa")
+async def test_a_stopped_card_entered_again_with_consent_is_charged(environment: RechargeEnvironment) -> None:
+    tenant, card = await _stopped(environment)
+    again = await environment.save_card(environment.profiles[tenant].stripe_customer or "", "pm_card_visa")
     assert again.fingerprint == card.fingerprint
-    await house.profile(tenant, cards=(again,), default_payment_method=again.payment_method)
-    await house.work()
-    assert house.charges(tenant) == []
-    await house.settings(tenant)
-    await house.work()
-    assert [charge["payment_method"] for charge in house.charges(tenant)] == [again.payment_method]
+    await environment.profile(tenant, cards=(again,), default_payment_method=again.payment_method)
+    await environment.work()
+    assert environment.charges(tenant) == []
+    await environment.settings(tenant)
+    await environment.work()
+    assert [charge["payment_method"] for charge in environment.charges(tenant)] == [again.payment_method]
 
 
-async def test_consent_alone_lifts_no_stop_of_the_same_payment_method(house: House) -> None:
-    tenant, _card = await _stopped(house)
-    await house.settings(tenant)
-    await house.work()
-    assert await _last_decision(house, tenant) == ("card_stopped", "lost_card")
-    assert house.charges(tenant) == []
+async def test_consent_alone_lifts_no_stop_of_the_same_payment_method(environment: RechargeEnvironment) -> None:
+    tenant, _card = await _stopped(environment)
+    await environment.settings(tenant)
+    await environment.work()
+    assert await _last_decision(environment, tenant) == ("card_stopped", "lost_card")
+    assert environment.charges(tenant) == []
 
 
-async def test_a_purchase_that_its_owner_paid_with_the_card_lifts_its_stop(house: House) -> None:
-    tenant, card = await _stopped(house)
-    await _buy(house, tenant, card.payment_method)
-    await house.webhooks(tenant, times=2)
-    await house.work()
-    assert [charge["amount_minor"] for charge in house.charges(tenant)] == [500, 4_500]
+async def test_a_purchase_that_its_owner_paid_with_the_card_lifts_its_stop(environment: RechargeEnvironment) -> None:
+    tenant, card = await _stopped(environment)
+    await _buy(environment, tenant, card.payment_method)
+    await environment.webhooks(tenant, times=2)
+    await environment.work()
+    assert [charge["amount_minor"] for charge in environment.charges(tenant)] == [500, 4_500]
 
 
-async def test_an_update_by_the_network_lifts_the_stop_of_a_card(house: House) -> None:
-    tenant, card = await _stopped(house)
-    house.simulator.post(f"/payment_methods/{card.payment_method}/automatic_update", exp_year=2040)
-    await house.webhooks(tenant)
-    await house.work()
-    assert len(house.charges(tenant)) == 1
+async def test_an_update_by_the_network_lifts_the_stop_of_a_card(environment: RechargeEnvironment) -> None:
+    tenant, card = await _stopped(environment)
+    environment.simulator.post(f"/payment_methods/{card.payment_method}/automatic_update", exp_year=2040)
+    await environment.webhooks(tenant)
+    await environment.work()
+    assert len(environment.charges(tenant)) == 1
 
 
-async def test_a_payment_before_the_stop_that_is_told_later_lifts_nothing(house: House) -> None:
-    tenant = await house.tenant("pm_card_visa", available=100)
-    card = house.profiles[tenant].cards[0]
-    await _buy(house, tenant, card.payment_method)
-    house.later(MINUTE)
-    house.simulator.put(f"/payment_methods/{card.payment_method}/behaviour", decline_code="lost_card")
-    await house.balance(tenant, 10)
-    await house.work()
-    await house.webhooks(tenant)
-    await house.work()
-    assert await _last_decision(house, tenant) == ("card_stopped", "lost_card")
-    assert len(await house.attempts(tenant)) == 1
+async def test_a_payment_before_the_stop_that_is_told_later_lifts_nothing(environment: RechargeEnvironment) -> None:
+    tenant = await environment.tenant("pm_card_visa", available=100)
+    card = environment.profiles[tenant].cards[0]
+    await _buy(environment, tenant, card.payment_method)
+    environment.later(MINUTE)
+    environment.simulator.put(f"/payment_methods/{card.payment_method}/behaviour", decline_code="lost_card")
+    await environment.balance(tenant, 10)
+    await environment.work()
+    await environment.webhooks(tenant)
+    await environment.work()
+    assert await _last_decision(environment, tenant) == ("card_stopped", "lost_card")
+    assert len(await environment.attempts(tenant)) == 1
 
 
-async def test_payments_that_are_no_purchase_of_ours_lift_nothing(house: House) -> None:
-    tenant, card = await _stopped(house)
-    await _buy(house, tenant, card.payment_method, key="another-key-0123456789")
-    other = await house.tenant("pm_card_visa", available=100)
-    await _buy(house, other, house.profiles[other].cards[0].payment_method)
-    await house.webhooks(tenant)
-    await house.webhooks(other)
-    assert await _last_decision(house, tenant) == ("card_stopped", "lost_card")
-    assert len(house.charges(tenant)) == 1
+async def test_payments_that_are_no_purchase_of_ours_lift_nothing(environment: RechargeEnvironment) -> None:
+    tenant, card = await _stopped(environment)
+    await _buy(environment, tenant, card.payment_method, key="another-key-0123456789")
+    other = await environment.tenant("pm_card_visa", available=100)
+    await _buy(environment, other, environment.profiles[other].cards[0].payment_method)
+    await environment.webhooks(tenant)
+    await environment.webhooks(other)
+    assert await _last_decision(environment, tenant) == ("card_stopped", "lost_card")
+    assert len(environment.charges(tenant)) == 1
 
 
-async def test_a_card_that_is_declined_for_good_again_is_stopped_again(house: House) -> None:
-    tenant, card = await _stopped(house)
-    house.simulator.put(f"/payment_methods/{card.payment_method}/behaviour", decline_code="stolen_card", count=1)
-    event = await _update_of(house, tenant, card)
-    await house.call(StripeEvents([SIGNING_KEY]).handle, [event])
-    house.later(MINUTE)
-    await house.work()
-    assert await _last_decision(house, tenant) == ("card_stopped", "stolen_card")
-    await house.call(StripeEvents([SIGNING_KEY]).handle, [event])  # delivered once more
-    await house.work()
-    assert await _last_decision(house, tenant) == ("card_stopped", "stolen_card")
-    assert len(await house.attempts(tenant)) == 2
+async def test_a_card_that_is_declined_for_good_again_is_stopped_again(environment: RechargeEnvironment) -> None:
+    tenant, card = await _stopped(environment)
+    environment.simulator.put(f"/payment_methods/{card.payment_method}/behaviour", decline_code="stolen_card", count=1)
+    event = await _update_of(environment, tenant, card)
+    await environment.call(StripeEvents([SIGNING_KEY]).handle, [event])
+    environment.later(MINUTE)
+    await environment.work()
+    assert await _last_decision(environment, tenant) == ("card_stopped", "stolen_card")
+    await environment.call(StripeEvents([SIGNING_KEY]).handle, [event])  # delivered once more
+    await environment.work()
+    assert await _last_decision(environment, tenant) == ("card_stopped", "stolen_card")
+    assert len(await environment.attempts(tenant)) == 2
 
 
-async def _update_of(house: House, tenant: str, card: Card) -> Record:
+async def _update_of(environment: RechargeEnvironment, tenant: str, card: Card) -> Record:
     body: dict[str, Any] = {
         "id": new_id("evt"), "object": "event", "type": "payment_method.automatically_updated", "livemode": False,
-        "created": int(house.now.timestamp()),
+        "created": int(environment.now.timestamp()),
         "data": {
             "object": {
                 "id": card.payment_method, "object": "payment_method", "type": "card",
-                "customer": house.profiles[tenant].stripe_customer,
+                "customer": environment.profiles[tenant].stripe_customer,
                 "card": {"brand": "visa", "last4": "4242", "exp_month": 1, "exp_year": 2040, "fingerprint": "f"},
             }
         },
@@ -146,75 +146,85 @@ async def _update_of(house: House, tenant: str, card: Card) -> Record:
 
 
 @pytest.mark.parametrize("by", ["payment", "update"])
-async def test_evidence_about_the_card_lifts_a_suspension(house: House, by: str) -> None:
-    tenant = await house.tenant("pm_card_visa", available=100)
-    card = house.profiles[tenant].cards[0]
-    await house.rows_changed(
+async def test_evidence_about_the_card_lifts_a_suspension(environment: RechargeEnvironment, by: str) -> None:
+    tenant = await environment.tenant("pm_card_visa", available=100)
+    card = environment.profiles[tenant].cards[0]
+    await environment.rows_changed(
         "UPDATE profile SET suspended_at = now(), suspended_reason = 'card_declined', suspended_cards = "
         "(SELECT array_agg(card ->> 'fingerprint') FROM jsonb_array_elements(profile -> 'cards') AS card)"
     )
-    await house.balance(tenant, 10)
-    assert await _last_decision(house, tenant) == ("suspended", "card_declined")
-    house.later(MINUTE)
+    await environment.balance(tenant, 10)
+    assert await _last_decision(environment, tenant) == ("suspended", "card_declined")
+    environment.later(MINUTE)
     if by == "payment":
-        await _buy(house, tenant, card.payment_method)
-        await house.webhooks(tenant)
+        await _buy(environment, tenant, card.payment_method)
+        await environment.webhooks(tenant)
     else:
-        await house.call(StripeEvents([SIGNING_KEY]).handle, [await _update_of(house, tenant, card)])
-    await house.work()
-    assert (await house.attempt(tenant))["state"] == "charged"
+        await environment.call(StripeEvents([SIGNING_KEY]).handle, [await _update_of(environment, tenant, card)])
+    await environment.work()
+    assert (await environment.attempt(tenant))["state"] == "charged"
 
 
-async def test_another_card_is_charged_at_once_while_a_retry_of_the_first_waits(house: House) -> None:
-    tenant = await house.tenant("pm_card_chargeCustomerFail")
-    await house.work()
-    assert (await house.attempt(tenant))["state"] == "retry_scheduled"
-    await _choose_another(house, tenant)
-    assert [attempt["n"] for attempt in await house.attempts(tenant)] == [2]
+async def test_another_card_is_charged_at_once_while_a_retry_of_the_first_waits(
+    environment: RechargeEnvironment,
+) -> None:
+    tenant = await environment.tenant("pm_card_chargeCustomerFail")
+    await environment.work()
+    assert (await environment.attempt(tenant))["state"] == "retry_scheduled"
+    await _choose_another(environment, tenant)
+    assert [attempt["n"] for attempt in await environment.attempts(tenant)] == [2]
 
 
-async def test_another_card_is_charged_at_once_while_the_first_waits_for_authentication(house: House) -> None:
+async def test_another_card_is_charged_at_once_while_the_first_waits_for_authentication(
+    environment: RechargeEnvironment,
+) -> None:
     """The PaymentIntent that could still be confirmed is cancelled first."""
-    tenant = await house.tenant("pm_card_authenticationRequired")
-    await house.work()
-    assert (await house.attempt(tenant))["state"] == "requires_action"
-    await _choose_another(house, tenant)
-    assert [attempt["reason"] for attempt in await house.attempts(tenant)] == ["card_changed", None]
-    assert sorted(intent.status for intent in await house.payment_intents(tenant)) == ["canceled", "succeeded"]
+    tenant = await environment.tenant("pm_card_authenticationRequired")
+    await environment.work()
+    assert (await environment.attempt(tenant))["state"] == "requires_action"
+    await _choose_another(environment, tenant)
+    assert [attempt["reason"] for attempt in await environment.attempts(tenant)] == ["card_changed", None]
+    assert sorted(intent.status for intent in await environment.payment_intents(tenant)) == ["canceled", "succeeded"]
 
 
-async def _choose_another(house: House, tenant: str) -> None:
-    visa = await house.save_card(house.profiles[tenant].stripe_customer or "", "pm_card_visa")
-    await house.profile(tenant, cards=(*house.profiles[tenant].cards, visa), default_payment_method=visa.payment_method)
-    await house.work()
-    assert [charge["payment_method"] for charge in house.charges(tenant)] == [visa.payment_method]
+async def _choose_another(environment: RechargeEnvironment, tenant: str) -> None:
+    visa = await environment.save_card(environment.profiles[tenant].stripe_customer or "", "pm_card_visa")
+    await environment.profile(
+        tenant, cards=(*environment.profiles[tenant].cards, visa), default_payment_method=visa.payment_method
+    )
+    await environment.work()
+    assert [charge["payment_method"] for charge in environment.charges(tenant)] == [visa.payment_method]
 
 
-async def test_consent_given_anew_tries_a_declined_card_at_once_and_other_news_do_not(house: House) -> None:
-    tenant = await house.tenant("pm_card_chargeCustomerFail")
-    await house.work()
-    await house.profile(tenant)
-    await house.balance(tenant, 5)
-    await house.work()
-    assert (await house.attempt(tenant))["n"] == 1
-    house.later(MINUTE)
-    await house.settings(tenant)
-    await house.profile(tenant)
-    await house.work()
-    assert (await house.attempt(tenant))["n"] == 2
+async def test_consent_given_anew_tries_a_declined_card_at_once_and_other_news_do_not(
+    environment: RechargeEnvironment,
+) -> None:
+    tenant = await environment.tenant("pm_card_chargeCustomerFail")
+    await environment.work()
+    await environment.profile(tenant)
+    await environment.balance(tenant, 5)
+    await environment.work()
+    assert (await environment.attempt(tenant))["n"] == 1
+    environment.later(MINUTE)
+    await environment.settings(tenant)
+    await environment.profile(tenant)
+    await environment.work()
+    assert (await environment.attempt(tenant))["n"] == 2
 
 
-async def test_a_purchase_with_the_declined_card_tries_it_again_at_once(house: House) -> None:
-    tenant = await house.tenant("pm_card_visa")
-    card = house.profiles[tenant].cards[0]
-    house.simulator.put(f"/payment_methods/{card.payment_method}/behaviour", decline_code="insufficient_funds", count=1)
-    await house.work()
-    assert (await house.attempt(tenant))["state"] == "retry_scheduled"
-    house.later(MINUTE)
-    await _buy(house, tenant, card.payment_method)
-    await house.webhooks(tenant)
-    await house.work()
-    assert (await house.attempt(tenant))["state"] == "charged"
+async def test_a_purchase_with_the_declined_card_tries_it_again_at_once(environment: RechargeEnvironment) -> None:
+    tenant = await environment.tenant("pm_card_visa")
+    card = environment.profiles[tenant].cards[0]
+    environment.simulator.put(
+        f"/payment_methods/{card.payment_method}/behaviour", decline_code="insufficient_funds", count=1
+    )
+    await environment.work()
+    assert (await environment.attempt(tenant))["state"] == "retry_scheduled"
+    environment.later(MINUTE)
+    await _buy(environment, tenant, card.payment_method)
+    await environment.webhooks(tenant)
+    await environment.work()
+    assert (await environment.attempt(tenant))["state"] == "charged"
 
 
 def test_every_reason_says_what_lifts_it_or_passes_by_itself() -> None:

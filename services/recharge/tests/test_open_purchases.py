@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import pytest
-from recharge_house import House
+from recharge_environment import RechargeEnvironment
 
-from recharge.core.purchases import CANCELED_WITHIN, LEFT_OPEN_AFTER, PAID_WITHIN, Holding, holding_purchase
+from recharge.core.purchases import CANCELED_WITHIN, LEFT_OPEN_AFTER, PAID_WITHIN, BlockingPurchase, blocking_purchase
 from shared.events import BillingProfile, OpenPurchase
 
 NOW = datetime(2026, 9, 15, 12, tzinfo=UTC)
@@ -24,135 +24,139 @@ def _profile(*purchases: tuple[str, PurchaseState, timedelta]) -> BillingProfile
 @pytest.mark.parametrize(
     ("state", "age", "left_since", "holding"),
     [
-        ("open", 0 * MINUTE, None, Holding("pur", NOW + LEFT_OPEN_AFTER, is_left=False)),
-        ("open", 4 * MINUTE, None, Holding("pur", NOW + MINUTE, is_left=False)),
-        ("open", 5 * MINUTE, None, Holding("pur", NOW + CANCELED_WITHIN, is_left=True)),
-        ("open", 29 * MINUTE, NOW - MINUTE, Holding("pur", NOW - MINUTE + CANCELED_WITHIN, is_left=True)),
+        ("open", 0 * MINUTE, None, BlockingPurchase("pur", NOW + LEFT_OPEN_AFTER, is_left_open=False)),
+        ("open", 4 * MINUTE, None, BlockingPurchase("pur", NOW + MINUTE, is_left_open=False)),
+        ("open", 5 * MINUTE, None, BlockingPurchase("pur", NOW + CANCELED_WITHIN, is_left_open=True)),
+        ("open", 29 * MINUTE, NOW - MINUTE, BlockingPurchase("pur", NOW - MINUTE + CANCELED_WITHIN, is_left_open=True)),
         ("open", 29 * MINUTE, NOW - 3 * MINUTE, None),
-        ("processing", MINUTE, None, Holding("pur", NOW - MINUTE + PAID_WITHIN, is_left=False)),
+        ("processing", MINUTE, None, BlockingPurchase("pur", NOW - MINUTE + PAID_WITHIN, is_left_open=False)),
         ("processing", timedelta(days=2), None, None),
-        ("succeeded", MINUTE, None, Holding("pur", NOW - MINUTE + PAID_WITHIN, is_left=False)),
+        ("succeeded", MINUTE, None, BlockingPurchase("pur", NOW - MINUTE + PAID_WITHIN, is_left_open=False)),
         ("succeeded", timedelta(hours=1), None, None),
     ],
 )
 def test_how_long_a_purchase_holds_a_recharge_back(
-    state: PurchaseState, age: timedelta, left_since: datetime | None, holding: Holding | None
+    state: PurchaseState, age: timedelta, left_since: datetime | None, holding: BlockingPurchase | None
 ) -> None:
-    assert holding_purchase(_profile(("pur", state, age)), left_since, NOW) == holding
+    assert blocking_purchase(_profile(("pur", state, age)), left_since, NOW) == holding
 
 
 def test_the_purchase_that_holds_the_longest_is_told() -> None:
     profile = _profile(("left", "open", 9 * MINUTE), ("new", "open", MINUTE), ("debit", "processing", 9 * MINUTE))
-    assert holding_purchase(profile, None, NOW) == Holding("new", NOW + 4 * MINUTE, is_left=False)
+    assert blocking_purchase(profile, None, NOW) == BlockingPurchase("new", NOW + 4 * MINUTE, is_left_open=False)
 
 
 def test_a_purchase_whose_state_is_not_told_counts_as_opened_with_the_profile() -> None:
     profile = _profile().model_copy(update={"open_purchases": ("pur",)})
-    assert holding_purchase(profile, None, NOW) == Holding("pur", NOW + 4 * MINUTE, is_left=False)
+    assert blocking_purchase(profile, None, NOW) == BlockingPurchase("pur", NOW + 4 * MINUTE, is_left_open=False)
 
 
-async def _with_purchase(house: House, state: PurchaseState, age: timedelta = timedelta(0)) -> str:
-    tenant = await house.tenant("pm_card_visa", available=100)
-    purchase = OpenPurchase(purchase="pur_1", state=state, since=house.now - age)
-    await house.profile(tenant, open_purchases=("pur_1",), purchases=(purchase,))
-    await house.balance(tenant, 10)
-    await house.work()
-    assert house.charges(tenant) == []
+async def _with_purchase(environment: RechargeEnvironment, state: PurchaseState, age: timedelta = timedelta(0)) -> str:
+    tenant = await environment.tenant("pm_card_visa", available=100)
+    purchase = OpenPurchase(purchase="pur_1", state=state, since=environment.now - age)
+    await environment.profile(tenant, open_purchases=("pur_1",), purchases=(purchase,))
+    await environment.balance(tenant, 10)
+    await environment.work()
+    assert environment.charges(tenant) == []
     return tenant
 
 
-async def _minutes_until_charged(house: House, tenant: str) -> int:
+async def _minutes_until_charged(environment: RechargeEnvironment, tenant: str) -> int:
     for minute in range(1, 31):
-        house.later(MINUTE)
-        await house.decide_again()
-        await house.work()
-        if house.charges(tenant):
-            assert len(house.charges(tenant)) == 1
+        environment.later(MINUTE)
+        await environment.decide_again()
+        await environment.work()
+        if environment.charges(tenant):
+            assert len(environment.charges(tenant)) == 1
             return minute
     raise AssertionError("was not charged within 30 minutes")
 
 
-async def test_a_checkout_that_was_left_open_and_is_not_cancelled_holds_for_minutes_only(house: House) -> None:
-    tenant = await _with_purchase(house, "open")
-    assert await house.last_reason(tenant) == "open_purchase"
-    house.later(LEFT_OPEN_AFTER)
-    await house.decide_again()
-    assert await house.last_reason(tenant) == "purchase_left_open"
-    assert await _minutes_until_charged(house, tenant) == 3
+async def test_a_checkout_that_was_left_open_and_is_not_cancelled_holds_for_minutes_only(
+    environment: RechargeEnvironment,
+) -> None:
+    tenant = await _with_purchase(environment, "open")
+    assert await environment.last_reason(tenant) == "open_purchase"
+    environment.later(LEFT_OPEN_AFTER)
+    await environment.decide_again()
+    assert await environment.last_reason(tenant) == "purchase_left_open"
+    assert await _minutes_until_charged(environment, tenant) == 3
 
 
-async def test_a_need_that_comes_long_after_waits_for_the_cancellation_first(house: House) -> None:
-    tenant = await _with_purchase(house, "open", timedelta(minutes=20))
-    assert await house.last_reason(tenant) == "purchase_left_open"
+async def test_a_need_that_comes_long_after_waits_for_the_cancellation_first(environment: RechargeEnvironment) -> None:
+    tenant = await _with_purchase(environment, "open", timedelta(minutes=20))
+    assert await environment.last_reason(tenant) == "purchase_left_open"
     for available in (9, 8):  # further news begin no new wait
-        house.later(MINUTE)
-        await house.balance(tenant, available)
-        await house.work()
-        assert house.charges(tenant) == []
-    house.later(MINUTE)
-    await house.balance(tenant, 7)
-    await house.work()
-    assert len(house.charges(tenant)) == 1
+        environment.later(MINUTE)
+        await environment.balance(tenant, available)
+        await environment.work()
+        assert environment.charges(tenant) == []
+    environment.later(MINUTE)
+    await environment.balance(tenant, 7)
+    await environment.work()
+    assert len(environment.charges(tenant)) == 1
 
 
-async def test_it_is_charged_at_once_when_the_purchase_was_cancelled(house: House) -> None:
-    tenant = await _with_purchase(house, "open", timedelta(minutes=20))
-    await house.profile(tenant, open_purchases=(), purchases=())
-    await house.work()
-    assert len(house.charges(tenant)) == 1
+async def test_it_is_charged_at_once_when_the_purchase_was_cancelled(environment: RechargeEnvironment) -> None:
+    tenant = await _with_purchase(environment, "open", timedelta(minutes=20))
+    await environment.profile(tenant, open_purchases=(), purchases=())
+    await environment.work()
+    assert len(environment.charges(tenant)) == 1
 
 
-async def test_a_bank_debit_in_process_holds_for_minutes_not_for_days(house: House) -> None:
-    tenant = await _with_purchase(house, "processing")
-    assert await _minutes_until_charged(house, tenant) == 10
+async def test_a_bank_debit_in_process_holds_for_minutes_not_for_days(environment: RechargeEnvironment) -> None:
+    tenant = await _with_purchase(environment, "processing")
+    assert await _minutes_until_charged(environment, tenant) == 10
 
 
-async def test_a_request_waits_for_the_cancellation_of_what_was_left_open(house: House) -> None:
-    tenant = await _with_purchase(house, "open", timedelta(minutes=20))
-    await house.balance(tenant, 100)
-    await house.request(tenant)
-    assert [row["state"] for row in await house.rows("SELECT state FROM request")] == ["waiting"]
-    await house.profile(tenant, open_purchases=(), purchases=())
-    await house.work()
-    assert len(house.charges(tenant)) == 1
+async def test_a_request_waits_for_the_cancellation_of_what_was_left_open(environment: RechargeEnvironment) -> None:
+    tenant = await _with_purchase(environment, "open", timedelta(minutes=20))
+    await environment.balance(tenant, 100)
+    await environment.request(tenant)
+    assert [row["state"] for row in await environment.rows("SELECT state FROM request")] == ["waiting"]
+    await environment.profile(tenant, open_purchases=(), purchases=())
+    await environment.work()
+    assert len(environment.charges(tenant)) == 1
 
 
-async def test_a_need_that_its_charge_did_not_answer_is_charged_for_again_after_ten_minutes(house: House) -> None:
+async def test_a_need_that_its_charge_did_not_answer_is_charged_for_again_after_ten_minutes(
+    environment: RechargeEnvironment,
+) -> None:
     """The product may ask for more than what is there: that it is refused is not told."""
-    tenant = await house.tenant("pm_card_visa", available=10, threshold_credits=50_000, monthly_cap_minor=9_000)
-    await house.work()
-    house.later(MINUTE)
-    await house.credit(tenant)
-    assert await house.last_reason(tenant) == "need_already_served"
-    house.later(9 * MINUTE)
-    await house.decide_again()
-    await house.work()
-    assert len(house.charges(tenant)) == 1
-    house.later(MINUTE)
-    await house.decide_again()
-    await house.work()
-    assert len(house.charges(tenant)) == 2
-    await house.credit(tenant)
-    house.later(10 * MINUTE)
-    await house.decide_again()
-    assert await house.last_reason(tenant) == "cap_reached"
-    assert len(house.charges(tenant)) == 2
+    tenant = await environment.tenant("pm_card_visa", available=10, threshold_credits=50_000, monthly_cap_minor=9_000)
+    await environment.work()
+    environment.later(MINUTE)
+    await environment.credit(tenant)
+    assert await environment.last_reason(tenant) == "need_already_served"
+    environment.later(9 * MINUTE)
+    await environment.decide_again()
+    await environment.work()
+    assert len(environment.charges(tenant)) == 1
+    environment.later(MINUTE)
+    await environment.decide_again()
+    await environment.work()
+    assert len(environment.charges(tenant)) == 2
+    await environment.credit(tenant)
+    environment.later(10 * MINUTE)
+    await environment.decide_again()
+    assert await environment.last_reason(tenant) == "cap_reached"
+    assert len(environment.charges(tenant)) == 2
 
 
-async def test_a_threshold_of_nothing_is_reached_by_an_empty_balance(house: House) -> None:
-    tenant = await house.tenant("pm_card_visa", available=1, threshold_credits=0)
-    assert await house.last_reason(tenant) == "above_threshold"
-    await house.balance(tenant, 0)
-    await house.work()
-    assert len(house.charges(tenant)) == 1
+async def test_a_threshold_of_nothing_is_reached_by_an_empty_balance(environment: RechargeEnvironment) -> None:
+    tenant = await environment.tenant("pm_card_visa", available=1, threshold_credits=0)
+    assert await environment.last_reason(tenant) == "above_threshold"
+    await environment.balance(tenant, 0)
+    await environment.work()
+    assert len(environment.charges(tenant)) == 1
 
 
-async def test_a_consent_dated_in_the_future_counts_when_its_time_has_come(house: House) -> None:
-    tenant = await house.tenant("pm_card_visa", available=10, enabled=False)
-    later = house.profiles[tenant].auto_recharge
+async def test_a_consent_dated_in_the_future_counts_when_its_time_has_come(environment: RechargeEnvironment) -> None:
+    tenant = await environment.tenant("pm_card_visa", available=10, enabled=False)
+    later = environment.profiles[tenant].auto_recharge
     assert later is not None
     assert later.consent is not None
-    consent = later.consent.model_copy(update={"given_at": house.now + timedelta(minutes=8)})
-    await house.settings(tenant, enabled=True, consent=consent)
-    assert await house.last_reason(tenant) == "no_consent"
-    assert await _minutes_until_charged(house, tenant) in (3, 4)
+    consent = later.consent.model_copy(update={"given_at": environment.now + timedelta(minutes=8)})
+    await environment.settings(tenant, enabled=True, consent=consent)
+    assert await environment.last_reason(tenant) == "no_consent"
+    assert await _minutes_until_charged(environment, tenant) in (3, 4)

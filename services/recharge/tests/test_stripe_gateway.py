@@ -96,9 +96,9 @@ async def test_what_is_not_stripes_is_no_answer(page: Page) -> None:
                 await gateway.cancel("pi_1"),
                 await gateway.find("cus_1", datetime(2026, 9, 1, tzinfo=UTC), lambda _view: True),
             ]
-            explained = await gateway.explain(refused, "pm_1", "cus_1")
+            explain_refusal = await gateway.explain(refused, "pm_1", "cus_1")
     assert {type(each) for each in answers} == {NoAnswer}, answers
-    assert explained == refused
+    assert explain_refusal == refused
 
 
 async def test_an_object_of_the_other_mode_is_missing_in_this_one(between: Between) -> None:

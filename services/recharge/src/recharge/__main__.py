@@ -27,7 +27,7 @@ def _unfreeze_arguments(parser: ArgumentParser) -> None:
 
 
 def _unfreeze(options: Namespace) -> int:
-    from recharge.unfreeze import run
+    from recharge.commands.unfreeze import run
     from shared.settings import OperatorSettings
 
     return run(load_settings(OperatorSettings), options)

@@ -22,7 +22,7 @@ from shared.problems import Problem
 
 log = get_logger()
 
-#: With the wait for its turn. A person looks at a page meanwhile.
+#: Includes the wait for a free slot: a person is looking at a page meanwhile.
 ANSWERED_WITHIN_S = 10.0
 #: A process's share of Stripe's limit, however often it is asked.
 AT_ONCE = 4

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from recharge.core.moves import OtherPayment
-from recharge.core.other_payments import credit_posted, receipt_posted
-from recharge.deciding import decide_about
-from recharge.moving import write_moves
+from recharge.core.other_payments import after_credit_entry, after_receipt_entry
+from recharge.core.transitions import OtherPayment
 from recharge.repository.attempts import load_attempts, load_tries
 from recharge.repository.breakers import forget_packages
 from recharge.repository.inputs import (
@@ -19,6 +17,8 @@ from recharge.repository.inputs import (
     save_requests,
 )
 from recharge.repository.situations import catalog_changed, lock_tenants
+from recharge.workflows.apply_transitions import apply_transitions
+from recharge.workflows.decide_tenants import decide_tenants
 from shared.events import (
     BalanceChanged,
     BillingProfile,
@@ -58,13 +58,13 @@ async def on_billing_profiles(transaction: Transaction, records: Sequence[Record
     profiles = read(records, BillingProfile)
     await lock_tenants(transaction.connection, (profile.tenant for profile in profiles))
     tenants = await save_profiles(transaction.connection, profiles)
-    await decide_about(transaction, tenants, transaction.now)
+    await decide_tenants(transaction, tenants, transaction.now)
 
 
 async def on_balances(transaction: Transaction, records: Sequence[Record]) -> None:
     """Keeps the newest balances and decides about their tenants. This is the way from a debit to a charge."""
     tenants = await save_balances(transaction.connection, read(records, BalanceChanged))
-    await decide_about(transaction, tenants, transaction.now)
+    await decide_tenants(transaction, tenants, transaction.now)
 
 
 async def on_entries(transaction: Transaction, records: Sequence[Record]) -> None:
@@ -74,7 +74,7 @@ async def on_entries(transaction: Transaction, records: Sequence[Record]) -> Non
     connection = transaction.connection
     await save_entries(connection, entries)
     await _move_attempts(transaction, [entry for entry in entries if entry.attempt], now)
-    await decide_about(transaction, {entry.tenant for entry in entries}, now)
+    await decide_tenants(transaction, {entry.tenant for entry in entries}, now)
 
 
 async def _move_attempts(transaction: Transaction, entries: Sequence[EntryPosted], now: datetime) -> None:
@@ -94,11 +94,11 @@ async def _move_attempts(transaction: Transaction, entries: Sequence[EntryPosted
             continue
         is_credited = entry.kind == RECHARGE
         payment = OtherPayment(entry.payment_intent, entry.amount_minor, entry.currency, is_credited)
-        moved = credit_posted if is_credited else receipt_posted
-        move = moved(attempt, tries[attempt.attempt], payment, now)
-        [attempts[attempt.attempt]] = await write_moves(transaction, [(attempt, move)], now)
-        if move.tries:
-            tries[attempt.attempt] = (*tries[attempt.attempt][:-1], *move.tries)
+        changed = after_credit_entry if is_credited else after_receipt_entry
+        transition = changed(attempt, tries[attempt.attempt], payment, now)
+        [attempts[attempt.attempt]] = await apply_transitions(transaction, [(attempt, transition)], now)
+        if transition.tries:
+            tries[attempt.attempt] = (*tries[attempt.attempt][:-1], *transition.tries)
 
 
 async def on_packages(transaction: Transaction, records: Sequence[Record]) -> None:
@@ -114,7 +114,7 @@ async def on_requests(transaction: Transaction, records: Sequence[Record]) -> No
     requests = read(records, RechargeRequested)
     await lock_tenants(transaction.connection, (request.tenant for request in requests))
     tenants = await save_requests(transaction.connection, requests)
-    await decide_about(transaction, tenants, transaction.now)
+    await decide_tenants(transaction, tenants, transaction.now)
 
 
 async def on_refused_reversals(transaction: Transaction, records: Sequence[Record]) -> None:
@@ -127,7 +127,7 @@ async def on_refused_reversals(transaction: Transaction, records: Sequence[Recor
         log.error("tenant_frozen", tenant=refused.tenant, reversal=refused.reversal)
 
 
-async def freeze_key(transaction: Transaction, record: Record) -> None:
+async def freeze_tenant_of_dead_letter(transaction: Transaction, record: Record) -> None:
     """What we could not read may have been a stop: no charge for its tenant until an operator has looked."""
     if record.key:
         await freeze_tenant(transaction.connection, record.key, f"dead letter of {record.topic}")

@@ -17,17 +17,17 @@ from recharge.core.answers import (
     Answer,
     Declined,
     InProgress,
-    IntentSeen,
-    LookAgain,
     NoAnswer,
     NotFound,
     OperatorError,
+    PaymentIntentSeen,
     RateLimited,
     Refused,
     ServerError,
+    UnexpectedState,
 )
 from recharge.core.cards import DeclineCodes
-from recharge.core.refusals import CardSeen, CustomerSeen, explained
+from recharge.core.refusals import CardSeen, CustomerSeen, explain_refusal
 from shared.logs import get_logger
 from shared.settings import StripeSettings
 from shared.stripe_client import (
@@ -80,7 +80,7 @@ class StripeGateway:
         return await self._answer(self._client.v1.payment_intents.retrieve_async(payment_intent))
 
     async def cancel(self, payment_intent: str) -> Answer:
-        """Cancels it; `LookAgain` where it is in a state that cannot be cancelled, or is cancelled already."""
+        """Cancels it; `UnexpectedState` where it is in a state that cannot be cancelled, or is cancelled already."""
         intents = self._client.v1.payment_intents
         return await self._answer(intents.cancel_async(payment_intent, {"cancellation_reason": "abandoned"}))
 
@@ -91,7 +91,7 @@ class StripeGateway:
                 card, owner = await asyncio.gather(self._card(payment_method), self._customer(customer))
         except TimeoutError:
             return refused
-        return explained(refused, customer, card, owner)
+        return explain_refusal(refused, customer, card, owner)
 
     async def _card(self, payment_method: str) -> CardSeen | Answer:
         try:
@@ -147,7 +147,7 @@ class StripeGateway:
         except Exception:
             return NoAnswer("unreadable_answer")
         if oldest is not None:
-            return IntentSeen(oldest)
+            return PaymentIntentSeen(oldest)
         return NoAnswer(UNPROVEN) if is_one_unproven else NotFound()
 
     async def _list_page(self, asked: Mapping[str, Any]) -> stripe.ListObject[stripe.PaymentIntent]:
@@ -156,7 +156,7 @@ class StripeGateway:
     async def _answer(self, request: Awaitable[stripe.PaymentIntent]) -> Answer:
         try:
             intent = await within(self._timeout_s, request)
-            return IntentSeen(PaymentIntentView.of(json_of(intent)))
+            return PaymentIntentSeen(PaymentIntentView.of(json_of(intent)))
         except TimeoutError:
             return NoAnswer("time_out")
         except stripe.StripeError as error:
@@ -204,9 +204,9 @@ def _translated(error: stripe.StripeError) -> Answer:
         case _ if status == 404:
             return NotFound() if code == "resource_missing" else NoAnswer("stripe_404")
         case stripe.InvalidRequestError() if code == "payment_intent_unexpected_state":
-            return LookAgain(code)
+            return UnexpectedState(code)
         case stripe.IdempotencyError():
-            return LookAgain("idempotency_error")
+            return UnexpectedState("idempotency_error")
         case _ if status == 400:
             log.warning("stripe_refused", code=code or None, param=details.get("param"), request=error.request_id)
             return Refused(code or "error")

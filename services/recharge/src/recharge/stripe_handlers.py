@@ -9,15 +9,15 @@ from prometheus_client import Counter
 
 from recharge.core.attempts import Attempt, State, Try
 from recharge.core.evidence import CardEvidence, evidence_in
-from recharge.core.follow import canceled, charged
-from recharge.core.moves import Alert, Move, OtherPayment
-from recharge.core.other_payments import has_made_nothing, paid_otherwise
-from recharge.deciding import decide_about
-from recharge.moving import write_moves
+from recharge.core.other_payments import after_other_payment, has_made_nothing
+from recharge.core.payment_intent import after_cancellation, after_success
+from recharge.core.transitions import Alert, OtherPayment, Transition
 from recharge.repository.attempts import load_attempts, load_tries, tenants_of
 from recharge.repository.card_evidence import save_card_evidence, tenants_of_customers
 from recharge.repository.inputs import freeze_customer, freeze_tenant, save_disputes
 from recharge.repository.situations import lock_tenants
+from recharge.workflows.apply_transitions import apply_transitions
+from recharge.workflows.decide_tenants import decide_tenants
 from shared.kafka import Record
 from shared.logs import get_logger
 from shared.outbox import Transaction
@@ -91,7 +91,7 @@ class StripeEvents:
         await lock_tenants(connection, [*disputed, *buyers, *payers])
         proven = await save_card_evidence(connection, evidence)
         ended = await _move_attempts(transaction, intents, now)
-        await decide_about(transaction, [*disputed, *proven, *ended], now)
+        await decide_tenants(transaction, [*disputed, *proven, *ended], now)
 
     def _seen(self, view: PaymentIntentView) -> _Seen:
         try:
@@ -134,45 +134,45 @@ async def _move_attempts(transaction: Transaction, intents: Sequence[_Seen], now
         if not each.is_signed and attempt.payment_intent != each.view.id:
             log.error("event_with_wrong_signature", attempt=each.attempt, payment_intent=each.view.id)
             continue
-        move = moved_by_event(attempt, tries[attempt.attempt], each.view, now)
-        [after] = await write_moves(transaction, [(attempt, move)], now)
+        transition = after_event(attempt, tries[attempt.attempt], each.view, now)
+        [after] = await apply_transitions(transaction, [(attempt, transition)], now)
         attempts[attempt.attempt] = after
         if after.has_ended and not attempt.has_ended:
             ended.add(attempt.tenant_id)
-        if move.tries:
-            tries[attempt.attempt] = (*tries[attempt.attempt][:-1], *move.tries)
+        if transition.tries:
+            tries[attempt.attempt] = (*tries[attempt.attempt][:-1], *transition.tries)
     return ended
 
 
-def moved_by_event(attempt: Attempt, tries: Sequence[Try], view: PaymentIntentView, now: datetime) -> Move:
+def after_event(attempt: Attempt, tries: Sequence[Try], view: PaymentIntentView, now: datetime) -> Transition:
     """What a PaymentIntent in an event makes of its attempt. An event may be old: only what can never change any more
     is believed, the rest is asked of Stripe by the executor."""
     if attempt.payment_intent is None and not attempt.has_ended and not has_made_nothing(tries):
         # Which PaymentIntent its key has made is not known yet, and a signed order can be copied: Stripe is to say so.
-        return Move(attempt if attempt.state is State.CHARGING else replace(attempt, next_at=now))
+        return Transition(attempt if attempt.state is State.CHARGING else replace(attempt, next_at=now))
     if (view.amount_minor, view.currency, view.customer) != (
         attempt.amount_minor, attempt.currency, attempt.stripe_customer,
     ):  # fmt: skip
         if view.status == "succeeded" and (view.currency, view.customer) == (attempt.currency, attempt.stripe_customer):
-            return paid_otherwise(attempt, tries, OtherPayment(view.id, view.amount_minor, view.currency), now)
-        return Move(attempt, alert=Alert.SECOND_PAYMENT_INTENT)
+            return after_other_payment(attempt, tries, OtherPayment(view.id, view.amount_minor, view.currency), now)
+        return Transition(attempt, alert=Alert.SECOND_PAYMENT_INTENT)
     match view.status:
         case "succeeded" if attempt.payment_intent not in (None, view.id):
-            return paid_otherwise(attempt, tries, OtherPayment(view.id, view.amount_minor, view.currency), now)
+            return after_other_payment(attempt, tries, OtherPayment(view.id, view.amount_minor, view.currency), now)
         case "succeeded":
-            return charged(attempt, tries, view.id, now)
+            return after_success(attempt, tries, view.id, now)
         case "canceled" if attempt.payment_intent in (None, view.id):
-            return canceled(replace(attempt, payment_intent=view.id), tries, now)
+            return after_cancellation(replace(attempt, payment_intent=view.id), tries, now)
         case _ if attempt.has_ended:
-            return Move(attempt)
+            return Transition(attempt)
         case _ if attempt.payment_intent not in (None, view.id):
-            return Move(attempt, alert=Alert.SECOND_PAYMENT_INTENT)
+            return Transition(attempt, alert=Alert.SECOND_PAYMENT_INTENT)
         case _:
             known = replace(attempt, payment_intent=view.id)
-            return Move(replace(known, next_at=now) if attempt.state is State.UNKNOWN else known)
+            return Transition(replace(known, next_at=now) if attempt.state is State.UNKNOWN else known)
 
 
-async def freeze_payment(transaction: Transaction, record: Record) -> None:
+async def freeze_payer_of_dead_letter(transaction: Transaction, record: Record) -> None:
     """What we could not read may have been a dispute: no charge for whoever paid this, until an operator has looked."""
     reason = f"dead letter of {record.topic}"
     if not record.key:

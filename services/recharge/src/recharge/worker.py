@@ -4,12 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from recharge.charging.executor import Executor, WakingPublisher
-from recharge.charging.pace import Pace
-from recharge.charging.steps import Steps
-from recharge.deciding import decide_about
 from recharge.handlers import (
-    freeze_key,
+    freeze_tenant_of_dead_letter,
     on_balances,
     on_billing_profiles,
     on_entries,
@@ -21,7 +17,11 @@ from recharge.repository.inputs import save_progress
 from recharge.repository.situations import due_tenants, lock_tenants
 from recharge.settings import WorkerSettings
 from recharge.stripe_gateway import open_stripe_gateway
-from recharge.stripe_handlers import StripeEvents, freeze_payment
+from recharge.stripe_handlers import StripeEvents, freeze_payer_of_dead_letter
+from recharge.workflows.decide_tenants import decide_tenants
+from recharge.workflows.executor import Executor, WakingPublisher
+from recharge.workflows.rate_limiter import RateLimiter
+from recharge.workflows.steps import StepRunner
 from shared.consumer import ConsumerLoop, Subscription
 from shared.outbox import Outbox
 from shared.process import Job
@@ -51,11 +51,11 @@ async def run(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         runtime = replace(plain, outbox=Outbox(WakingPublisher(plain.publisher, wake)))
         signing_keys = [key.get_secret_value() for key in settings.metadata_signing_keys]
         loop = make_consumer_loop(runtime, settings, subscriptions(signing_keys))
-        steps = Steps(
+        steps = StepRunner(
             engine=runtime.engine,
             outbox=runtime.outbox,
             gateway=gateway,
-            pace=Pace(settings.recharge_stripe_requests_per_s),
+            rate_limiter=RateLimiter(settings.recharge_stripe_requests_per_s),
             signing_keys=signing_keys,
         )
         executor = Executor(runtime.engine, steps, wake, runtime.clock, at_once=settings.recharge_charges_at_once)
@@ -69,11 +69,15 @@ def subscriptions(signing_keys: Sequence[str]) -> tuple[Subscription, ...]:
     return (
         Subscription(TopicName.BALANCE_CHANGED, on_balances),
         Subscription(TopicName.ENTRY_POSTED, on_entries),
-        Subscription(TopicName.REVERSAL_REFUSED, on_refused_reversals, on_dead_letter=freeze_key),
-        Subscription(TopicName.BILLING_PROFILE_CHANGED, on_billing_profiles, on_dead_letter=freeze_key),
+        Subscription(TopicName.REVERSAL_REFUSED, on_refused_reversals, on_dead_letter=freeze_tenant_of_dead_letter),
+        Subscription(
+            TopicName.BILLING_PROFILE_CHANGED, on_billing_profiles, on_dead_letter=freeze_tenant_of_dead_letter
+        ),
         Subscription(TopicName.CATALOG_CHANGED, on_packages),
-        Subscription(TopicName.RECHARGE_REQUESTED, on_requests, on_dead_letter=freeze_key),
-        Subscription(TopicName.STRIPE_EVENTS, StripeEvents(signing_keys).handle, on_dead_letter=freeze_payment),
+        Subscription(TopicName.RECHARGE_REQUESTED, on_requests, on_dead_letter=freeze_tenant_of_dead_letter),
+        Subscription(
+            TopicName.STRIPE_EVENTS, StripeEvents(signing_keys).handle, on_dead_letter=freeze_payer_of_dead_letter
+        ),
     )
 
 
@@ -91,7 +95,7 @@ def jobs(runtime: Runtime, loop: ConsumerLoop) -> tuple[Job, ...]:
             now = transaction.now
             due = await due_tenants(transaction.connection, now, TENANTS_AT_ONCE_MAX)
             await lock_tenants(transaction.connection, due)
-            await decide_about(transaction, due, now)
+            await decide_tenants(transaction, due, now)
 
     return (
         Job("note_progress", note_progress, every_s=PROGRESS_EVERY_S),

@@ -1,12 +1,12 @@
 """What Stripe may answer, as far as an attempt cares. The gateway translates; nothing else knows the SDK.
 
 Answer
-├── IntentSeen     a PaymentIntent, as it is
+├── PaymentIntentSeen     a PaymentIntent, as it is
 ├── Declined       402 card_error, usually with the PaymentIntent inside
 ├── CardUnusable   400, and the card is detached or its customer is gone: not executed
 ├── Refused        400: not executed, and what it is about is not known yet
 ├── OrderRefused   400 although card and customer are there: of this amount, currency or package
-├── LookAgain      the PaymentIntent is in another state than we thought: read it
+├── UnexpectedState      the PaymentIntent is in another state than we thought: read it
 ├── NotFound       404: no such PaymentIntent
 ├── OperatorError  401, 403: not executed, and no other request would be
 ├── RateLimited    429: not executed
@@ -25,7 +25,7 @@ from shared.stripe_events import PaymentIntentView
 
 
 @dataclass(frozen=True, slots=True)
-class IntentSeen:
+class PaymentIntentSeen:
     label: ClassVar[str] = "IntentSeen"
     view: PaymentIntentView
 
@@ -59,7 +59,7 @@ class OrderRefused:
 
 
 @dataclass(frozen=True, slots=True)
-class LookAgain:
+class UnexpectedState:
     label: ClassVar[str] = "LookAgain"
     code: str
 
@@ -99,12 +99,12 @@ class NoAnswer:
 
 
 Answer = (
-    IntentSeen
+    PaymentIntentSeen
     | Declined
     | CardUnusable
     | Refused
     | OrderRefused
-    | LookAgain
+    | UnexpectedState
     | NotFound
     | OperatorError
     | RateLimited

@@ -78,7 +78,7 @@ class Try:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Checkpoint:
     """Where an attempt stood when Stripe was asked. No two calls that charge have the same one: each is a new try or
     one more of its try's `calls`, so the answer to an older one is told apart from the answer to the one under way."""
 
@@ -87,9 +87,9 @@ class Asked:
     state: State
 
     @staticmethod
-    def of(attempt: "Attempt", tries: Sequence[Try]) -> "Asked":
+    def of(attempt: "Attempt", tries: Sequence[Try]) -> "Checkpoint":
         """Where it stands now."""
-        return Asked(attempt.n, tries[-1].calls if tries else 0, attempt.state)
+        return Checkpoint(attempt.n, tries[-1].calls if tries else 0, attempt.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Attempt:
     def has_ended(self) -> bool:
         return self.state in ENDED
 
-    def moved(self, now: datetime, **changes: Any) -> "Attempt":
+    def next_version(self, now: datetime, **changes: Any) -> "Attempt":
         """A newer version of it, to be announced."""
         return replace(self, version=self.version + 1, changed_at=now, **changes)
 

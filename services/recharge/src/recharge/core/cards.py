@@ -51,7 +51,7 @@ class DeclineCodes:
         return self.decline_code or self.code or "card_declined"
 
 
-def judge(codes: DeclineCodes) -> Verdict:
+def verdict_of(codes: DeclineCodes) -> Verdict:
     """What becomes of the card after this decline."""
     names = {codes.code, codes.decline_code}
     if "authentication_required" in names:
@@ -130,8 +130,8 @@ def choose(cards: Sequence[Card], tries: Iterable[Try]) -> Card | None:
 
 def remaining(cards: Sequence[Card], tries: Iterable[Try]) -> tuple[Card, ...]:
     """The cards that nothing in this attempt speaks against."""
-    burnt = {one.card for one in tries if not one.may_repeat}
-    return tuple(card for card in cards if identity(card) not in burnt)
+    excluded = {one.card for one in tries if not one.may_repeat}
+    return tuple(card for card in cards if identity(card) not in excluded)
 
 
 def untried(cards: Sequence[Card], tries: Iterable[Try]) -> tuple[Card, ...]:

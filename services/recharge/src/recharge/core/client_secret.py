@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 
-from recharge.core.answers import Answer, IntentSeen, NotFound, OperatorError, Refused
+from recharge.core.answers import Answer, NotFound, OperatorError, PaymentIntentSeen, Refused
 from recharge.core.attempts import Attempt, State
-from recharge.core.proof import is_of
+from recharge.core.proof import belongs_to
 from shared.stripe_events import PaymentIntentView
 
 #: In these a browser may confirm a PaymentIntent. One whose off-session charge was declined for want of authentication
@@ -36,11 +36,11 @@ def waits_for_authentication(attempt: Attempt) -> bool:
 def client_secret_in(attempt: Attempt, answer: Answer, signing_keys: Sequence[str]) -> str | Withheld:
     """The client secret in Stripe's answer about the PaymentIntent of an attempt that waits."""
     match answer:
-        case IntentSeen(view) if not _is_proven(attempt, view, signing_keys):
+        case PaymentIntentSeen(view) if not _is_proven(attempt, view, signing_keys):
             return Withheld.NOT_PROVEN
-        case IntentSeen(view) if view.status not in CONFIRMABLE_STATUSES or view.client_secret is None:
+        case PaymentIntentSeen(view) if view.status not in CONFIRMABLE_STATUSES or view.client_secret is None:
             return Withheld.NOT_CONFIRMABLE
-        case IntentSeen(PaymentIntentView(client_secret=str(client_secret))):
+        case PaymentIntentSeen(PaymentIntentView(client_secret=str(client_secret))):
             return client_secret
         case NotFound():
             return Withheld.NOT_CONFIRMABLE
@@ -52,4 +52,4 @@ def client_secret_in(attempt: Attempt, answer: Answer, signing_keys: Sequence[st
 
 def _is_proven(attempt: Attempt, view: PaymentIntentView, signing_keys: Sequence[str]) -> bool:
     """By its signature too, although its id is known: its secret is given away."""
-    return view.id == attempt.payment_intent and is_of(replace(attempt, payment_intent=None), view, signing_keys)
+    return view.id == attempt.payment_intent and belongs_to(replace(attempt, payment_intent=None), view, signing_keys)

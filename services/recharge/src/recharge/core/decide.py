@@ -7,9 +7,9 @@ from enum import StrEnum
 
 from recharge.core.attempts import Attempt, month_of
 from recharge.core.cards import chargeable, identity
-from recharge.core.moves import LEASE
-from recharge.core.purchases import PAID_WITHIN, holding_purchase
-from recharge.core.refusals import Stopped, is_stopped
+from recharge.core.purchases import PAID_WITHIN, blocking_purchase
+from recharge.core.refusals import OpenBreaker, is_behind_breaker
+from recharge.core.transitions import LEASE
 from shared.events import AutoRecharge, BillingProfile, CreditPackage
 from shared.money import is_chargeable
 
@@ -19,7 +19,7 @@ INPUTS_FRESH_FOR = timedelta(seconds=30)
 CONSENT_CLOCK_SKEW = timedelta(minutes=5)
 #: So long after its credits have come a charge answers the need that it was made for.
 SERVED_FOR = timedelta(minutes=10)
-PROBE_LOOKED_AT_EVERY = timedelta(seconds=5)
+PROBE_CHECKED_EVERY = timedelta(seconds=5)
 
 
 class Reason(StrEnum):
@@ -115,7 +115,7 @@ class Situation:
     breaker_is_half_open: bool
     request: Request | None
     #: Packages and currencies that Stripe refuses to several tenants.
-    stopped: tuple[Stopped, ...] = ()
+    stopped: tuple[OpenBreaker, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +141,11 @@ def decide(situation: Situation, now: datetime) -> Charge | Skip:
     if request is not None and request.expires_at <= now:
         request = None
     return (
-        _owner_refuses(situation, now)
-        or _is_being_paid(situation, now)
-        or (None if request is not None else _no_need(situation, now))
-        or _something_is_wrong(situation, now)
-        or _size(situation, now)
+        _forbidden_by_owner(situation, now)
+        or _already_being_paid(situation, now)
+        or (None if request is not None else _not_needed(situation, now))
+        or _blocked(situation, now)
+        or _choose_package(situation, now)
     )
 
 
@@ -156,20 +156,20 @@ def may_charge(situation: Situation, attempt: Attempt, now: datetime) -> Skip | 
     """
     settings = situation.profile.auto_recharge
     return (
-        _owner_refuses(situation, now)
+        _forbidden_by_owner(situation, now)
         or _is_of_another_customer(situation, attempt)
-        or _is_being_paid(situation, now)
-        or _no_need_any_more(situation, attempt, now)
-        or _something_is_wrong(situation, now)
-        or (None if settings is None else _cap_refuses(situation, settings, attempt, now))
-        or _refused_to_others(situation, attempt.package, attempt.currency, now)
-        or _not_now(situation, now)
+        or _already_being_paid(situation, now)
+        or _not_needed_any_more(situation, attempt, now)
+        or _blocked(situation, now)
+        or (None if settings is None else _exceeds_consent(situation, settings, attempt, now))
+        or _refused_to_several(situation, attempt.package, attempt.currency, now)
+        or _not_possible_now(situation, now)
     )
 
 
-def _no_need_any_more(situation: Situation, attempt: Attempt, now: datetime) -> Skip | None:
+def _not_needed_any_more(situation: Situation, attempt: Attempt, now: datetime) -> Skip | None:
     """A request stands in for the threshold until it expires, or its owner has bought since."""
-    no_need = _no_need(situation, now, of_open_attempt=True)
+    no_need = _not_needed(situation, now, of_open_attempt=True)
     if attempt.trigger == "automatic":
         return no_need
     request, balance = situation.request, situation.balance
@@ -190,7 +190,7 @@ def _is_of_another_customer(situation: Situation, attempt: Attempt) -> Skip | No
     return Skip(Reason.CUSTOMER_CHANGED) if customer not in (None, attempt.stripe_customer) else None
 
 
-def _owner_refuses(situation: Situation, now: datetime) -> Skip | None:
+def _forbidden_by_owner(situation: Situation, now: datetime) -> Skip | None:
     settings = situation.profile.auto_recharge
     if situation.is_frozen:
         return Skip(Reason.FROZEN)
@@ -203,7 +203,7 @@ def _owner_refuses(situation: Situation, now: datetime) -> Skip | None:
     return None
 
 
-def _is_being_paid(situation: Situation, now: datetime) -> Skip | None:
+def _already_being_paid(situation: Situation, now: datetime) -> Skip | None:
     if situation.open_attempt is not None:
         return Skip(Reason.ATTEMPT_OPEN)
     since = situation.paid_otherwise_since
@@ -212,7 +212,7 @@ def _is_being_paid(situation: Situation, now: datetime) -> Skip | None:
     return None
 
 
-def _no_need(situation: Situation, now: datetime, *, of_open_attempt: bool = False) -> Skip | None:
+def _not_needed(situation: Situation, now: datetime, *, of_open_attempt: bool = False) -> Skip | None:
     settings, balance = situation.profile.auto_recharge, situation.balance
     if balance is None:
         return Skip(Reason.BALANCE_UNKNOWN)
@@ -247,7 +247,7 @@ def _served_until(balance: Balance, settings: AutoRecharge) -> datetime | None:
     return balance.served_at + SERVED_FOR
 
 
-def _something_is_wrong(situation: Situation, now: datetime) -> Skip | None:
+def _blocked(situation: Situation, now: datetime) -> Skip | None:
     if (stopped := _chosen_card_is_stopped(situation)) is not None:
         return stopped
     if is_suspended(situation):
@@ -259,9 +259,9 @@ def _something_is_wrong(situation: Situation, now: datetime) -> Skip | None:
         since = balance.receivable_since
         if since is None or not _owner_acted_since(situation, since):
             return Skip(Reason.RECEIVABLE_OPEN)
-    holding = holding_purchase(situation.profile, situation.purchase_left_since, now)
+    holding = blocking_purchase(situation.profile, situation.purchase_left_since, now)
     if holding is not None:
-        reason = Reason.PURCHASE_LEFT_OPEN if holding.is_left else Reason.OPEN_PURCHASE
+        reason = Reason.PURCHASE_LEFT_OPEN if holding.is_left_open else Reason.OPEN_PURCHASE
         return Skip(reason, holding.until, detail=holding.purchase)
     if chargeable(situation.profile, situation.stopped_cards):
         return None
@@ -311,7 +311,7 @@ def _owner_acted_since(situation: Situation, moment: datetime) -> bool:
     return (consent is not None and consent.given_at > moment) or (bought_at is not None and bought_at > moment)
 
 
-def _size(situation: Situation, now: datetime) -> Charge | Skip:
+def _choose_package(situation: Situation, now: datetime) -> Charge | Skip:
     settings = situation.profile.auto_recharge
     assert settings is not None
     month = situation.month
@@ -333,8 +333,8 @@ def _size(situation: Situation, now: datetime) -> Charge | Skip:
     if chosen is None or (chosen != wanted and month.has_charge_limited_by_cap):
         return Skip(Reason.CAP_REACHED, _next_month(now))
     return (
-        _refused_to_others(situation, chosen.package, chosen.currency, now)
-        or _not_now(situation, now)
+        _refused_to_several(situation, chosen.package, chosen.currency, now)
+        or _not_possible_now(situation, now)
         or Charge(chosen, limited_by_cap=chosen != wanted)
     )
 
@@ -345,7 +345,7 @@ def best_package(packages: Iterable[CreditPackage], amount_minor: int) -> Credit
     return min(fitting, key=lambda each: (-each.credits, each.price_minor, each.package), default=None)
 
 
-def _cap_refuses(situation: Situation, settings: AutoRecharge, attempt: Attempt, now: datetime) -> Skip | None:
+def _exceeds_consent(situation: Situation, settings: AutoRecharge, attempt: Attempt, now: datetime) -> Skip | None:
     spent = situation.month.spent_minor
     if attempt.currency != settings.currency or spent.keys() - {attempt.currency}:
         return Skip(Reason.CURRENCY)
@@ -357,7 +357,7 @@ def _cap_refuses(situation: Situation, settings: AutoRecharge, attempt: Attempt,
     return None
 
 
-def _not_now(situation: Situation, now: datetime) -> Skip | None:
+def _not_possible_now(situation: Situation, now: datetime) -> Skip | None:
     if situation.breaker_open_until is not None and situation.breaker_open_until > now:
         return Skip(Reason.BREAKER_OPEN, _tried_again_at(situation.breaker_open_until, now))
     caught_up_at = situation.inputs_caught_up_at
@@ -366,17 +366,17 @@ def _not_now(situation: Situation, now: datetime) -> Skip | None:
     return None
 
 
-def _refused_to_others(situation: Situation, package: str, currency: str, now: datetime) -> Skip | None:
+def _refused_to_several(situation: Situation, package: str, currency: str, now: datetime) -> Skip | None:
     """What Stripe has refused to several tenants is tried for one of them at a time."""
     open_until = max(
-        (each.open_until for each in situation.stopped if is_stopped([each], package, currency)), default=now
+        (each.open_until for each in situation.stopped if is_behind_breaker([each], package, currency)), default=now
     )
     return Skip(Reason.BREAKER_OPEN, _tried_again_at(open_until, now)) if open_until > now else None
 
 
 def _tried_again_at(open_until: datetime, now: datetime) -> datetime:
     """While a probe may be under way the others look again soon: its answer may come long before its lease ends."""
-    return min(open_until, now + PROBE_LOOKED_AT_EVERY) if open_until <= now + LEASE else open_until
+    return min(open_until, now + PROBE_CHECKED_EVERY) if open_until <= now + LEASE else open_until
 
 
 def _next_month(now: datetime) -> datetime:

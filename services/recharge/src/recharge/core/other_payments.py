@@ -9,50 +9,50 @@ from dataclasses import replace
 from datetime import datetime
 
 from recharge.core.attempts import NOTHING_MADE, Attempt, State, Try
-from recharge.core.find_out import credited, receipt_unapplied
-from recharge.core.follow import give_up
-from recharge.core.moves import Alert, Move, OtherPayment
+from recharge.core.payment_intent import give_up
+from recharge.core.reconcile import after_credit, after_unapplied_receipt
+from recharge.core.transitions import Alert, OtherPayment, Transition
 
 PAID_OTHERWISE = "paid_otherwise"
 
 
-def credit_posted(attempt: Attempt, tries: Sequence[Try], payment: OtherPayment, now: datetime) -> Move:
+def after_credit_entry(attempt: Attempt, tries: Sequence[Try], payment: OtherPayment, now: datetime) -> Transition:
     """The ledger has posted credits that name this attempt, for this payment."""
     if attempt.payment_intent == payment.payment_intent:
-        return credited(attempt, now)
+        return after_credit(attempt, now)
     is_alike = (payment.amount_minor, payment.currency) == (attempt.amount_minor, attempt.currency)
     if attempt.payment_intent is None and is_alike:
         if attempt.has_ended:
-            return credited(replace(attempt, payment_intent=payment.payment_intent), now)
+            return after_credit(replace(attempt, payment_intent=payment.payment_intent), now)
         if not has_made_nothing(tries):
-            return _find_out_first(attempt, payment, now)
-    return paid_otherwise(replace(attempt, receipt_unapplied=False), tries, payment, now)
+            return _reconcile_first(attempt, payment, now)
+    return after_other_payment(replace(attempt, receipt_unapplied=False), tries, payment, now)
 
 
-def receipt_posted(attempt: Attempt, tries: Sequence[Try], payment: OtherPayment, now: datetime) -> Move:
+def after_receipt_entry(attempt: Attempt, tries: Sequence[Try], payment: OtherPayment, now: datetime) -> Transition:
     """The ledger has the money of this payment and did not credit it."""
     if attempt.payment_intent == payment.payment_intent:
-        return receipt_unapplied(attempt, now)
+        return after_unapplied_receipt(attempt, now)
     if attempt.payment_intent is None:  # its own most likely; counted until that is known
-        return replace(receipt_unapplied(attempt, now), other_payment=payment)
-    return paid_otherwise(attempt, tries, payment, now)
+        return replace(after_unapplied_receipt(attempt, now), other_payment=payment)
+    return after_other_payment(attempt, tries, payment, now)
 
 
-def paid_otherwise(attempt: Attempt, tries: Sequence[Try], payment: OtherPayment, now: datetime) -> Move:
+def after_other_payment(attempt: Attempt, tries: Sequence[Try], payment: OtherPayment, now: datetime) -> Transition:
     """Another PaymentIntent was paid for this attempt. Its own is cancelled, unless it has been paid too."""
     if attempt.has_ended or attempt.state is State.CHARGED or attempt.canceling:
-        move = Move(attempt)
+        transition = Transition(attempt)
     else:
-        move = give_up(attempt, tries, PAID_OTHERWISE, now)
-    return replace(move, other_payment=payment, alert=Alert.SECOND_PAYMENT_INTENT)
+        transition = give_up(attempt, tries, PAID_OTHERWISE, now)
+    return replace(transition, other_payment=payment, alert=Alert.SECOND_PAYMENT_INTENT)
 
 
-def _find_out_first(attempt: Attempt, payment: OtherPayment, now: datetime) -> Move:
+def _reconcile_first(attempt: Attempt, payment: OtherPayment, now: datetime) -> Transition:
     """Which PaymentIntent its key has made is not known yet: this one most likely, but then Stripe is to say so. No
     call may charge any more; an answer that is under way is waited for."""
     next_at = attempt.next_at if attempt.state is State.CHARGING else now
     looked_for = replace(attempt, canceling=True, receipt_unapplied=False, reason=PAID_OTHERWISE, next_at=next_at)
-    return Move(looked_for, other_payment=payment)
+    return Transition(looked_for, other_payment=payment)
 
 
 def has_made_nothing(tries: Sequence[Try]) -> bool:

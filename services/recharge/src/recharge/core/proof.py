@@ -7,14 +7,14 @@ attempt's only by our signature over the whole order, and only with the attempt'
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from recharge.core.answers import Answer, Declined, IntentSeen, NoAnswer
+from recharge.core.answers import Answer, Declined, NoAnswer, PaymentIntentSeen
 from recharge.core.attempts import Attempt
 from shared.signed_metadata import MetadataRejected, verify
 from shared.stripe_events import PaymentIntentView
 
 
 @dataclass(frozen=True, slots=True)
-class NamedPayments:
+class LedgerPayments:
     """PaymentIntents that the ledger has entries of in an attempt's name: credits, and receipts that are not credited.
     An operator who credits a receipt vouches for it."""
 
@@ -22,23 +22,25 @@ class NamedPayments:
     uncredited: frozenset[str] = frozenset()
 
 
-NOTHING_NAMED = NamedPayments()
+NO_LEDGER_PAYMENTS = LedgerPayments()
 
 
 def proven(
-    attempt: Attempt, answer: Answer, signing_keys: Sequence[str], named: NamedPayments = NOTHING_NAMED
+    attempt: Attempt, answer: Answer, signing_keys: Sequence[str], named: LedgerPayments = NO_LEDGER_PAYMENTS
 ) -> Answer:
     """The answer, or none where it shows a PaymentIntent that is not proven to be the attempt's."""
     match answer:
-        case IntentSeen(view) if attempt.payment_intent is None and not is_of(attempt, view, signing_keys, named):
+        case PaymentIntentSeen(view) if attempt.payment_intent is None and not belongs_to(
+            attempt, view, signing_keys, named
+        ):
             return NoAnswer("payment_intent_of_another")
-        case Declined(view=view) if view is not None and not is_of(attempt, view, signing_keys, named):
+        case Declined(view=view) if view is not None and not belongs_to(attempt, view, signing_keys, named):
             return replace(answer, view=None)
         case _:
             return answer
 
 
-def may_be_of(attempt: Attempt, view: PaymentIntentView, named: NamedPayments = NOTHING_NAMED) -> bool:
+def may_belong_to(attempt: Attempt, view: PaymentIntentView, named: LedgerPayments = NO_LEDGER_PAYMENTS) -> bool:
     """Whether the PaymentIntent names this attempt, for its customer and amount, and has taken money or still may.
 
     Unsigned it proves nothing; but its metadata may have been edited, or the key that signed it may be gone, and then
@@ -54,8 +56,8 @@ def _is_ordered(attempt: Attempt, view: PaymentIntentView) -> bool:
     )  # fmt: skip
 
 
-def is_of(
-    attempt: Attempt, view: PaymentIntentView, signing_keys: Sequence[str], named: NamedPayments = NOTHING_NAMED
+def belongs_to(
+    attempt: Attempt, view: PaymentIntentView, signing_keys: Sequence[str], named: LedgerPayments = NO_LEDGER_PAYMENTS
 ) -> bool:
     """Whether the PaymentIntent is the one that this attempt has asked for.
 

@@ -15,18 +15,18 @@ PAID_WITHIN = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
-    """A purchase that holds a recharge back. `is_left`: it was left open, and payments is to cancel it."""
+class BlockingPurchase:
+    """A purchase that holds a recharge back. `is_left_open`: it was left open, and payments is to cancel it."""
 
     purchase: str
     until: datetime
-    is_left: bool
+    is_left_open: bool
 
 
-def holding_purchase(profile: BillingProfile, left_since: datetime | None, now: datetime) -> Holding | None:
+def blocking_purchase(profile: BillingProfile, left_since: datetime | None, now: datetime) -> BlockingPurchase | None:
     """The purchase that holds a recharge back the longest, or None. `left_since` is since when one that was left open
     has been in the way; None where that begins now."""
-    holding = (_holding(each, left_since, now) for each in _open_purchases(profile))
+    holding = (_blocking(each, left_since, now) for each in _open_purchases(profile))
     return max((each for each in holding if each.until > now), key=lambda each: each.until, default=None)
 
 
@@ -39,13 +39,13 @@ def left_since(
     return (before or now) if is_in_the_way else before
 
 
-def _holding(purchase: OpenPurchase, left_since: datetime | None, now: datetime) -> Holding:
+def _blocking(purchase: OpenPurchase, left_since: datetime | None, now: datetime) -> BlockingPurchase:
     if purchase.state != "open":
-        return Holding(purchase.purchase, purchase.since + PAID_WITHIN, is_left=False)
+        return BlockingPurchase(purchase.purchase, purchase.since + PAID_WITHIN, is_left_open=False)
     left_at = purchase.since + LEFT_OPEN_AFTER
     if now < left_at:
-        return Holding(purchase.purchase, left_at, is_left=False)
-    return Holding(purchase.purchase, (left_since or now) + CANCELED_WITHIN, is_left=True)
+        return BlockingPurchase(purchase.purchase, left_at, is_left_open=False)
+    return BlockingPurchase(purchase.purchase, (left_since or now) + CANCELED_WITHIN, is_left_open=True)
 
 
 def _open_purchases(profile: BillingProfile) -> tuple[OpenPurchase, ...]:

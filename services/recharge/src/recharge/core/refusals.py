@@ -32,7 +32,7 @@ class CustomerSeen:
     is_deleted: bool
 
 
-def explained(refused: Answer, customer: str, card: CardSeen | Answer, owner: CustomerSeen | Answer) -> Answer:
+def explain_refusal(refused: Answer, customer: str, card: CardSeen | Answer, owner: CustomerSeen | Answer) -> Answer:
     """The 400 for a charge of this customer, once its card and `owner`, the customer, were looked at.
 
     It stays as it was where they could not be seen now. Where our key may not see them it is taken for a refusal of
@@ -85,14 +85,14 @@ def subjects_of(package: str, currency: str) -> tuple[Subject, Subject]:
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped:
+class OpenBreaker:
     """What was refused to several tenants, and until when nobody tries again."""
 
     subject: Subject
     open_until: datetime
 
 
-def is_stopped(stopped: Iterable[Stopped], package: str, currency: str) -> bool:
+def is_behind_breaker(stopped: Iterable[OpenBreaker], package: str, currency: str) -> bool:
     """Whether a charge for this is one of those that were refused to several tenants."""
     return any(each.subject == EVERYTHING or each.subject in subjects_of(package, currency) for each in stopped)
 

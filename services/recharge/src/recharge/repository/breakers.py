@@ -55,7 +55,7 @@ _CLOSE = text("""
 """)
 
 # What a refused key has opened is over. A probe that was to find out about orders has not: another one may be next.
-_KEY_TAKEN = text("""
+_KEY_ACCEPTED = text("""
     WITH released AS (
         UPDATE scoped_breaker
         SET open_until = :now, is_probing = false,
@@ -151,10 +151,10 @@ async def close_breakers(connection: AsyncConnection, attempt: Attempt) -> None:
     await connection.execute(_CLOSE, {"package": attempt.package, "currency": attempt.currency})
 
 
-async def key_is_taken(connection: AsyncConnection, attempt: Attempt, now: datetime) -> None:
+async def key_is_accepted(connection: AsyncConnection, attempt: Attempt, now: datetime) -> None:
     """Stripe has refused this attempt's charge for a reason of its tenant, and so has taken our key."""
     await connection.execute(
-        _KEY_TAKEN,
+        _KEY_ACCEPTED,
         {
             "now": now,
             "tenant": attempt.tenant_id,

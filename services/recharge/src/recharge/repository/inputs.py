@@ -83,7 +83,7 @@ _SAVE_REQUESTS = text("""
     RETURNING tenant_id
 """)
 
-_SETTLE_REQUESTS = text("""
+_FINISH_REQUESTS = text("""
     UPDATE request SET state = new.state, reason = new.reason, attempt = new.attempt
     FROM jsonb_to_recordset(CAST(:rows AS jsonb))
          AS new (tenant_id text, request text, state text, reason text, attempt text)
@@ -229,9 +229,9 @@ async def save_requests(connection: AsyncConnection, requests: Iterable[Recharge
     return [row.tenant_id for row in await write_rows(connection, _SAVE_REQUESTS, rows)]
 
 
-async def settle_requests(connection: AsyncConnection, settled: Sequence[dict[str, Any]]) -> None:
+async def finish_requests(connection: AsyncConnection, closed: Sequence[dict[str, Any]]) -> None:
     """Ends waiting requests: rows of tenant_id, request, state, reason, attempt."""
-    await write_rows(connection, _SETTLE_REQUESTS, settled)
+    await write_rows(connection, _FINISH_REQUESTS, closed)
 
 
 async def answer_waiting_requests(connection: AsyncConnection, tenants: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from recharge.core.attempts import month_of
-from recharge.core.proof import NamedPayments
+from recharge.core.proof import LedgerPayments
 from recharge.repository.rows import write_rows
 
 _SAVE = text("""
@@ -38,10 +38,10 @@ async def save_other_payments(connection: AsyncConnection, payments: Sequence[di
     await write_rows(connection, _SAVE, payments, month=month_of(now), now=now)
 
 
-async def payments_named(connection: AsyncConnection, tenant: str, attempt: str) -> NamedPayments:
+async def load_ledger_payments(connection: AsyncConnection, tenant: str, attempt: str) -> LedgerPayments:
     """The payments in this attempt's name by another PaymentIntent than is known to be its own."""
     rows = (await connection.execute(_NAMED, {"tenant": tenant, "attempt": attempt})).all()
-    return NamedPayments(
+    return LedgerPayments(
         credited=frozenset(row.payment_intent for row in rows if row.is_credited),
         uncredited=frozenset(row.payment_intent for row in rows if not row.is_credited),
     )

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from recharge.core.attempts import month_of
 from recharge.core.cards import CardStop, still_stopped
 from recharge.core.decide import Balance, Month, Request, Situation, Suspension
-from recharge.core.refusals import Scope, Stopped, Subject
+from recharge.core.refusals import OpenBreaker, Scope, Subject
 from recharge.repository.breakers import REFUSED_TO_SEVERAL
 from recharge.repository.rows import write_rows
 from shared.events import BillingProfile, CreditPackage
@@ -232,16 +232,16 @@ def _situation(row: Row[Any], packages: tuple[CreditPackage, ...]) -> Situation:
         breaker_is_half_open=row.breaker_is_half_open,
         request=Request(row.request, row.requested_at, row.expires_at) if row.request else None,
         stopped=tuple(
-            Stopped(Subject(Scope(each["scope"]), each["name"]), datetime.fromisoformat(each["open_until"]))
+            OpenBreaker(Subject(Scope(each["scope"]), each["name"]), datetime.fromisoformat(each["open_until"]))
             for each in row.stopped or ()
         ),
     )
 
 
-async def load_stopped(connection: AsyncConnection) -> list[Stopped]:
+async def load_open_breakers(connection: AsyncConnection) -> list[OpenBreaker]:
     """What was refused to several tenants, and is not tried again yet."""
     rows = await connection.execute(_LOAD_STOPPED)
-    return [Stopped(Subject(Scope(row.scope), row.name), row.open_until) for row in rows]
+    return [OpenBreaker(Subject(Scope(row.scope), row.name), row.open_until) for row in rows]
 
 
 async def lock_tenants(connection: AsyncConnection, tenants: Iterable[str]) -> None:

@@ -7,91 +7,97 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, assert_never
 
-from recharge.charging.pace import Pace
-from recharge.core.answers import Answer, LookAgain, NotFound, Refused
-from recharge.core.attempts import Asked, Attempt, Try
-from recharge.core.find_out import ListWindow
-from recharge.core.proof import NamedPayments
+from recharge.core.answers import Answer, NotFound, Refused, UnexpectedState
+from recharge.core.attempts import Attempt, Checkpoint, Try
+from recharge.core.proof import LedgerPayments
+from recharge.core.reconcile import ListWindow
 from recharge.stripe_gateway import StripeGateway
+from recharge.workflows.rate_limiter import RateLimiter
 from shared.signed_metadata import CreditOrder, sign
 from shared.stripe_events import PaymentIntentView
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
-    """Create and confirm, or confirm again, under the last try's key. `doubted`: it was called before, in doubt."""
+class ChargeCall:
+    """Create and confirm, or confirm again, under the last try's key. `was_in_doubt`: an earlier call under this key
+    may have been executed."""
 
     label: ClassVar[str] = "charge"
 
     last: Try
     parameters: Mapping[str, Any]
-    doubted: bool
+    was_in_doubt: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Retrieve:
+class RetrieveCall:
     label: ClassVar[str] = "retrieve"
 
     payment_intent: str
 
 
 @dataclass(frozen=True, slots=True)
-class Find:
-    """Lists the customer's PaymentIntents for the one that `is_wanted`, or one that `may_be_wanted`. `named` are the
-    payments that this rests on."""
+class ListCall:
+    """Lists the customer's PaymentIntents for the one that `is_wanted`, or one that `may_be_wanted`.
+    `ledger_payments` are the payments that both predicates use."""
 
     label: ClassVar[str] = "find"
 
     window: ListWindow
     is_wanted: Callable[[PaymentIntentView], bool]
     may_be_wanted: Callable[[PaymentIntentView], bool]
-    named: NamedPayments
+    ledger_payments: LedgerPayments
 
 
 @dataclass(frozen=True, slots=True)
-class Cancel:
+class CancelCall:
     label: ClassVar[str] = "cancel"
 
     payment_intent: str
 
 
+StripeCall = ChargeCall | RetrieveCall | ListCall | CancelCall
+
+
 @dataclass(frozen=True, slots=True)
-class Call:
+class PreparedCall:
     """A call to make for an attempt. Its answer counts only while the attempt still stands where it was `asked`."""
 
     tenant: str
     attempt: str
-    asked: Asked
+    checkpoint: Checkpoint
     customer: str
     payment_intent: str | None
-    what: Charge | Retrieve | Find | Cancel
+    request: StripeCall
 
 
-async def make(call: Call, gateway: StripeGateway, pace: Pace) -> Answer:
-    """Makes the call, whose turn it is. A refused charge is followed by a look at its card and customer, a refused
-    cancellation by one at what has become of the PaymentIntent."""
-    match call.what:
-        case Charge(last, parameters):
+async def make_call(call: PreparedCall, gateway: StripeGateway, rate_limiter: RateLimiter) -> Answer:
+    """Makes the call; the caller has acquired the rate limiter for it.
+
+    After a refused charge it retrieves the card and the customer, after a refused cancellation the PaymentIntent.
+    """
+    match call.request:
+        case ChargeCall(last, parameters):
             if last.creates:
                 answer = await gateway.create(parameters, last.idempotency_key)
             else:
                 assert call.payment_intent is not None
                 answer = await gateway.confirm(call.payment_intent, parameters, last.idempotency_key)
             if isinstance(answer, Refused) or (last.creates and isinstance(answer, NotFound)):
-                await pace.turn()
+                await rate_limiter.acquire()
                 answer = await gateway.explain(answer, last.payment_method, call.customer)
             return answer
-        case Retrieve(payment_intent):
+        case RetrieveCall(payment_intent):
             return await gateway.retrieve(payment_intent)
-        case Find(window, is_wanted, may_be_wanted, _):
+        case ListCall(window, is_wanted, may_be_wanted, _):
             return await gateway.find(window.customer, window.created_since, is_wanted, may_be_wanted)
-        case Cancel(payment_intent):
+        case CancelCall(payment_intent):
             answer = await gateway.cancel(payment_intent)
-            if isinstance(answer, LookAgain):
-                await pace.turn()
+            if isinstance(answer, UnexpectedState):
+                await rate_limiter.acquire()
                 answer = await gateway.retrieve(payment_intent)
             return answer
-    assert_never(call.what)
+    assert_never(call.request)
 
 
 def charge_parameters(attempt: Attempt, one: Try, signing_key: str) -> dict[str, Any]:

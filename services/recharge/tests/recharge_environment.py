@@ -1,6 +1,6 @@
 """Recharge without Kafka, for tests: handlers are called with records, steps one by one, and the clock can be moved.
 
-The house also plays payments (profiles) and the ledger (balances, entries) for its tenants.
+The environment also plays payments (profiles) and the ledger (balances, entries) for its tenants.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -15,15 +15,15 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from embedded.testing import ServiceDatabase, stripe_settings
-from recharge.charging.pace import Pace
-from recharge.charging.steps import Steps
-from recharge.deciding import decide_about
 from recharge.handlers import on_balances, on_billing_profiles, on_entries, on_packages, on_requests
 from recharge.repository.attempts import due_attempts
 from recharge.repository.inputs import save_progress
 from recharge.repository.situations import due_tenants, lock_tenants
 from recharge.stripe_gateway import StripeGateway, open_stripe_gateway
 from recharge.stripe_handlers import StripeEvents
+from recharge.workflows.decide_tenants import decide_tenants
+from recharge.workflows.rate_limiter import RateLimiter
+from recharge.workflows.steps import StepRunner
 from shared.clock import transaction_time, utc_now
 from shared.consumer import Handler
 from shared.database import make_engine
@@ -71,13 +71,13 @@ class Published:
 
 
 @dataclass
-class House:
+class RechargeEnvironment:
     """Everything at hand."""
 
     engine: AsyncEngine
     outbox: Outbox
     published: Published
-    steps: Steps
+    steps: StepRunner
     simulator: RunningSimulator
     stripe: stripe.StripeClient
     database: ServiceDatabase
@@ -263,7 +263,7 @@ class House:
         async with self.outbox.transaction(self.engine) as transaction:
             due = await due_tenants(transaction.connection, self.now, 100)
             await lock_tenants(transaction.connection, due)
-            await decide_about(transaction, due, self.now)
+            await decide_tenants(transaction, due, self.now)
 
     def gateway_with_key(self, secret_key: str) -> AbstractAsyncContextManager[StripeGateway]:
         """A gateway with another API key."""
@@ -299,23 +299,25 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(database: ServiceDatabase, simulator: RunningSimulator) -> AsyncGenerator[House]:
-    """A house with the catalog in it."""
+async def open_environment(
+    database: ServiceDatabase, simulator: RunningSimulator
+) -> AsyncGenerator[RechargeEnvironment]:
+    """A environment with the catalog in it."""
     engine = make_engine(database.worker_url, application_name="recharge-test", pool_size=12)
     published = Published()
 
     async def clock(connection: AsyncConnection) -> datetime:
-        return await transaction_time(connection) + house.offset
+        return await transaction_time(connection) + environment.offset
 
     outbox = Outbox(published, clock)
     http = stripe.HTTPXClient()
     client = simulator.client(http_client=http)
     try:
         async with open_stripe_gateway(stripe_settings(simulator.url, Settings.secret_key), timeout_s=2.0) as gateway:
-            steps = Steps(engine, outbox, gateway, Pace(100), [SIGNING_KEY])
-            house = House(engine, outbox, published, steps, simulator, client, database)
-            await house.receive(on_packages, *CATALOG)
-            yield house
+            steps = StepRunner(engine, outbox, gateway, RateLimiter(100), [SIGNING_KEY])
+            environment = RechargeEnvironment(engine, outbox, published, steps, simulator, client, database)
+            await environment.receive(on_packages, *CATALOG)
+            yield environment
     finally:
         await http.close_async()
         await engine.dispose()

@@ -9,13 +9,13 @@ from recharge.core.attempts import Attempt, State, Try
 #: Longer than the longest Stripe call: whoever asked and died is not waited for longer.
 LEASE = timedelta(seconds=45)
 #: After a decline, the same card again. Then it is given up.
-BACK_OFF = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24), timedelta(hours=72))
+RETRY_DELAYS = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24), timedelta(hours=72))
 TRIES_MAX = 12
 #: A charged attempt whose credits have not come by then is looked at, and reported.
 CREDIT_EXPECTED_WITHIN = timedelta(minutes=5)
 #: How long a tenant has for authenticating a charge.
 AUTHENTICATION_EXPECTED_WITHIN = timedelta(hours=72)
-ACTION_LOOKED_AT_EVERY = timedelta(minutes=10)
+AUTHENTICATION_CHECKED_EVERY = timedelta(minutes=10)
 ASKED_AGAIN_AFTER_MAX = timedelta(minutes=5)
 
 
@@ -34,7 +34,7 @@ class Alert(StrEnum):
     UNPROVEN_PAYMENT_INTENT = "unproven_payment_intent"
 
 
-class Breaker(StrEnum):
+class BreakerSignal(StrEnum):
     """What an answer says about our access to Stripe, for other tenants than the one that was answered."""
 
     #: 401, 403: nobody's charge is taken.
@@ -42,7 +42,7 @@ class Breaker(StrEnum):
     #: A charge was executed: they are taken, and this package and currency are.
     CLOSE = "close"
     #: A charge was refused for its card: our key is taken, of the rest it says nothing.
-    KEY_TAKEN = "key_taken"
+    KEY_ACCEPTED = "key_accepted"
     #: A charge was refused as an order: our key is taken; are other tenants refused too?
     ORDER_REFUSED = "order_refused"
 
@@ -59,7 +59,7 @@ class OtherPayment:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class Transition:
     """An attempt as it becomes, with the tries that change, and what else follows from it.
 
     `stop_card` is the try whose card is not to be charged again; `suspend` stops recharge for the tenant, until another
@@ -71,14 +71,14 @@ class Move:
     stop_card: Try | None = None
     suspend: str | None = None
     suspend_cards: frozenset[str] | None = None
-    breaker: Breaker | None = None
+    breaker: BreakerSignal | None = None
     alert: Alert | None = None
     other_payment: OtherPayment | None = None
 
 
-def ended_canceled(attempt: Attempt, now: datetime, reason: str | None = None) -> Attempt:
+def end_as_canceled(attempt: Attempt, now: datetime, reason: str | None = None) -> Attempt:
     """Its PaymentIntent is cancelled, or was never made: the reservation is free again."""
-    return attempt.moved(
+    return attempt.next_version(
         now,
         state=State.CANCELED,
         reason=reason or attempt.reason,
@@ -89,6 +89,6 @@ def ended_canceled(attempt: Attempt, now: datetime, reason: str | None = None) -
     )
 
 
-def asked_again_at(calls: int, now: datetime) -> datetime:
+def next_call_at(calls: int, now: datetime) -> datetime:
     """When to ask the same thing again: 2, 4, 8 … seconds after, at most five minutes."""
     return now + min(timedelta(seconds=2 ** min(calls, 9)), ASKED_AGAIN_AFTER_MAX)

@@ -5,14 +5,14 @@ from collections.abc import Iterable
 from prometheus_client import Counter
 
 from recharge.core.attempts import Attempt
-from recharge.core.moves import Alert
+from recharge.core.transitions import Alert
 from shared.events import AttemptChanged
 from shared.logs import get_logger
 from shared.outbox import Transaction
 
 log = get_logger()
 
-_moves = Counter("recharge_attempts_total", "Attempts that reached a state.", ["state"])
+_transitions = Counter("recharge_attempts_total", "Attempts that reached a state.", ["state"])
 _alerts = Counter("recharge_alerts_total", "What an operator has to look at.", ["alert"])
 
 
@@ -35,7 +35,7 @@ def announce(transaction: Transaction, attempt: Attempt) -> None:
             changed_at=attempt.changed_at,
         )
     )
-    _moves.labels(attempt.state.value).inc()
+    _transitions.labels(attempt.state.value).inc()
     log.info(
         "attempt_changed",
         tenant=attempt.tenant_id,
@@ -47,7 +47,7 @@ def announce(transaction: Transaction, attempt: Attempt) -> None:
     )
 
 
-def sound(alert: Alert, attempt: Attempt) -> None:
+def raise_alert(alert: Alert, attempt: Attempt) -> None:
     """Tells an operator."""
     _alerts.labels(alert.value).inc()
     log.error(
@@ -60,7 +60,7 @@ def sound(alert: Alert, attempt: Attempt) -> None:
     )
 
 
-def sound_breaker(alert: str, reason: str, tenants: Iterable[str]) -> None:
+def raise_breaker_alert(alert: str, reason: str, tenants: Iterable[str]) -> None:
     """Tells an operator that Stripe takes no charges, or none of a package or currency."""
     _alerts.labels(alert).inc()
     log.error("breaker_opened", alert=alert, reason=reason, tenants=sorted(tenants))

@@ -7,16 +7,16 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from recharge.announcing import announce
 from recharge.core.attempts import Attempt, State
 from recharge.core.decide import Charge, Reason, Skip, decide
-from recharge.core.find_out import WAITING, is_worth_trying_now
-from recharge.core.moves import Move
 from recharge.core.purchases import left_since
-from recharge.moving import write_moves
+from recharge.core.reconcile import WAITING, is_worth_trying_now
+from recharge.core.transitions import Transition
 from recharge.repository.attempts import load_tries, load_waiting, reserve
-from recharge.repository.inputs import settle_requests
+from recharge.repository.inputs import finish_requests
 from recharge.repository.situations import TenantSituation, load_situations, need_is_over, save_decisions
+from recharge.workflows.announcements import announce
+from recharge.workflows.apply_transitions import apply_transitions
 from shared.ids import new_id
 from shared.logs import get_logger
 from shared.outbox import Transaction
@@ -24,7 +24,7 @@ from shared.outbox import Transaction
 log = get_logger()
 
 #: A request may overtake the profile that makes it possible; so long a refusal is not final.
-REQUEST_PATIENCE = timedelta(seconds=15)
+REQUEST_GRACE_PERIOD = timedelta(seconds=15)
 #: Refusals that pass by themselves: the request waits until it expires.
 _PASSING = frozenset([Reason.INPUTS_STALE, Reason.BREAKER_OPEN, Reason.PURCHASE_LEFT_OPEN])
 #: Refusals that answer the request: what it asks for is under way, or its owner is buying.
@@ -33,7 +33,7 @@ _FINAL_AT_ONCE = frozenset([Reason.ATTEMPT_OPEN, Reason.OPEN_PURCHASE])
 _decisions = Counter("recharge_decisions_total", "Decisions that differ from the tenant's last.", ["outcome", "reason"])
 
 
-async def decide_about(transaction: Transaction, tenants: Iterable[str], now: datetime) -> None:
+async def decide_tenants(transaction: Transaction, tenants: Iterable[str], now: datetime) -> None:
     """Decides about each tenant that has a profile; reserves an attempt where it is to be charged; writes down what
     was decided where that differs from the last decision.
 
@@ -50,24 +50,24 @@ async def decide_about(transaction: Transaction, tenants: Iterable[str], now: da
     for attempt in attempts.values():
         if attempt.attempt in reserved:
             announce(transaction, attempt)
-    await _try_sooner(transaction, loaded, now)
+    await _retry_sooner(transaction, loaded, now)
     await need_is_over(transaction.connection, [each.tenant for each, _ in decided if _need_is_over(each)])
-    await _settle_requests(transaction, decided, attempts, reserved, now)
+    await _finish_requests(transaction, decided, attempts, reserved, now)
     await _write_down(transaction, decided, attempts, reserved, now)
 
 
-async def _try_sooner(transaction: Transaction, loaded: list[TenantSituation], now: datetime) -> None:
+async def _retry_sooner(transaction: Transaction, loaded: list[TenantSituation], now: datetime) -> None:
     situations = {each.tenant: each.situation for each in loaded if each.situation.open_attempt is not None}
     if not situations:
         return
     waiting = await load_waiting(transaction.connection, situations, WAITING, now)
     tries = await load_tries(transaction.connection, waiting) if waiting else {}
-    moves: list[tuple[Attempt, Move]] = []
+    transitions: list[tuple[Attempt, Transition]] = []
     for attempt in waiting:
         situation = situations[attempt.tenant_id]
         if is_worth_trying_now(attempt, tries[attempt.attempt], situation.profile, situation.card_proven_at):
-            moves.append((attempt, Move(replace(attempt, next_at=now))))
-    await write_moves(transaction, moves, now)
+            transitions.append((attempt, Transition(replace(attempt, next_at=now))))
+    await apply_transitions(transaction, transitions, now)
 
 
 def _attempt(each: TenantSituation, charge: Charge, now: datetime) -> Attempt:
@@ -108,30 +108,30 @@ def _need_is_over(each: TenantSituation) -> bool:
     )
 
 
-async def _settle_requests(
+async def _finish_requests(
     transaction: Transaction,
     decided: list[tuple[TenantSituation, Charge | Skip]],
     attempts: dict[str, Attempt],
     reserved: set[str],
     now: datetime,
 ) -> None:
-    settled: list[dict[str, Any]] = []
+    closed: list[dict[str, Any]] = []
     for each, outcome in decided:
         request = each.situation.request
         if request is None:
             continue
         row = {"tenant_id": each.tenant, "request": request.request, "reason": None, "attempt": None}
         if request.expires_at <= now:
-            settled.append({**row, "state": "expired", "reason": Reason.REQUEST_EXPIRED})
+            closed.append({**row, "state": "expired", "reason": Reason.REQUEST_EXPIRED})
         elif isinstance(outcome, Charge):
             attempt = attempts[each.tenant].attempt
             if attempt in reserved:
-                settled.append({**row, "state": "attempted", "attempt": attempt})
+                closed.append({**row, "state": "attempted", "attempt": attempt})
         elif outcome.reason in _FINAL_AT_ONCE or (
-            outcome.reason not in _PASSING and now >= request.requested_at + REQUEST_PATIENCE
+            outcome.reason not in _PASSING and now >= request.requested_at + REQUEST_GRACE_PERIOD
         ):
-            settled.append({**row, "state": "refused", "reason": outcome.reason})
-    await settle_requests(transaction.connection, settled)
+            closed.append({**row, "state": "refused", "reason": outcome.reason})
+    await finish_requests(transaction.connection, closed)
 
 
 async def _write_down(

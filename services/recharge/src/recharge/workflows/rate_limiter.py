@@ -3,7 +3,7 @@
 import asyncio
 
 
-class Pace:
+class RateLimiter:
     """Lets at most `per_s` calls begin in a second, in the order they came; a quiet second earns a small burst."""
 
     BURST_S = 0.25
@@ -12,7 +12,7 @@ class Pace:
         self._interval_s = 1.0 / per_s
         self._next_s = 0.0
 
-    async def turn(self) -> None:
+    async def acquire(self) -> None:
         """Returns when the next call may begin."""
         now_s = asyncio.get_running_loop().time()
         at_s = max(self._next_s, now_s - self.BURST_S)

@@ -5,8 +5,8 @@ from contextlib import suppress
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from recharge.charging.steps import Steps
 from recharge.repository.attempts import due_attempts
+from recharge.workflows.steps import StepRunner
 from shared.clock import DatabaseClock, transaction_time
 from shared.database import is_transient
 from shared.logs import get_logger
@@ -40,7 +40,7 @@ class Executor:
     """
 
     def __init__(
-        self, engine: AsyncEngine, steps: Steps, wake: asyncio.Event, clock: DatabaseClock, *, at_once: int
+        self, engine: AsyncEngine, steps: StepRunner, wake: asyncio.Event, clock: DatabaseClock, *, at_once: int
     ) -> None:
         self._engine = engine
         self._steps = steps
