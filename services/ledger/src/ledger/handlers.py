@@ -5,7 +5,17 @@ from collections.abc import Sequence
 from prometheus_client import Counter
 
 from ledger.apply import apply
-from ledger.core.commands import BeyondLimit, Command, Conflict, CurrencyDiffers, Outcome, Recorded, UnknownTenant
+from ledger.core.commands import (
+    COMMAND_NAMES,
+    OUTCOME_NAMES,
+    BeyondLimit,
+    Command,
+    Conflict,
+    CurrencyDiffers,
+    Outcome,
+    Recorded,
+    UnknownTenant,
+)
 from ledger.stripe_commands import HANDLED_TYPES, command_of
 from ledger.usage_records import usage_of
 from shared.kafka import Record
@@ -47,7 +57,7 @@ class Handlers:
             if command is None:
                 _count_stripe(event.type, "ignored")
                 continue
-            log.debug("stripe_event_read", event_id=event.id, command=type(command).__name__)
+            log.debug("stripe_event_read", event_id=event.id, command=COMMAND_NAMES[type(command)])
             commands.append(command)
             types.append(event.type)
             read.append(record)
@@ -57,10 +67,11 @@ class Handlers:
         for event_type, command, outcome, record in zip(types, commands, outcomes, read, strict=True):
             _refuse_unfit(outcome, of=command, as_=Poison)
             if isinstance(outcome, CurrencyDiffers):
-                reason = f"{type(command).__name__}: not in {outcome.credited}, which was credited"
+                reason = f"{COMMAND_NAMES[type(command)]}: not in {outcome.credited}, which was credited"
                 dead_letter_with(transaction, record, topic=TopicName.STRIPE_EVENTS, group=GROUP, reason=reason)
-            _count_stripe(event_type, type(outcome).__name__.lower())
-            log.debug("stripe_event_applied", command=type(command).__name__, outcome=type(outcome).__name__)
+            outcome_name = OUTCOME_NAMES[type(outcome)]
+            _count_stripe(event_type, outcome_name.lower())
+            log.debug("stripe_event_applied", command=COMMAND_NAMES[type(command)], outcome=outcome_name)
 
     async def on_usage(self, transaction: Transaction, records: Sequence[Record]) -> None:
         """Usage is a fact: recorded whatever the balance. Unknown tenants, contradictions and what is told by a wrong
@@ -82,11 +93,11 @@ def _refuse_unfit(outcome: Outcome, of: Command, as_: type[Poison]) -> None:
     """Raises `as_` where a fact cannot be written: the batch is undone, the others are applied without it."""
     match outcome:
         case Conflict(reference):
-            raise as_(f"{type(of).__name__}: reference {reference!r} carries another input already")
+            raise as_(f"{COMMAND_NAMES[type(of)]}: reference {reference!r} carries another input already")
         case UnknownTenant():
-            raise as_(f"{type(of).__name__}: the tenant has never had credits")
+            raise as_(f"{COMMAND_NAMES[type(of)]}: the tenant has never had credits")
         case BeyondLimit():
-            raise as_(f"{type(of).__name__}: the balance would leave the range of 2^53 - 1 credits")
+            raise as_(f"{COMMAND_NAMES[type(of)]}: the balance would leave the range of 2^53 - 1 credits")
         case _:
             return
 

@@ -14,7 +14,7 @@ from sqlalchemy import Select, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.apply import apply
-from ledger.core.commands import Noted, Posted
+from ledger.core.commands import COMMAND_NAMES, OUTCOME_NAMES, Noted, Posted
 from ledger.stripe_commands import command_of_payment_intent
 from ledger.stripe_gateway import StripeAnswerUnfit, StripeGateway, StripeGaveNoAnswer
 from ledger.tables import payment_intent
@@ -108,10 +108,10 @@ async def _apply(engine: AsyncEngine, outbox: Outbox, intent: PaymentIntentView,
     async with outbox.transaction(engine) as transaction:
         [outcome] = await apply(transaction, [command], transaction.now)
     if not isinstance(outcome, Posted | Noted):
-        log.error("payment_intent_refused", payment_intent=intent.id, outcome=type(outcome).__name__)
+        log.error("payment_intent_refused", payment_intent=intent.id, outcome=OUTCOME_NAMES[type(outcome)])
         return False
     _found.inc()
-    log.warning("payment_intent_found", payment_intent=intent.id, command=type(command).__name__)
+    log.warning("payment_intent_found", payment_intent=intent.id, command=COMMAND_NAMES[type(command)])
     return True
 
 

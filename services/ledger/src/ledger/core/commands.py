@@ -1,7 +1,7 @@
 """What the ledger can be asked to do, and what comes of it. One batch is a list of commands, one outcome each."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -172,6 +172,23 @@ Command = (
     | Adjustment | Expire
 )  # fmt: skip
 
+#: What dead-letter reasons and logs call each command. Operators search for these: a renamed class keeps its name here.
+COMMAND_NAMES: Mapping[type[Command], str] = {
+    Credit: "Credit",
+    Unapplied: "Unapplied",
+    RefundSeen: "RefundSeen",
+    DisputeSeen: "DisputeSeen",
+    Usage: "Usage",
+    Debit: "Debit",
+    AllOrNothing: "AllOrNothing",
+    Hold: "Hold",
+    Capture: "Capture",
+    Release: "Release",
+    Promotion: "Promotion",
+    Adjustment: "Adjustment",
+    Expire: "Expire",
+}
+
 
 class Posted(NamedTuple):
     """The transfer that carries the command's reference. `repeated`: it was there before, and nothing was changed."""
@@ -283,6 +300,25 @@ Outcome = (
     Posted | Recorded | Held | Several | Withheld | Conflict | Insufficient | UnknownTenant | UnknownHold | HoldEnded
     | BeyondLimit | Waiting | CurrencyDiffers | Noted
 )  # fmt: skip
+
+#: What logs call each outcome; in lower case, the label of `ledger_stripe_events_total`. As with `COMMAND_NAMES`, a
+#: renamed class keeps its name here.
+OUTCOME_NAMES: Mapping[type[Outcome], str] = {
+    Posted: "Posted",
+    Recorded: "Recorded",
+    Held: "Held",
+    Several: "Several",
+    Withheld: "Withheld",
+    Conflict: "Conflict",
+    Insufficient: "Insufficient",
+    UnknownTenant: "UnknownTenant",
+    UnknownHold: "UnknownHold",
+    HoldEnded: "HoldEnded",
+    BeyondLimit: "BeyondLimit",
+    Waiting: "Waiting",
+    CurrencyDiffers: "CurrencyDiffers",
+    Noted: "Noted",
+}
 
 
 @lru_cache(maxsize=10_000)
