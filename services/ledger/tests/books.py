@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from embedded.testing import ServiceDatabase
-from ledger.apply import apply
+from ledger.apply import apply_commands
 from ledger.check import check
 from ledger.core.commands import Command, Outcome
 from ledger.tables import metadata
@@ -65,11 +65,11 @@ class Books:
 
         return Outbox(self.published, clock)
 
-    async def apply(self, *commands: Command, now: datetime = NOW) -> Sequence[Outcome]:
+    async def post(self, *commands: Command, now: datetime = NOW) -> Sequence[Outcome]:
         async with self.outbox.transaction(self.engine) as transaction:
-            return await apply(transaction, commands, now)
+            return await apply_commands(transaction, commands, now)
 
-    async def apply_at_once(self, *writers: Sequence[Batch], now: datetime = NOW) -> Sequence[Batch]:
+    async def post_concurrently(self, *writers: Sequence[Batch], now: datetime = NOW) -> Sequence[Batch]:
         """Applies the batches of each writer one after the other, while the others do so too, and returns them all in
         the order in which they took effect.
 
@@ -80,7 +80,7 @@ class Books:
         async def write(batches: Sequence[Batch]) -> None:
             for batch in batches:
                 async with self.outbox.transaction(self.engine) as transaction:
-                    await apply(transaction, batch, now)
+                    await apply_commands(transaction, batch, now)
                     in_order.append(batch)
 
         await asyncio.gather(*(write(batches) for batches in writers))

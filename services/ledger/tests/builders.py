@@ -17,7 +17,7 @@ from ledger.core.commands import (
     Promotion,
     RefundSeen,
     Release,
-    Unapplied,
+    UnappliedReceipt,
     Usage,
 )
 from shared.kafka import Record
@@ -98,8 +98,8 @@ def adjustment(reference: str = "fix-1", credits: int = -5, *, tenant: str = "ac
 
 def unapplied(
     payment_intent: str = "pi_1", *, tenant: str = "acme", amount_minor: int = 1000, attempt: str | None = None
-) -> Unapplied:
-    return Unapplied(tenant, payment_intent, amount_minor, "usd", "signature_invalid", attempt=attempt)
+) -> UnappliedReceipt:
+    return UnappliedReceipt(tenant, payment_intent, amount_minor, "usd", "signature_invalid", attempt=attempt)
 
 
 def order(**changes: Any) -> CreditOrder:

@@ -11,7 +11,7 @@ from ledger.core.state import (
     Changes,
     DayUsage,
     Grant,
-    GrantRest,
+    GrantAmounts,
     HoldState,
     PaymentIntent,
     PostedReference,
@@ -35,7 +35,7 @@ class LedgerInMemory:
         self.transfers: list[Transfer] = []
         self.holds: dict[str, dict[str, HoldState]] = {}
 
-    def apply(self, commands: Sequence[Command], now: datetime = NOW) -> Changes:
+    def run(self, commands: Sequence[Command], now: datetime = NOW) -> Changes:
         grants = {tenant: list(lots.values()) for tenant, lots in self.grants.items()}
         holds = {tenant: list(of_tenant.values()) for tenant, of_tenant in self.holds.items()}
         state = State(self.balances, grants, self.references, self.intents, holds, self.orders)
@@ -43,7 +43,7 @@ class LedgerInMemory:
         transfers = [*(each for run in changes.runs for each in run.transfers()), *changes.transfers]
         transfers.sort(key=lambda each: (each.tenant, each.version))
         for each in transfers:
-            key = ReferenceKey(each.tenant, each.door, each.reference)
+            key = ReferenceKey(each.tenant, each.namespace, each.reference)
             assert key not in self.references, f"{key} twice"
             self.references[key] = PostedReference(
                 each.input_hash, each.version, each.credits, each.available_after, each.created_at
@@ -54,7 +54,7 @@ class LedgerInMemory:
         for grant in changes.new_grants:
             self.grants.setdefault(grant.tenant, {})[grant.number] = grant
         for tenant, number, *rest in changes.changed_grants:
-            self.grants[tenant][number] = self.grants[tenant][number]._replace(**GrantRest(*rest)._asdict())
+            self.grants[tenant][number] = self.grants[tenant][number]._replace(**GrantAmounts(*rest)._asdict())
         for hold in [*changes.new_holds, *changes.ended_holds]:
             self.holds.setdefault(hold.tenant, {})[hold.reference] = hold
         self._assert_books_add_up()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from ledger.core.accounts import PRIORITY_OF_PAID_CREDITS, Door, Kind
+from ledger.core.accounts import PAID_CREDITS_PRIORITY, Kind, Namespace
 from ledger.core.commands import (
     Adjustment,
     AllOrNothing,
@@ -21,7 +21,7 @@ from ledger.core.commands import (
     Promotion,
     RefundSeen,
     Release,
-    Unapplied,
+    UnappliedReceipt,
     Usage,
 )
 
@@ -63,8 +63,8 @@ class Tenant:
     unpaid: Counter[int] = field(default_factory=Counter[int])
     paid_by_others: Counter[int] = field(default_factory=Counter[int])
     holds: dict[str, Reservation] = field(default_factory=dict[str, Reservation])
-    references: dict[tuple[Door, str], tuple[Kind, int, datetime]] = field(
-        default_factory=dict[tuple[Door, str], tuple[Kind, int, datetime]]
+    references: dict[tuple[Namespace, str], tuple[Kind, int, datetime]] = field(
+        default_factory=dict[tuple[Namespace, str], tuple[Kind, int, datetime]]
     )
 
     @property
@@ -119,7 +119,7 @@ class Tenant:
         self.take_in(rest)
         self.burn(beyond)
 
-    def end_what_is_due(self, now: datetime) -> None:
+    def end_due(self, now: datetime) -> None:
         """Holds first, in the order of their ends: what they give back may be due too."""
         for _name, hold in sorted(self.holds.items(), key=lambda each: (each[1].expires_at, each[0])):
             if hold.status is HoldStatus.OPEN and hold.expires_at <= now:
@@ -132,35 +132,35 @@ class Tenant:
                 else:
                     self.expired.append(coin)
 
-    def is_first(self, door: Door, reference: str, kind: Kind, credits: int, now: datetime) -> bool:
+    def is_first(self, namespace: Namespace, reference: str, kind: Kind, credits: int, now: datetime) -> bool:
         """Whether this is the first use of a reference; it is remembered."""
         used = kind, credits, now
-        return self.references.setdefault((door, reference), used) is used
+        return self.references.setdefault((namespace, reference), used) is used
 
     def debit(self, debit: Debit, now: datetime) -> bool:
         """Whether it is recorded, now or before."""
-        before = self.references.get((Door.PRODUCT, debit.reference))
+        before = self.references.get((Namespace.PRODUCT, debit.reference))
         if before is not None:
             return before[:2] == (Kind.USAGE, debit.credits)
         if debit.credits > self.available + (self.limit if debit.may_overdraw else 0):
             return False
-        self.is_first(Door.PRODUCT, debit.reference, Kind.USAGE, debit.credits, now)
+        self.is_first(Namespace.PRODUCT, debit.reference, Kind.USAGE, debit.credits, now)
         self.burn(debit.credits)
         return True
 
-    def apply(
+    def change(
         self, command: Usage | Debit | Hold | Capture | Release | Promotion | Adjustment | Expire, now: datetime
     ) -> None:
         match command:
             case Usage(_, reference, credits):
-                if self.is_first(Door.PRODUCT, reference, Kind.USAGE, credits, now):
+                if self.is_first(Namespace.PRODUCT, reference, Kind.USAGE, credits, now):
                     self.burn(credits)
             case Debit():
                 self.debit(command, now)
             case Hold(_, reference, credits, _, expires_at):
-                is_new = reference not in self.holds and (Door.PRODUCT, reference) not in self.references
+                is_new = reference not in self.holds and (Namespace.PRODUCT, reference) not in self.references
                 if is_new and credits <= self.available:
-                    self.is_first(Door.PRODUCT, reference, Kind.HOLD, credits, now)
+                    self.is_first(Namespace.PRODUCT, reference, Kind.HOLD, credits, now)
                     self.holds[reference] = Reservation(self.burn(credits), expires_at)
             case Capture(_, name, credits, may_overdraw):
                 hold = self.holds.get(name)
@@ -173,12 +173,12 @@ class Tenant:
                 if hold is not None and hold.status is HoldStatus.OPEN:
                     self.end(hold, HoldStatus.RELEASED)
             case Promotion(_, reference, credits, priority, expires_at):
-                if self.is_first(Door.OPERATOR, reference, Kind.PROMOTION, credits, now):
+                if self.is_first(Namespace.OPERATOR, reference, Kind.PROMOTION, credits, now):
                     self.grant(credits, priority, expires_at)
             case Adjustment(_, reference, credits):
-                if self.is_first(Door.OPERATOR, reference, Kind.ADJUSTMENT, credits, now):
+                if self.is_first(Namespace.OPERATOR, reference, Kind.ADJUSTMENT, credits, now):
                     if credits > 0:
-                        self.grant(credits, PRIORITY_OF_PAID_CREDITS, None)
+                        self.grant(credits, PAID_CREDITS_PRIORITY, None)
                     else:
                         self.burn(-credits)
             case Expire():
@@ -208,18 +208,18 @@ class Model:
     def announce(self, tenant: str, limit: int) -> None:
         self.tenants.setdefault(tenant, Tenant()).limit = limit
 
-    def apply(self, command: Command, now: datetime = NOW) -> None:
+    def record(self, command: Command, now: datetime = NOW) -> None:
         """`now` never goes back."""
         match command:
-            case Unapplied():
+            case UnappliedReceipt():
                 pass
             case Credit(name, intent):
                 if intent not in self.credited:
                     tenant = self.tenants.setdefault(name, Tenant())
-                    tenant.end_what_is_due(now)
+                    tenant.end_due(now)
                     days = command.expires_in_days
                     expires_at = None if days is None else now + timedelta(days=days)
-                    coin = tenant.grant(command.credits, PRIORITY_OF_PAID_CREDITS, expires_at)
+                    coin = tenant.grant(command.credits, PAID_CREDITS_PRIORITY, expires_at)
                     self.credited[intent] = command, coin
                     self._reverse(intent, now)
             case RefundSeen(intent, name, amount_minor, _, status):
@@ -234,15 +234,15 @@ class Model:
                 for debit in debits:
                     for tenants in (self.tenants, tried):
                         if debit.tenant in tenants:
-                            tenants[debit.tenant].end_what_is_due(now)
+                            tenants[debit.tenant].end_due(now)
                 if all(debit.tenant in tried and tried[debit.tenant].debit(debit, now) for debit in debits):
                     self.tenants = tried
             case _:
                 if command.tenant in self.tenants:
                     tenant = self.tenants[command.tenant]
-                    tenant.end_what_is_due(now)
-                    tenant.apply(command, now)
-                    tenant.end_what_is_due(now)
+                    tenant.end_due(now)
+                    tenant.change(command, now)
+                    tenant.end_due(now)
 
     def forget(self, before: datetime) -> None:
         """References that are older count no longer. PaymentIntents and holds are remembered for ever."""
@@ -268,10 +268,10 @@ class Model:
         missing = self.to_reverse(intent) - self.reversed.get(intent, 0)
         if missing:
             tenant = self.tenants[credit.tenant]
-            tenant.end_what_is_due(now)
+            tenant.end_due(now)
             self.reversed[intent] = self.to_reverse(intent)
             if missing > 0:
                 tenant.take_back(coin, missing)
             else:
                 tenant.give_back(coin, -missing)
-            tenant.end_what_is_due(now)
+            tenant.end_due(now)

@@ -1,4 +1,4 @@
-"""The HTTP door: who may do what, what is answered, and that a group's requests do not answer for each other."""
+"""The HTTP API: who may do what, what is answered, and that a group's requests do not answer for each other."""
 
 import asyncio
 from typing import Any
@@ -25,7 +25,7 @@ def problem(response: httpx.Response) -> tuple[int, str]:
 
 
 async def test_balance(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
-    await books.apply(purchase(credits=100), usage(credits=130, purpose="summaries"))
+    await books.post(purchase(credits=100), usage(credits=130, purpose="summaries"))
     response = await api.get("/api/ledger/balance", headers=headers("acme", Scope.BILLING_READ))
     assert response.status_code == 200
     assert response.json() | {"changedAt": ""} == {
@@ -41,8 +41,8 @@ async def test_a_tenant_that_never_had_credits_is_unknown(api: httpx.AsyncClient
 
 
 async def test_entries_page_by_page(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
-    await books.apply(purchase(), *(debit(f"job-{n}", 1) for n in range(9)))
-    await books.apply(purchase("pi_2", tenant="other"))
+    await books.post(purchase(), *(debit(f"job-{n}", 1) for n in range(9)))
+    await books.post(purchase("pi_2", tenant="other"))
     found: list[dict[str, Any]] = []
     cursor: dict[str, str] = {}
     while True:
@@ -66,14 +66,14 @@ async def test_pages_that_do_not_exist(api: httpx.AsyncClient, headers: MakeHead
 
 
 async def test_a_debit_and_the_same_again(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
-    await books.apply(purchase(credits=100))
+    await books.post(purchase(credits=100))
     own = headers("acme", Scope.CREDITS_DEBIT)
     first = await post_debit(api, own, purpose="summaries")
     assert first.status_code == 200
     assert first.json() | {"postedAt": ""} == {
         "tenantId": "acme", "reference": "job-1", "credits": 10, "available": 90, "balanceVersion": 2, "postedAt": "",
     }  # fmt: skip
-    await books.apply(debit("job-2", 50))
+    await books.post(debit("job-2", 50))
     assert (await post_debit(api, own)).json() == first.json()
     assert problem(await post_debit(api, own, credits=11)) == (409, "reference_conflict")
     assert (await books.balance())[0] == 40
@@ -82,7 +82,7 @@ async def test_a_debit_and_the_same_again(api: httpx.AsyncClient, books: Books, 
 async def test_a_debit_over_the_balance_says_what_is_available(
     api: httpx.AsyncClient, books: Books, headers: MakeHeaders
 ) -> None:
-    await books.apply(purchase(credits=9))
+    await books.post(purchase(credits=9))
     response = await post_debit(api, headers("acme", Scope.CREDITS_DEBIT))
     assert problem(response) == (402, "insufficient_credits")
     assert response.json()["available"] == 9
@@ -103,7 +103,7 @@ async def test_debits_that_make_no_sense(api: httpx.AsyncClient, headers: MakeHe
 
 
 async def test_a_product_debits_whom_it_names(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
-    await books.apply(purchase(tenant="acme"), purchase("pi_2", tenant="bravo"))
+    await books.post(purchase(tenant="acme"), purchase("pi_2", tenant="bravo"))
     product = headers(None, Scope.CREDITS_DEBIT_ANY)
     assert (await post_debit(api, product, tenantId="bravo")).json()["tenantId"] == "bravo"
     assert problem(await post_debit(api, product)) == (422, "tenant_missing")
@@ -111,7 +111,7 @@ async def test_a_product_debits_whom_it_names(api: httpx.AsyncClient, books: Boo
 
 
 async def test_nobody_else_debits_another_tenant(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
-    await books.apply(purchase(tenant="acme"), purchase("pi_2", tenant="bravo"))
+    await books.post(purchase(tenant="acme"), purchase("pi_2", tenant="bravo"))
     own = headers("acme", Scope.CREDITS_DEBIT)
     assert problem(await post_debit(api, own, tenantId="bravo")) == (403, "foreign_tenant")
     assert (await post_debit(api, own, tenantId="acme")).status_code == 200
@@ -124,7 +124,7 @@ async def test_nobody_else_debits_another_tenant(api: httpx.AsyncClient, books: 
 
 
 async def test_a_tenant_reads_its_own_only(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
-    await books.apply(purchase(tenant="acme"), purchase("pi_2", tenant="bravo"))
+    await books.post(purchase(tenant="acme"), purchase("pi_2", tenant="bravo"))
     for tenant in ("acme", "bravo"):
         own = headers(tenant, Scope.BILLING_READ)
         assert (await api.get("/api/ledger/balance", headers=own)).json()["tenantId"] == tenant
@@ -135,7 +135,7 @@ async def test_a_tenant_reads_its_own_only(api: httpx.AsyncClient, books: Books,
 async def test_a_group_of_all_sorts_is_answered_one_by_one(
     api: httpx.AsyncClient, books: Books, headers: MakeHeaders
 ) -> None:
-    await books.apply(*(purchase(f"pi_{n}", 10, tenant=f"tenant-{n}") for n in range(10)))
+    await books.post(*(purchase(f"pi_{n}", 10, tenant=f"tenant-{n}") for n in range(10)))
     product = headers(None, Scope.CREDITS_DEBIT_ANY)
     answers = await asyncio.gather(
         *(post_debit(api, product, tenantId=f"tenant-{n}", credits=n + 3) for n in range(10)),
@@ -150,7 +150,7 @@ async def test_a_group_of_all_sorts_is_answered_one_by_one(
 async def test_concurrent_debits_share_transactions_and_never_overdraw(
     api: httpx.AsyncClient, books: Books, headers: MakeHeaders
 ) -> None:
-    await books.apply(purchase(credits=50))
+    await books.post(purchase(credits=50))
     own = headers("acme", Scope.CREDITS_DEBIT)
     answers = await asyncio.gather(*(post_debit(api, own, reference=f"job-{n}", credits=1) for n in range(120)))
     assert sorted(answer.status_code for answer in answers) == [200] * 50 + [402] * 70
@@ -160,7 +160,7 @@ async def test_concurrent_debits_share_transactions_and_never_overdraw(
 
 
 async def test_unapplied_receipts_are_for_operators(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
-    await books.apply(*(unapplied(f"pi_{n}", tenant="acme" if n else "") for n in range(5)))
+    await books.post(*(unapplied(f"pi_{n}", tenant="acme" if n else "") for n in range(5)))
     assert problem(await api.get("/api/ledger/unapplied-receipts", headers=headers("acme", Scope.BILLING_READ))) == (
         403,
         "scope_missing",

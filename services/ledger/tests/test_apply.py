@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from ledger.apply import apply
+from ledger.apply import apply_commands
 from ledger.core.commands import Command, Conflict, Insufficient, Posted, Recorded, Waiting
 from ledger.repository import begin_batch
-from ledger.worker import end_what_is_due
+from ledger.worker import end_due_holds_and_grants
 from shared.clock import utc_now
 from shared.database import is_transient, make_engine
 from shared.topics import TopicName
@@ -23,7 +23,7 @@ _MY_PID = text("SELECT pg_backend_pid()")
 
 
 async def test_a_batch_is_written_as_planned_and_read_back(books: Books) -> None:
-    await books.apply(
+    await books.post(
         purchase(expires_in_days=30), debit("d1", 30), usage("u1", 90), refund(amount_minor=500),
         withdrawn(amount_minor=500), reinstated(amount_minor=500), refund("re_9", payment_intent="pi_9"),
         unapplied("pi_8", attempt="att_1"),
@@ -33,8 +33,8 @@ async def test_a_batch_is_written_as_planned_and_read_back(books: Books) -> None
 
 
 async def test_a_refund_that_came_before_its_credit_waits_for_it(books: Books) -> None:
-    assert await books.apply(refund()) == [Waiting()]
-    await books.apply(purchase())
+    assert await books.post(refund()) == [Waiting()]
+    await books.post(purchase())
     assert (await books.balance())[0] == 0
     await books.assert_right()
 
@@ -49,14 +49,14 @@ async def test_a_credit_and_its_refund_in_two_workers_at_once_leave_nothing_wait
 
     async def hold_before_commit() -> None:
         async with books.outbox.transaction(books.engine) as transaction:
-            await apply(transaction, [first], NOW)
+            await apply_commands(transaction, [first], NOW)
             first_is_planned.set()
             await first_may_commit.wait()
 
     async with asyncio.timeout(BARRIER_TIMEOUT_S):
         holding = asyncio.create_task(hold_before_commit())
         await first_is_planned.wait()
-        following = asyncio.create_task(books.apply(second))
+        following = asyncio.create_task(books.post(second))
         while not await books.someone_waits_for_a_lock():
             assert not following.done(), "the second did not wait for the first"
         first_may_commit.set()
@@ -71,17 +71,17 @@ async def test_payment_intents_in_opposite_orders_do_not_deadlock(books: Books) 
     names = [f"pi_{n}" for n in range(30)]
     credits: list[Command] = [purchase(name) for name in names]
     refunds: list[Command] = [refund(f"re_{name}", payment_intent=name) for name in reversed(names)]
-    await asyncio.gather(books.apply(*credits), books.apply(*refunds), books.apply(*reversed(credits)))
+    await asyncio.gather(books.post(*credits), books.post(*refunds), books.post(*reversed(credits)))
     assert (await books.balance())[0] == 0
     await books.assert_right()
 
 
 async def test_concurrent_debits_never_overdraw(books: Books) -> None:
-    await books.apply(purchase(credits=100))
+    await books.post(purchase(credits=100))
     outcomes = [
         outcome
         for batch in await asyncio.gather(
-            *(books.apply(*(debit(f"{writer}-{n}", 7) for n in range(10))) for writer in range(5))
+            *(books.post(*(debit(f"{writer}-{n}", 7) for n in range(10))) for writer in range(5))
         )
         for outcome in batch
     ]
@@ -92,7 +92,7 @@ async def test_concurrent_debits_never_overdraw(books: Books) -> None:
 
 async def test_what_is_announced(books: Books) -> None:
     """An entry for every transfer that is not usage, and one mark of the newest version for each tenant."""
-    await books.apply(purchase(), debit(credits=30), usage("u1", 100), refund(amount_minor=500))
+    await books.post(purchase(), debit(credits=30), usage("u1", 100), refund(amount_minor=500))
     assert [(each.kind, each.credits, each.balance_version) for each in books.published.entries] == [
         ("purchase", 100, 1),
         ("refund", -50, 4),
@@ -106,28 +106,28 @@ async def test_what_is_announced(books: Books) -> None:
 
 
 async def test_a_receipt_tells_the_attempt_that_it_names(books: Books) -> None:
-    await books.apply(unapplied("pi_1", attempt="att_1"), unapplied("pi_2"))
+    await books.post(unapplied("pi_1", attempt="att_1"), unapplied("pi_2"))
     [entry] = books.published.entries
     assert (entry.kind, entry.credits, entry.attempt, entry.balance_version) == ("unapplied_receipt", 0, "att_1", 0)
     assert entry.reference == "pi_1:unapplied"
     assert len(await books.rows("SELECT 1 FROM unapplied_receipt WHERE resolved_at IS NULL")) == 2
-    await books.apply(purchase("pi_1"))
+    await books.post(purchase("pi_1"))
     assert len(await books.rows("SELECT 1 FROM unapplied_receipt WHERE resolved_at IS NULL")) == 1
     await books.assert_right()
 
 
 async def test_a_conflict_is_answered_and_changes_nothing(books: Books) -> None:
-    await books.apply(purchase(), debit(credits=10))
-    assert await books.apply(debit(credits=11), purchase(credits=5)) == [Conflict("job-1"), Conflict("pi_1")]
+    await books.post(purchase(), debit(credits=10))
+    assert await books.post(debit(credits=11), purchase(credits=5)) == [Conflict("job-1"), Conflict("pi_1")]
     assert (await books.balance())[0] == 90
 
 
 async def test_the_sweeper_expires_each_grant_once_also_when_two_run_late(books: Books) -> None:
     long_ago = utc_now() - timedelta(days=40)
     commands = [purchase(f"pi_{n}", 10, tenant=f"tenant-{n}", expires_in_days=30) for n in range(5)]
-    await books.apply(*commands, now=long_ago)
-    await books.apply(purchase("pi_kept", 10, tenant="kept", expires_in_days=60), now=long_ago)
-    await asyncio.gather(*(end_what_is_due(books.engine, books.outbox) for _ in range(3)))
+    await books.post(*commands, now=long_ago)
+    await books.post(purchase("pi_kept", 10, tenant="kept", expires_in_days=60), now=long_ago)
+    await asyncio.gather(*(end_due_holds_and_grants(books.engine, books.outbox) for _ in range(3)))
     assert len(await books.rows("SELECT 1 FROM transfer WHERE kind = 'expiry'")) == 5
     assert [row.tenant_id for row in await books.rows("SELECT tenant_id FROM balance WHERE balance > 0")] == ["kept"]
     await books.assert_right()
@@ -135,12 +135,12 @@ async def test_the_sweeper_expires_each_grant_once_also_when_two_run_late(books:
 
 async def test_what_the_driver_refuses_for_good_is_not_taken_for_passing(books: Books) -> None:
     with pytest.raises(DBAPIError) as lasting:
-        await books.apply(purchase(tenant="a\x00b"))
+        await books.post(purchase(tenant="a\x00b"))
     assert not is_transient(lasting.value)
 
 
 async def test_a_connection_that_dies_in_a_batch_is_passing_and_is_not_used_again(books: Books) -> None:
-    await books.apply(purchase())
+    await books.post(purchase())
     engine = make_engine(books.database.worker_url, application_name="ledger-test-dying", pool_size=1)
     try:
         with pytest.raises(DBAPIError) as passing:
@@ -151,7 +151,7 @@ async def test_a_connection_that_dies_in_a_batch_is_passing_and_is_not_used_agai
                     await batch.lock_balances(["acme"])
         assert is_transient(passing.value)
         async with books.outbox.transaction(engine) as transaction:
-            await apply(transaction, [debit()], NOW)
+            await apply_commands(transaction, [debit()], NOW)
     finally:
         await engine.dispose()
     assert (await books.balance())[0] == 90
@@ -159,22 +159,22 @@ async def test_a_connection_that_dies_in_a_batch_is_passing_and_is_not_used_agai
 
 async def test_what_was_posted_before_is_found_out_when_its_key_is_taken(books: Books) -> None:
     """References of uses are not looked up beforehand: a repeated one costs a second look, and changes nothing."""
-    await books.apply(purchase(credits=100), debit("d1", 30), usage("u1", 20))
-    first, again, new = await books.apply(debit("d1", 30), debit("d2", 5), debit("d3", 7))
+    await books.post(purchase(credits=100), debit("d1", 30), usage("u1", 20))
+    first, again, new = await books.post(debit("d1", 30), debit("d2", 5), debit("d3", 7))
     assert isinstance(first, Posted)
     assert (first.repeated, first.version, first.available_after) == (True, 2, 70)
     assert isinstance(again, Posted)
     assert isinstance(new, Posted)
     assert (again.available_after, new.available_after) == (45, 38)
-    assert await books.apply(usage("u1", 20), usage("u2", 1)) == [Recorded(repeated=True), Recorded()]
-    assert await books.apply(usage("u1", 21), usage("u3", 1)) == [Conflict("u1"), Recorded()]
+    assert await books.post(usage("u1", 20), usage("u2", 1)) == [Recorded(repeated=True), Recorded()]
+    assert await books.post(usage("u1", 21), usage("u3", 1)) == [Conflict("u1"), Recorded()]
     assert (await books.balance())[0] == 36
     await books.assert_right()
 
 
 async def test_a_repeated_debit_is_answered_though_its_credits_would_be_missing_now(books: Books) -> None:
-    await books.apply(purchase(credits=100), debit("d1", 100))
-    repeated, refused = await books.apply(debit("d1", 100), debit("d2", 1))
+    await books.post(purchase(credits=100), debit("d1", 100))
+    repeated, refused = await books.post(debit("d1", 100), debit("d2", 1))
     assert isinstance(repeated, Posted)
     assert (repeated.repeated, repeated.available_after) == (True, 0)
     assert refused == Insufficient(0)
@@ -183,8 +183,8 @@ async def test_a_repeated_debit_is_answered_though_its_credits_would_be_missing_
 
 async def test_a_repetition_takes_nothing_from_its_neighbours(books: Books) -> None:
     """Taken for new, the repeated debit would leave too little for the other."""
-    await books.apply(purchase(credits=100), debit("d1", 60))
-    repeated, other = await books.apply(debit("d1", 60), debit("d2", 40))
+    await books.post(purchase(credits=100), debit("d1", 60))
+    repeated, other = await books.post(debit("d1", 60), debit("d2", 40))
     assert isinstance(repeated, Posted)
     assert repeated.repeated
     assert isinstance(other, Posted)
@@ -194,9 +194,9 @@ async def test_a_repetition_takes_nothing_from_its_neighbours(books: Books) -> N
 
 async def test_two_writers_of_the_same_references_at_once_post_each_once(books: Books) -> None:
     tenants = [f"tenant-{n}" for n in range(8)]
-    await books.apply(*(purchase(f"pi_{tenant}", 1_000, tenant=tenant) for tenant in tenants))
+    await books.post(*(purchase(f"pi_{tenant}", 1_000, tenant=tenant) for tenant in tenants))
     uses: list[Command] = [usage(f"u{n}", 3, tenant=tenant) for tenant in tenants for n in range(20)]
-    await asyncio.gather(*(books.apply(*each) for each in (uses, uses[::-1], uses[40:], uses[:90])))
+    await asyncio.gather(*(books.post(*each) for each in (uses, uses[::-1], uses[40:], uses[:90])))
     for tenant in tenants:
         assert (await books.balance(tenant))[0] == 940
     await books.assert_right()

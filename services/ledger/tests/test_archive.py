@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from ledger.archive import archive_before, archive_old_transfers
-from ledger.core.commands import Noted, Posted
+from ledger.core.commands import NothingPosted, Posted
 from shared.auth import Scope
 from shared.clock import utc_now
 
@@ -27,10 +27,10 @@ async def _with_old_books(books: Books, days: int = 600) -> None:
     for tenant in ("acme", "bravo"):
         for month in range(3):
             then = utc_now() - timedelta(days=days - 40 * month)
-            await books.apply(
+            await books.post(
                 purchase(f"pi_{tenant}_{month}", tenant=tenant), debit(f"old-{month}", 10, tenant=tenant), now=then
             )
-        await books.apply(debit("today", 5, tenant=tenant), now=utc_now())
+        await books.post(debit("today", 5, tenant=tenant), now=utc_now())
 
 
 async def test_the_books_stay_right_and_every_entry_readable(
@@ -62,9 +62,9 @@ async def test_a_partition_a_month_is_made_once_also_by_two_at_once(books: Books
 
 async def test_references_that_are_kept_do_not_move(books: Books) -> None:
     """A reference a year old still answers the first result."""
-    await books.apply(purchase(), debit("a-year-old", 10), now=utc_now() - timedelta(days=366))
+    await books.post(purchase(), debit("a-year-old", 10), now=utc_now() - timedelta(days=366))
     assert await archive_old_transfers(books.engine) == 0
-    [again] = await books.apply(debit("a-year-old", 10), now=utc_now())
+    [again] = await books.post(debit("a-year-old", 10), now=utc_now())
     assert isinstance(again, Posted)
     assert again.repeated
 
@@ -72,13 +72,13 @@ async def test_references_that_are_kept_do_not_move(books: Books) -> None:
 async def test_a_payment_intent_in_the_archive_is_not_credited_again(books: Books) -> None:
     await _with_old_books(books)
     await archive_old_transfers(books.engine)
-    assert await books.apply(purchase("pi_acme_0")) == [Noted()]
-    await books.apply(refund(payment_intent="pi_acme_0"))
+    assert await books.post(purchase("pi_acme_0")) == [NothingPosted()]
+    await books.post(refund(payment_intent="pi_acme_0"))
     await books.assert_right()
 
 
 async def test_not_even_the_archivers_function_moves_a_younger_transfer(books: Books) -> None:
-    await books.apply(purchase(), now=utc_now() - timedelta(days=399))
+    await books.post(purchase(), now=utc_now() - timedelta(days=399))
     async with books.engine.begin() as connection:
         moved = await connection.scalar(text("SELECT archive_transfers(ARRAY['acme'], now() + interval '1 day', 10)"))
     assert moved == 0
@@ -99,8 +99,8 @@ async def test_archiving_waits_for_nobody_and_nobody_for_it(books: Books) -> Non
 
 
 async def test_a_reference_that_is_kept_no_longer_may_name_another_promotion(books: Books) -> None:
-    await books.apply(purchase(), promotion("spring", 10), now=utc_now() - timedelta(days=600))
+    await books.post(purchase(), promotion("spring", 10), now=utc_now() - timedelta(days=600))
     await archive_old_transfers(books.engine)
-    await books.apply(promotion("spring", 20), now=utc_now())
+    await books.post(promotion("spring", 20), now=utc_now())
     assert await books.balance() == (130, 0, 0)
     await books.assert_right()

@@ -21,7 +21,7 @@ def named(*credits: int, **more: Any) -> list[dict[str, Any]]:
 
 
 async def test_each_is_answered_for_itself(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
-    await books.apply(purchase(credits=100))
+    await books.post(purchase(credits=100))
     response = await post(api, headers("acme", Scope.CREDITS_DEBIT), named(60, 50, 40), "each")
     assert (response.status_code, response.json()["refused"]) == (200, 1)
     first, second, third = response.json()["results"]
@@ -32,7 +32,7 @@ async def test_each_is_answered_for_itself(api: httpx.AsyncClient, books: Books,
 
 
 async def test_all_or_nothing(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
-    await books.apply(purchase(credits=100), purchase("pi_2", 10, tenant="bravo"))
+    await books.post(purchase(credits=100), purchase("pi_2", 10, tenant="bravo"))
     own = headers("acme", Scope.CREDITS_DEBIT)
     refused = await post(api, own, named(60, 50), "all")
     assert (refused.status_code, refused.json()["code"]) == (409, "batch_refused")
@@ -52,7 +52,7 @@ async def test_all_or_nothing(api: httpx.AsyncClient, books: Books, headers: Mak
 async def test_the_same_reference_twice_in_a_batch_is_one_debit(
     api: httpx.AsyncClient, books: Books, headers: MakeHeaders
 ) -> None:
-    await books.apply(purchase(credits=10))
+    await books.post(purchase(credits=10))
     twice = [{"reference": "a", "credits": 6}] * 2
     for mode in ("all", "each"):
         response = await post(api, headers("acme", Scope.CREDITS_DEBIT), twice, mode)
@@ -63,7 +63,7 @@ async def test_the_same_reference_twice_in_a_batch_is_one_debit(
 
 
 async def test_a_product_names_a_tenant_for_each(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
-    await books.apply(purchase(credits=10), purchase("pi_2", 10, tenant="bravo"))
+    await books.post(purchase(credits=10), purchase("pi_2", 10, tenant="bravo"))
     product = headers(None, Scope.CREDITS_DEBIT_ANY)
     debits = [{"reference": "a", "credits": 3, "tenantId": tenant} for tenant in ("acme", "bravo", "nobody")]
     response = await post(api, product, debits, "each")
@@ -78,7 +78,7 @@ async def test_a_product_names_a_tenant_for_each(api: httpx.AsyncClient, books: 
 
 
 async def test_a_thousand_and_no_more(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
-    await books.apply(purchase(credits=5_000))
+    await books.post(purchase(credits=5_000))
     own = headers("acme", Scope.CREDITS_DEBIT)
     long = [{"reference": f"{n:04}" + "r" * 251, "credits": 1, "purpose": "p" * 100} for n in range(1_001)]
     assert (await post(api, own, long[:1_000], "all")).json()["refused"] == 0

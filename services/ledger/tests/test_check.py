@@ -17,7 +17,7 @@ COMMAND_TIMEOUT_S = 60
 
 
 async def fill(books: Books) -> None:
-    await books.apply(
+    await books.post(
         purchase("pi_1"), purchase("pi_2", tenant="bravo"), usage(credits=130), refund(amount_minor=500),
         withdrawn("dp_2", 300, payment_intent="pi_2"), refund("re_9", payment_intent="pi_9"), unapplied("pi_8"),
     )  # fmt: skip

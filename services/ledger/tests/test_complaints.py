@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from ledger.check import check
-from ledger.core.commands import Noted, Posted
+from ledger.core.commands import NothingPosted, Posted
 from ledger.handlers import Handlers
 from shared.database import make_engine
 from shared.kafka import Record
@@ -66,18 +66,18 @@ async def test_a_top_up_sent_twice_and_settled_twice_within_milliseconds_is_cred
 async def test_everything_twice_changes_nothing(books: Books) -> None:
     """A top-up, or anything else, that is sent again long after it was settled (lago-api#5870, lago-api#3618)."""
     commands = [purchase(), debit(), refund(amount_minor=300), withdrawn(amount_minor=200), unapplied("pi_2")]
-    await books.apply(*commands, *commands)
+    await books.post(*commands, *commands)
     before = await books.balance()
     published = len(books.published.events)
-    outcomes = await books.apply(*commands)
-    assert [type(outcome) for outcome in outcomes] == [Posted, Posted, Noted, Noted, Noted]
+    outcomes = await books.post(*commands)
+    assert [type(outcome) for outcome in outcomes] == [Posted, Posted, NothingPosted, NothingPosted, NothingPosted]
     assert await books.balance() == before
     assert len(books.published.events) == published
 
 
 async def test_concurrent_duplicates_are_credited_and_debited_once(books: Books) -> None:
     """The same, from five workers at the same moment (lago-api#5870, lago-api#3618)."""
-    await asyncio.gather(*(books.apply(purchase(), debit(credits=10)) for _ in range(5)))
+    await asyncio.gather(*(books.post(purchase(), debit(credits=10)) for _ in range(5)))
     assert (await books.balance())[0] == 90
     await books.assert_right()
 
@@ -123,11 +123,11 @@ async def test_a_payment_that_failed_after_settlement_leaves_no_credits(books: B
     Stripe tells of it as a dispute, or as a refund. What is left goes, what was spent is owed, the next credit pays it.
     """
     await stripe(books, told("payment_intent.succeeded"))
-    await books.apply(usage(credits=30))
+    await books.post(usage(credits=30))
     await stripe(books, told(reversal))
     assert await books.balance() == (-30, 30, 30)
     assert await books.rows("SELECT 1 FROM credit_grant WHERE remaining > 0") == []
-    await books.apply(purchase("pi_2", credits=50))
+    await books.post(purchase("pi_2", credits=50))
     assert await books.balance() == (20, 0, 0)
     await books.assert_right()
 
@@ -184,17 +184,15 @@ async def test_cents_that_drifted_by_other_hands_are_found(books: Books, drift: 
 
 async def test_concurrent_operations_do_not_overwrite_balances(books: Books) -> None:
     """Two operations read the same balance, and the second wrote over the first (flexprice#2526)."""
-    await books.apply(purchase(credits=1_000))
+    await books.post(purchase(credits=1_000))
 
     async def work(worker: int) -> None:
         for n in range(5):
             name = f"{worker}-{n}"
-            await books.apply(usage(f"u-{name}", 3), debit(f"d-{name}", 5))
-            await books.apply(hold(f"h-{name}", 10))
-            await books.apply(capture(f"h-{name}", 4), promotion(f"p-{name}", 2))
-            await books.apply(
-                purchase(f"pi_{name}", credits=20), refund(f"re_{name}", 500, payment_intent=f"pi_{name}")
-            )
+            await books.post(usage(f"u-{name}", 3), debit(f"d-{name}", 5))
+            await books.post(hold(f"h-{name}", 10))
+            await books.post(capture(f"h-{name}", 4), promotion(f"p-{name}", 2))
+            await books.post(purchase(f"pi_{name}", credits=20), refund(f"re_{name}", 500, payment_intent=f"pi_{name}"))
 
     await asyncio.gather(*(work(worker) for worker in range(5)))
     assert await books.balance() == (1_000 + 25 * (-3 - 5 - 4 + 2 + 20 - 10), 0, 0)
@@ -204,11 +202,11 @@ async def test_concurrent_operations_do_not_overwrite_balances(books: Books) -> 
 async def test_two_writers_on_the_same_tenants_lose_nothing_and_do_not_deadlock(books: Books) -> None:
     """The same of batches that meet the same tenants in other orders (flexprice#2526)."""
     tenants = [f"tenant-{n}" for n in range(20)]
-    await books.apply(*(purchase(f"pi_{tenant}", 1_000_000, tenant=tenant) for tenant in tenants))
+    await books.post(*(purchase(f"pi_{tenant}", 1_000_000, tenant=tenant) for tenant in tenants))
 
     async def write(writer: int, order: list[str]) -> None:
         for batch in range(10):
-            await books.apply(*(usage(f"{writer}-{batch}", 3, tenant=tenant) for tenant in order))
+            await books.post(*(usage(f"{writer}-{batch}", 3, tenant=tenant) for tenant in order))
 
     await asyncio.gather(write(1, tenants), write(2, tenants[::-1]), write(3, tenants[5:] + tenants[:5]))
     assert {row.balance for row in await books.rows("SELECT balance FROM balance")} == {1_000_000 - 3 * 30}
@@ -233,7 +231,7 @@ async def test_a_chargeback_takes_the_credits_back_and_returns_them_when_it_is_w
 async def test_a_chargeback_that_is_lost_keeps_them(books: Books) -> None:
     """Chargebacks never took credits back (elizaOS/eliza#10920): what was spent of them is owed."""
     await stripe(books, told("payment_intent.succeeded"))
-    await books.apply(usage(credits=60))
+    await books.post(usage(credits=60))
     await stripe(books, told("charge.dispute.funds_withdrawn"), told("charge.dispute.closed", status="lost"))
     assert await books.balance() == (-60, 60, 60)
     await books.assert_right()

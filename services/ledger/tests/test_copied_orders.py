@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from ledger.core.accounts import Kind
-from ledger.core.commands import Conflict, Credit, Noted, Posted
+from ledger.core.commands import Conflict, Credit, NothingPosted, Posted
 from shared.auth import Scope
 
 from .books import Books
@@ -28,7 +28,7 @@ async def receipts(books: Books) -> list[tuple[object, ...]]:
 async def test_a_copy_of_a_purchase_is_a_receipt(books: Books, is_one_batch: bool) -> None:
     paid = [purchase("pi_1", order="pur_1"), purchase("pi_2", order="pur_1")]
     for batch in [paid] if is_one_batch else [[each] for each in paid]:
-        await books.apply(*batch)
+        await books.post(*batch)
     assert await books.balance() == (100, 0, 0)
     assert await receipts(books) == [("acme", "pi_2", 1000, "order_already_credited", "pur_1", None)]
     assert [each.kind for each in books.published.entries] == ["purchase", "unapplied_receipt"]
@@ -36,9 +36,9 @@ async def test_a_copy_of_a_purchase_is_a_receipt(books: Books, is_one_batch: boo
 
 
 async def test_a_copy_of_an_attempt_is_a_receipt(books: Books) -> None:
-    await books.apply(recharge("pi_1"))
-    [outcome] = await books.apply(recharge("pi_2"))
-    assert outcome == Noted()
+    await books.post(recharge("pi_1"))
+    [outcome] = await books.post(recharge("pi_2"))
+    assert outcome == NothingPosted()
     assert await receipts(books) == [("acme", "pi_2", 1000, "order_already_credited", None, "att_1")]
 
 
@@ -47,40 +47,40 @@ async def test_a_purchase_and_an_attempt_of_one_name_and_those_of_two_tenants_ar
         purchase("pi_1", order="same"), recharge("pi_2", attempt="same"),
         purchase("pi_3", order="same", tenant="bravo"), recharge("pi_4", attempt="same", tenant="bravo"),
     ]  # fmt: skip
-    outcomes = await books.apply(*orders)
+    outcomes = await books.post(*orders)
     assert all(isinstance(each, Posted) for each in outcomes)
     assert await receipts(books) == []
 
 
 async def test_what_an_operator_made_of_a_copy_stands_when_its_event_comes_again(books: Books) -> None:
     copy = purchase("pi_2", order="pur_1")
-    await books.apply(purchase("pi_1", order="pur_1"), copy)
-    await books.apply(purchase("pi_2", 90, order="pur_1", by_operator=True))
-    [outcome] = await books.apply(copy)
-    assert outcome == Noted()
+    await books.post(purchase("pi_1", order="pur_1"), copy)
+    await books.post(purchase("pi_2", 90, order="pur_1", by_operator=True))
+    [outcome] = await books.post(copy)
+    assert outcome == NothingPosted()
     assert await books.balance() == (190, 0, 0)
-    [outcome] = await books.apply(purchase("pi_2", 80, order="pur_1", by_operator=True))
+    [outcome] = await books.post(purchase("pi_2", 80, order="pur_1", by_operator=True))
     assert outcome == Conflict("pi_2"), "an operator who says something else is told"
     await books.assert_right()
 
 
 async def test_copies_that_come_to_several_workers_at_once_are_credited_once(books: Books) -> None:
-    await asyncio.gather(*(books.apply(purchase(f"pi_{n}", order="pur_1")) for n in range(8)))
+    await asyncio.gather(*(books.post(purchase(f"pi_{n}", order="pur_1")) for n in range(8)))
     assert await books.balance() == (100, 0, 0)
     assert len(await receipts(books)) == 7
     await books.assert_right()
 
 
 async def test_a_refund_of_the_copy_takes_nothing(books: Books) -> None:
-    await books.apply(purchase("pi_1", order="pur_1"), purchase("pi_2", order="pur_1"))
-    await books.apply(refund(payment_intent="pi_2"))
+    await books.post(purchase("pi_1", order="pur_1"), purchase("pi_2", order="pur_1"))
+    await books.post(refund(payment_intent="pi_2"))
     assert await books.balance() == (100, 0, 0)
 
 
 async def test_an_operator_may_credit_the_copy_and_the_order_keeps_its_first_payment(
     api: httpx.AsyncClient, books: Books, headers: MakeHeaders
 ) -> None:
-    await books.apply(purchase("pi_1", order="pur_1"), purchase("pi_2", order="pur_1"))
+    await books.post(purchase("pi_1", order="pur_1"), purchase("pi_2", order="pur_1"))
     answer = await api.post(
         "/api/ledger/unapplied-receipts/pi_2/credit",
         headers=headers(None, Scope.OPERATOR),
@@ -92,13 +92,13 @@ async def test_an_operator_may_credit_the_copy_and_the_order_keeps_its_first_pay
     assert [tuple(row) for row in rows] == [("pi_1", "pur_1"), ("pi_2", None)]
     rows = await books.rows("SELECT payment_intent, purchase FROM transfer ORDER BY version")
     assert [tuple(row) for row in rows] == [("pi_1", "pur_1"), ("pi_2", "pur_1")], "whoever waits for it is told"
-    await books.apply(purchase("pi_2", 70, order="pur_1"))  # its event once more: nothing
+    await books.post(purchase("pi_2", 70, order="pur_1"))  # its event once more: nothing
     assert await books.balance() == (170, 0, 0)
     await books.assert_right()
 
 
 async def test_the_same_payment_again_is_no_copy(books: Books) -> None:
-    await books.apply(purchase("pi_1", order="pur_1"))
-    [outcome] = await books.apply(purchase("pi_1", order="pur_1"))
+    await books.post(purchase("pi_1", order="pur_1"))
+    [outcome] = await books.post(purchase("pi_1", order="pur_1"))
     assert isinstance(outcome, Posted) and outcome.repeated
     assert await receipts(books) == []

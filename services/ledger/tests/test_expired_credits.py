@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from ledger.check import check
 from ledger.core.commands import Command, Expire, Posted
-from ledger.worker import end_what_is_due
+from ledger.worker import end_due_holds_and_grants
 from shared.database import make_engine
 
 from .books import Books
@@ -18,18 +18,18 @@ AFTER = NOW + timedelta(days=LIFE_DAYS + 1)
 BOUGHT = purchase(credits=100, expires_in_days=LIFE_DAYS)
 
 
-async def lived(books: Books, *told: tuple[datetime, Command]) -> tuple[int, int, int]:
+async def balance_after(books: Books, *told: tuple[datetime, Command]) -> tuple[int, int, int]:
     """100 credits for 30 days, and then what is told; (balance, owed, receivable) after their end."""
-    await books.apply(BOUGHT)
+    await books.post(BOUGHT)
     for at, command in told:
-        await books.apply(command, now=at)
-    await books.apply(Expire("acme"), now=AFTER)
+        await books.post(command, now=at)
+    await books.post(Expire("acme"), now=AFTER)
     await books.assert_right()
     return await books.balance()
 
 
 async def test_a_full_refund_of_what_expired_unused_leaves_nothing(books: Books) -> None:
-    assert await lived(books, (AFTER, Expire("acme")), (AFTER, refund())) == (0, 0, 0)
+    assert await balance_after(books, (AFTER, Expire("acme")), (AFTER, refund())) == (0, 0, 0)
     entries = await books.rows("SELECT kind, source, destination, credits FROM transfer ORDER BY version")
     assert [tuple(each) for each in entries] == [
         ("purchase", "sold", "available", 100),
@@ -48,37 +48,43 @@ async def test_whether_a_refund_comes_before_or_after_the_expiry_makes_no_differ
     books: Books, refunded_at: datetime, used: int, amount_minor: int, balance: int
 ) -> None:
     spent = [(NOW, debit(credits=used))] if used else []
-    ended = await lived(books, *spent, (refunded_at, Expire("acme")), (refunded_at, refund(amount_minor=amount_minor)))
+    ended = await balance_after(
+        books, *spent, (refunded_at, Expire("acme")), (refunded_at, refund(amount_minor=amount_minor))
+    )
     assert ended == (balance, -balance, -balance)
 
 
 async def test_a_dispute_that_is_won_after_the_end_leaves_it_as_it_was(books: Books) -> None:
-    assert await lived(books, (NOW, debit(credits=40)), (AFTER, withdrawn()), (AFTER, reinstated())) == (0, 0, 0)
+    assert await balance_after(books, (NOW, debit(credits=40)), (AFTER, withdrawn()), (AFTER, reinstated())) == (
+        0,
+        0,
+        0,
+    )
 
 
 async def test_a_refund_that_failed_lets_it_expire_again(books: Books) -> None:
     failed = (AFTER, refund(status="failed"))
-    assert await lived(books, (AFTER, Expire("acme")), (AFTER, refund()), failed, failed) == (0, 0, 0)
+    assert await balance_after(books, (AFTER, Expire("acme")), (AFTER, refund()), failed, failed) == (0, 0, 0)
 
 
 async def test_refunds_in_parts_take_what_expired_first_and_then_what_was_spent(books: Books) -> None:
     parts = [(AFTER, refund(f"re_{n}", 250)) for n in range(3)]
-    assert await lived(books, (NOW, debit(credits=40)), *parts) == (-15, 15, 15)
+    assert await balance_after(books, (NOW, debit(credits=40)), *parts) == (-15, 15, 15)
 
 
 async def test_what_comes_back_from_a_hold_after_a_full_refund_does_not_expire(books: Books) -> None:
     """The debt of the hold's part was paid by other credits, so what the hold gives back is theirs."""
-    await books.apply(BOUGHT, hold(credits=30, expires_at=AFTER + timedelta(days=1)))
-    await books.apply(refund(), now=AFTER)
+    await books.post(BOUGHT, hold(credits=30, expires_at=AFTER + timedelta(days=1)))
+    await books.post(refund(), now=AFTER)
     assert await books.balance() == (0, 30, 30)
-    await books.apply(purchase("pi_2", 100), now=AFTER)
+    await books.post(purchase("pi_2", 100), now=AFTER)
     assert await books.balance() == (100, 0, 0)
-    await books.apply(release(), now=AFTER)
+    await books.post(release(), now=AFTER)
     assert await books.balance() == (100, 0, 0)
     await books.assert_right()
-    await end_what_is_due(books.engine, books.outbox_at(AFTER))  # comes to an end
+    await end_due_holds_and_grants(books.engine, books.outbox_at(AFTER))  # comes to an end
     assert await books.balance() == (100, 0, 0)
-    await books.apply(usage(credits=100), now=AFTER)
+    await books.post(usage(credits=100), now=AFTER)
     assert await books.balance() == (0, 0, 0)
 
 
@@ -87,7 +93,7 @@ async def test_what_other_credits_paid_for_does_not_expire(books: Books) -> None
     come back are the second purchase's."""
     half = refund(amount_minor=500)
     second, failed = purchase("pi_2", 100), refund(amount_minor=500, status="failed")
-    ended = await lived(books, (NOW, debit(credits=60)), (NOW, half), (NOW, second), (NOW, failed))
+    ended = await balance_after(books, (NOW, debit(credits=60)), (NOW, half), (NOW, second), (NOW, failed))
     assert ended == (100, 0, 0)
 
 
@@ -95,26 +101,28 @@ async def test_what_a_grant_pays_itself_of_its_debt_is_its_own_again(books: Book
     """The debt was not paid when the refund failed: nobody else's credits are among those that come back."""
     half = refund(amount_minor=500)
     failed = refund(amount_minor=500, status="failed")
-    ended = await lived(books, (NOW, debit(credits=60)), (NOW, half), (NOW, failed), (AFTER, purchase("pi_2", 100)))
+    ended = await balance_after(
+        books, (NOW, debit(credits=60)), (NOW, half), (NOW, failed), (AFTER, purchase("pi_2", 100))
+    )
     assert ended == (100, 0, 0)
 
 
 async def test_what_expires_pays_what_is_owed_first(books: Books) -> None:
     """Of 200 credits 70 were used and 100 taken back: 30 are left to expire, and nothing is owed after."""
-    await books.apply(purchase(credits=100), usage(credits=70), purchase("pi_2", 100, expires_in_days=LIFE_DAYS))
-    await books.apply(refund())
+    await books.post(purchase(credits=100), usage(credits=70), purchase("pi_2", 100, expires_in_days=LIFE_DAYS))
+    await books.post(refund())
     assert await books.balance() == (30, 70, 70)
-    await books.apply(Expire("acme"), now=AFTER)
+    await books.post(Expire("acme"), now=AFTER)
     assert await books.balance() == (0, 0, 0)
     await books.assert_right()
-    await books.apply(purchase("pi_3", 100), now=AFTER)
+    await books.post(purchase("pi_3", 100), now=AFTER)
     assert await books.balance() == (100, 0, 0)
 
 
 async def test_a_present_that_ends_pays_what_is_owed_first(books: Books) -> None:
-    await books.apply(purchase(credits=100), usage(credits=100), promotion(credits=50, expires_at=AFTER))
-    await books.apply(refund())
-    await books.apply(Expire("acme"), now=AFTER)
+    await books.post(purchase(credits=100), usage(credits=100), promotion(credits=50, expires_at=AFTER))
+    await books.post(refund())
+    await books.post(Expire("acme"), now=AFTER)
     assert await books.balance() == (-50, 50, 50)
     await books.assert_right()
 
@@ -124,9 +132,9 @@ async def test_what_others_paid_for_does_not_expire_while_a_hold_lasts(books: Bo
     """A hold has 30 of the first purchase's when its refund takes the rest; the second pays those 30. When the refund
     fails, 30 of what comes back are the second's, whatever becomes of the hold."""
     long_hold = hold(credits=30, expires_at=AFTER + timedelta(days=1))
-    await books.apply(BOUGHT, long_hold, refund(), purchase("pi_2", 100), refund(status="failed"))
-    await books.apply(Expire("acme"), now=AFTER)
-    await books.apply(end, now=AFTER)
+    await books.post(BOUGHT, long_hold, refund(), purchase("pi_2", 100), refund(status="failed"))
+    await books.post(Expire("acme"), now=AFTER)
+    await books.post(end, now=AFTER)
     assert await books.balance() == (100, 0, 0)
     await books.assert_right()
 
@@ -134,18 +142,18 @@ async def test_what_others_paid_for_does_not_expire_while_a_hold_lasts(books: Bo
 async def test_what_a_grant_pays_for_a_third_one_leaves_it_what_others_paid_for(books: Books) -> None:
     """The second purchase paid 60 of the first's; when the first's come back they pay 60 of the third's. The 40 that
     are left are the second's, for the first has used or paid its 100."""
-    await books.apply(BOUGHT, debit(credits=60), refund("re_1"), purchase("pi_2", 60))
-    await books.apply(purchase("pi_3", 60), usage("job-2", 60), refund("re_3", payment_intent="pi_3"))
-    await books.apply(refund("re_1", status="failed"))
+    await books.post(BOUGHT, debit(credits=60), refund("re_1"), purchase("pi_2", 60))
+    await books.post(purchase("pi_3", 60), usage("job-2", 60), refund("re_3", payment_intent="pi_3"))
+    await books.post(refund("re_1", status="failed"))
     assert await books.balance() == (40, 0, 0)
-    await books.apply(Expire("acme"), now=AFTER)
+    await books.post(Expire("acme"), now=AFTER)
     assert await books.balance() == (40, 0, 0)
     await books.assert_right()
 
 
 async def test_another_grant_is_not_touched(books: Books) -> None:
-    await books.apply(BOUGHT, purchase("pi_2", 50))
-    [outcome] = await books.apply(refund(), now=AFTER)
+    await books.post(BOUGHT, purchase("pi_2", 50))
+    [outcome] = await books.post(refund(), now=AFTER)
     assert isinstance(outcome, Posted)
     assert await books.balance() == (50, 0, 0)
     await books.assert_right()
@@ -164,8 +172,8 @@ async def test_another_grant_is_not_touched(books: Books) -> None:
     ],
 )
 async def test_check_finds_what_was_lost_twice(books: Books, damage: str, found: str) -> None:
-    await books.apply(BOUGHT, purchase("pi_2", expires_in_days=LIFE_DAYS))
-    await books.apply(refund(payment_intent="pi_2"), now=AFTER)
+    await books.post(BOUGHT, purchase("pi_2", expires_in_days=LIFE_DAYS))
+    await books.post(refund(payment_intent="pi_2"), now=AFTER)
     await books.assert_right()
     owner = make_engine(books.database.superuser_url, application_name="ledger-test-damage", pool_size=1)
     async with owner.begin() as connection:
@@ -177,6 +185,6 @@ async def test_check_finds_what_was_lost_twice(books: Books, damage: str, found:
 
 
 async def test_no_row_can_say_that_more_expired_than_was_paid_for(books: Books) -> None:
-    await books.apply(BOUGHT)
+    await books.post(BOUGHT)
     with pytest.raises(Exception, match="credit_grant_expired"):
         await books.rows("UPDATE credit_grant SET expired = 60, reversed = 41 RETURNING 1")

@@ -42,18 +42,18 @@ def garbled_record(**changes: Any) -> Record:
     return record._replace(value=json.dumps(event).encode())
 
 
-async def stripe(books: Books, *records: Record) -> None:
+async def consume_stripe_events(books: Books, *records: Record) -> None:
     async with books.outbox.transaction(books.engine) as transaction:
         await HANDLERS.on_stripe_events(transaction, records)
 
 
-async def use(books: Books, records: Sequence[Record]) -> None:
+async def consume_usage(books: Books, records: Sequence[Record]) -> None:
     async with books.outbox.transaction(books.engine) as transaction:
         await HANDLERS.on_usage(transaction, records)
 
 
-async def test_a_story_told_by_stripe_in_one_batch(books: Books) -> None:
-    await stripe(
+async def test_credit_refund_and_dispute_in_one_batch(books: Books) -> None:
+    await consume_stripe_events(
         books,
         stripe_record("payment_intent.processing", payment_intent_object()),
         stripe_record("refund.created", refund_object(amount=250)),
@@ -70,8 +70,8 @@ async def test_a_story_told_by_stripe_in_one_batch(books: Books) -> None:
 
 async def test_metadata_that_was_edited_later_changes_nothing(books: Books) -> None:
     """An event read again from Stripe's API may show metadata that a dashboard user has touched since."""
-    await stripe(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
-    await stripe(
+    await consume_stripe_events(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
+    await consume_stripe_events(
         books, stripe_record("payment_intent.succeeded", payment_intent_object(metadata={"prepaid_credits": "v1"}))
     )
     assert await books.balance() == (100, 0, 0)
@@ -79,24 +79,24 @@ async def test_metadata_that_was_edited_later_changes_nothing(books: Books) -> N
 
 
 async def test_ignored_events_touch_no_table(books: Books) -> None:
-    await stripe(books, stripe_record("payment_intent.succeeded", payment_intent_object(metadata={})))
+    await consume_stripe_events(books, stripe_record("payment_intent.succeeded", payment_intent_object(metadata={})))
     assert await books.rows("SELECT 1 FROM payment_intent") == []
 
 
 async def test_an_event_that_is_no_event_is_poison(books: Books) -> None:
     with pytest.raises(Poison):
-        await stripe(books, Record(TopicName.STRIPE_EVENTS, 0, 1, None, b"{", {}))
+        await consume_stripe_events(books, Record(TopicName.STRIPE_EVENTS, 0, 1, None, b"{", {}))
 
 
 async def test_usage_is_recorded_beyond_the_balance_and_once(books: Books) -> None:
-    await stripe(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
+    await consume_stripe_events(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
     year_ago, soon = utc_now() - timedelta(days=365), utc_now() + timedelta(minutes=50)
     records = [
         usage_record("job-1", 60), usage_record("job-1", 60), usage_record("job-2", 60),
         usage_record("year-old", 1, occurred_at=year_ago), usage_record("early", 1, occurred_at=soon),
     ]  # fmt: skip
-    await use(books, records)
-    await use(books, records)
+    await consume_usage(books, records)
+    await consume_usage(books, records)
     assert await books.balance() == (-22, 22, 0)
     await books.assert_right()
 
@@ -123,18 +123,18 @@ async def test_usage_is_recorded_beyond_the_balance_and_once(books: Books) -> No
     ],
 )
 async def test_usage_that_cannot_be_recorded_is_poison_and_undoes_its_batch(books: Books, record: Record) -> None:
-    await stripe(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
-    await use(books, [usage_record("taken", 10)])
-    await use(books, [usage_record(f"much-{CREDITS_MAX}", CREDITS_MAX - 5)])
+    await consume_stripe_events(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
+    await consume_usage(books, [usage_record("taken", 10)])
+    await consume_usage(books, [usage_record(f"much-{CREDITS_MAX}", CREDITS_MAX - 5)])
     before = await books.balance()
     with pytest.raises(Poison):
-        await use(books, [usage_record("neighbour", 1), record])
+        await consume_usage(books, [usage_record("neighbour", 1), record])
     assert await books.balance() == before
 
 
 async def test_usage_of_a_tenant_without_credits_is_refused_for_that_tenant_alone(books: Books) -> None:
     with pytest.raises(RecordRefused):
-        await use(books, [usage_record(tenant="never-heard-of")])
+        await consume_usage(books, [usage_record(tenant="never-heard-of")])
 
 
 async def use_one_by_one(books: Books, records: Sequence[Record]) -> list[str]:
@@ -142,7 +142,7 @@ async def use_one_by_one(books: Books, records: Sequence[Record]) -> list[str]:
     refused: list[str] = []
     for record in records:
         try:
-            await use(books, [record])
+            await consume_usage(books, [record])
         except RecordRefused as why:
             refused.append(str(why))
     return refused
@@ -160,13 +160,13 @@ async def use_one_by_one(books: Books, records: Sequence[Record]) -> list[str]:
 async def test_usage_of_another_time_is_refused_for_its_tenant_alone_and_its_neighbours_are_recorded(
     books: Books, occurred: timedelta, why: str
 ) -> None:
-    await stripe(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
+    await consume_stripe_events(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
     records = [
         usage_record("before", 1), usage_record("untimely", 10, occurred_at=utc_now() + occurred),
         usage_record("after", 1),
     ]  # fmt: skip
     with pytest.raises(RecordRefused, match=why):
-        await use(books, records)
+        await consume_usage(books, records)
     assert await books.balance() == (100, 0, 0)
     assert len(await use_one_by_one(books, records)) == 1
     assert await books.balance() == (98, 0, 0)
@@ -175,17 +175,17 @@ async def test_usage_of_another_time_is_refused_for_its_tenant_alone_and_its_nei
 
 @pytest.mark.parametrize("days", [0, 1, 365, 394])
 async def test_usage_that_comes_late_is_recorded_and_once(books: Books, days: int) -> None:
-    await stripe(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
+    await consume_stripe_events(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
     late = usage_record("late", 10, occurred_at=utc_now() - timedelta(days=days))
     assert await use_one_by_one(books, [late, late]) == []
     assert await books.balance() == (90, 0, 0)
 
 
 async def test_a_products_reference_may_be_called_like_a_payment_or_its_refund(books: Books) -> None:
-    """Doors have names of their own, so nobody keeps a credit or a refund from being posted."""
-    await stripe(books, stripe_record("payment_intent.succeeded", payment_intent_object("pi_0")))
-    await use(books, [usage_record("pi_1", 1), usage_record("re_1", 1), usage_record("expiry:1:1", 1)])
-    await stripe(
+    """Each namespace has its own references, so nobody keeps a credit or a refund from being posted."""
+    await consume_stripe_events(books, stripe_record("payment_intent.succeeded", payment_intent_object("pi_0")))
+    await consume_usage(books, [usage_record("pi_1", 1), usage_record("re_1", 1), usage_record("expiry:1:1", 1)])
+    await consume_stripe_events(
         books,
         stripe_record("payment_intent.succeeded", payment_intent_object()),
         stripe_record("refund.created", refund_object(amount=500)),
@@ -202,9 +202,11 @@ def of_account(record: Record, account: str) -> Record:
 async def test_a_signed_event_of_another_account_moves_nothing(books: Books) -> None:
     """stripe/stripe-apps#810: its metadata was copied, so the signature is right."""
     paid = stripe_record("payment_intent.succeeded", payment_intent_object())
-    await stripe(books, of_account(paid, "acct_connected"))
+    await consume_stripe_events(books, of_account(paid, "acct_connected"))
     assert await books.rows("SELECT 1 FROM transfer UNION ALL SELECT 1 FROM unapplied_receipt") == []
-    await stripe(books, paid)
+    await consume_stripe_events(books, paid)
     assert len(await books.rows("SELECT 1 FROM transfer")) == 1
-    await stripe(books, of_account(stripe_record("refund.created", refund_object(amount=250)), "acct_connected"))
+    await consume_stripe_events(
+        books, of_account(stripe_record("refund.created", refund_object(amount=250)), "acct_connected")
+    )
     assert len(await books.rows("SELECT 1 FROM transfer")) == 1

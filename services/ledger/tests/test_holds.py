@@ -17,7 +17,7 @@ from ledger.core.commands import (
     UnknownHold,
     UnknownTenant,
 )
-from ledger.worker import end_what_is_due
+from ledger.worker import end_due_holds_and_grants
 from shared.clock import utc_now
 
 from .books import Books
@@ -29,7 +29,7 @@ LATER = NOW + timedelta(hours=2)
 
 def ledger_with(credits: int = 100) -> LedgerInMemory:
     ledger = LedgerInMemory()
-    ledger.apply([purchase(credits=credits)])
+    ledger.run([purchase(credits=credits)])
     return ledger
 
 
@@ -40,18 +40,18 @@ def available(ledger: LedgerInMemory) -> int:
 
 def test_a_hold_takes_from_what_is_available_and_not_from_the_balance() -> None:
     ledger = ledger_with(100)
-    [held] = ledger.apply([hold(credits=40)]).outcomes
+    [held] = ledger.run([hold(credits=40)]).outcomes
     assert isinstance(held, Held)
     assert (held.status, held.available_after) == (HoldStatus.OPEN, 60)
     assert (ledger.balance(), available(ledger)) == (100, 60)
-    assert ledger.apply([debit(credits=61)]).outcomes == [Insufficient(60)]
-    assert ledger.apply([hold("hold-2", 61)]).outcomes == [Insufficient(60)]
+    assert ledger.run([debit(credits=61)]).outcomes == [Insufficient(60)]
+    assert ledger.run([hold("hold-2", 61)]).outcomes == [Insufficient(60)]
 
 
 def test_a_part_is_captured_and_the_rest_comes_back() -> None:
     ledger = ledger_with(100)
-    ledger.apply([hold(credits=40)])
-    [captured] = ledger.apply([capture(credits=30)]).outcomes
+    ledger.run([hold(credits=40)])
+    [captured] = ledger.run([capture(credits=30)]).outcomes
     assert isinstance(captured, Held)
     assert (captured.status, captured.captured, captured.available_after) == (HoldStatus.CAPTURED, 30, 70)
     assert (ledger.balance(), available(ledger)) == (70, 70)
@@ -60,106 +60,106 @@ def test_a_part_is_captured_and_the_rest_comes_back() -> None:
 
 def test_released_and_captured_again_answer_the_first_result() -> None:
     ledger = ledger_with(100)
-    ledger.apply([hold("a", 40), hold("b", 40)])
-    first = ledger.apply([capture("a", 30), release("b")]).outcomes
-    ledger.apply([debit(credits=50)])
-    again = ledger.apply([capture("a", 30), release("b")]).outcomes
+    ledger.run([hold("a", 40), hold("b", 40)])
+    first = ledger.run([capture("a", 30), release("b")]).outcomes
+    ledger.run([debit(credits=50)])
+    again = ledger.run([capture("a", 30), release("b")]).outcomes
     for one, other in zip(first, again, strict=True):
         assert isinstance(one, Held)
         assert isinstance(other, Held)
         assert (one.available_after, one.version) == (other.available_after, other.version)
         assert other.repeated
-    assert ledger.apply([capture("a", 31), capture("b", 1), release("a")]).outcomes == [
+    assert ledger.run([capture("a", 31), capture("b", 1), release("a")]).outcomes == [
         HoldEnded(HoldStatus.CAPTURED, 30), HoldEnded(HoldStatus.RELEASED, 0), HoldEnded(HoldStatus.CAPTURED, 30),
     ]  # fmt: skip
 
 
 def test_the_same_hold_twice_is_one_and_another_is_a_conflict() -> None:
     ledger = ledger_with(100)
-    ledger.apply([hold(credits=40), debit("job-1", 10)])
-    [again] = ledger.apply([hold(credits=40)]).outcomes
+    ledger.run([hold(credits=40), debit("job-1", 10)])
+    [again] = ledger.run([hold(credits=40)]).outcomes
     assert isinstance(again, Held)
     assert (again.available_after, again.repeated) == (60, True)
-    assert ledger.apply([hold(credits=41), hold("job-1", 10), debit("hold-1", 40)]).outcomes == [
+    assert ledger.run([hold(credits=41), hold("job-1", 10), debit("hold-1", 40)]).outcomes == [
         Conflict("hold-1"), Conflict("job-1"), Conflict("hold-1"),
     ]  # fmt: skip
 
 
 def test_who_or_what_is_unknown() -> None:
     ledger = ledger_with()
-    assert ledger.apply([capture(), release(), hold(tenant="nobody"), capture(tenant="nobody")]).outcomes == [
+    assert ledger.run([capture(), release(), hold(tenant="nobody"), capture(tenant="nobody")]).outcomes == [
         UnknownHold(), UnknownHold(), UnknownTenant(), UnknownTenant(),
     ]  # fmt: skip
 
 
 def test_a_capture_beyond_the_hold_takes_what_is_available_and_no_more() -> None:
     ledger = ledger_with(100)
-    ledger.apply([hold(credits=40)])
-    assert ledger.apply([capture(credits=101)]).outcomes == [Insufficient(100)]
+    ledger.run([hold(credits=40)])
+    assert ledger.run([capture(credits=101)]).outcomes == [Insufficient(100)]
     assert ledger.holds["acme"]["hold-1"].status is HoldStatus.OPEN
-    ledger.apply([capture(credits=95)])
+    ledger.run([capture(credits=95)])
     assert (ledger.balance(), available(ledger)) == (5, 5)
     assert [each.kind for each in ledger.transfers[2:]] == ["capture", "usage"]
 
 
 def test_held_credits_do_not_expire_until_the_hold_ends() -> None:
     ledger = LedgerInMemory()
-    ledger.apply([purchase("pi_short", 50, expires_in_days=1), purchase("pi_long", 50)])
-    ledger.apply([hold(credits=60, expires_at=NOW + timedelta(days=5))])
-    ledger.apply([debit("later", 1)], NOW + timedelta(days=2))
+    ledger.run([purchase("pi_short", 50, expires_in_days=1), purchase("pi_long", 50)])
+    ledger.run([hold(credits=60, expires_at=NOW + timedelta(days=5))])
+    ledger.run([debit("later", 1)], NOW + timedelta(days=2))
     assert (ledger.balance(), available(ledger)) == (99, 39)
-    ledger.apply([capture(credits=20)], NOW + timedelta(days=3))
+    ledger.run([capture(credits=20)], NOW + timedelta(days=3))
     assert ledger.balance() == 49, "20 used, 30 expired with the release, 1 used before"
     assert ledger.transfers[-1].kind == "expiry"
 
 
 def test_a_hold_ends_by_itself_before_anything_else_happens() -> None:
     ledger = ledger_with(100)
-    ledger.apply([hold(credits=90)])
-    assert ledger.apply([debit(credits=50)], LATER).outcomes[0] == Posted(4, 50, 50, LATER)
+    ledger.run([hold(credits=90)])
+    assert ledger.run([debit(credits=50)], LATER).outcomes[0] == Posted(4, 50, 50, LATER)
     assert ledger.holds["acme"]["hold-1"].status is HoldStatus.EXPIRED
-    assert ledger.apply([capture()], LATER).outcomes == [HoldEnded(HoldStatus.EXPIRED, 0)]
+    assert ledger.run([capture()], LATER).outcomes == [HoldEnded(HoldStatus.EXPIRED, 0)]
 
 
 def test_what_a_hold_gives_back_pays_the_receivable_first() -> None:
     ledger = ledger_with(100)
-    ledger.apply([hold(credits=40), refund()])
+    ledger.run([hold(credits=40), refund()])
     balance = ledger.balances["acme"]
     assert (balance.balance, balance.held, balance.receivable) == (0, 40, 40)
-    ledger.apply([release()])
+    ledger.run([release()])
     balance = ledger.balances["acme"]
     assert (balance.balance, balance.held, balance.receivable, balance.owed) == (0, 0, 0, 0)
 
 
 def test_holds_take_lots_in_burning_order_and_captures_use_them_in_it() -> None:
     ledger = LedgerInMemory()
-    ledger.apply([purchase(credits=100)])
-    ledger.apply([promotion(credits=30)])
-    ledger.apply([hold(credits=50), capture(credits=40)])
+    ledger.run([purchase(credits=100)])
+    ledger.run([promotion(credits=30)])
+    ledger.run([hold(credits=50), capture(credits=40)])
     lots = ledger.grants["acme"]
     assert (lots[1].remaining, lots[2].remaining) == (90, 0)
 
 
 def test_usage_is_a_fact_also_while_all_is_held() -> None:
     ledger = ledger_with(100)
-    ledger.apply([hold(credits=100), usage(credits=30)])
+    ledger.run([hold(credits=100), usage(credits=30)])
     balance = ledger.balances["acme"]
     assert (balance.balance, balance.held, balance.owed, available(ledger)) == (70, 100, 30, -30)
-    ledger.apply([capture(credits=100)])
+    ledger.run([capture(credits=100)])
     assert (ledger.balance(), ledger.balances["acme"].held) == (-30, 0)
 
 
 @pytest.mark.parametrize("ends_by", ["capture", "release", "time"])
 async def test_on_postgresql(books: Books, ends_by: str) -> None:
     long_ago = utc_now() - timedelta(days=2)
-    await books.apply(purchase(credits=100, expires_in_days=1), now=long_ago)
+    await books.post(purchase(credits=100, expires_in_days=1), now=long_ago)
     expires_at = utc_now() + timedelta(seconds=-1 if ends_by == "time" else 600)
-    await books.apply(hold(credits=40, expires_at=expires_at), now=long_ago)
+    await books.post(hold(credits=40, expires_at=expires_at), now=long_ago)
     await books.assert_right()
     if ends_by == "time":
-        await asyncio.gather(*(end_what_is_due(books.engine, books.outbox) for _ in range(3)))
+        await asyncio.gather(*(end_due_holds_and_grants(books.engine, books.outbox) for _ in range(3)))
     else:
-        await books.apply(capture(credits=30) if ends_by == "capture" else release(), now=utc_now())
+        await books.post(capture(credits=30) if ends_by == "capture" else release(), now=utc_now())
     [row] = await books.rows("SELECT status, captured, ended_available FROM hold")
     assert row.status == {"capture": "captured", "release": "released", "time": "expired"}[ends_by]
     assert await books.balance() == (0, 0, 0)
@@ -169,8 +169,8 @@ async def test_on_postgresql(books: Books, ends_by: str) -> None:
 
 
 async def test_two_captures_at_once_are_one(books: Books) -> None:
-    await books.apply(purchase(credits=100), hold(credits=40))
-    outcomes = await asyncio.gather(*(books.apply(capture(credits=10 + n)) for n in range(5)))
+    await books.post(purchase(credits=100), hold(credits=40))
+    outcomes = await asyncio.gather(*(books.post(capture(credits=10 + n)) for n in range(5)))
     assert sum(isinstance(outcome, Held) for [outcome] in outcomes) == 1
     await books.assert_right()
 
@@ -178,19 +178,19 @@ async def test_two_captures_at_once_are_one(books: Books) -> None:
 def test_holds_that_end_together_end_in_the_order_of_their_time() -> None:
     """What is owed is paid by the one that ended first, in whatever order the rows are read."""
     ledger = LedgerInMemory()
-    ledger.apply([purchase("pi_1", 10), purchase("pi_2", 10), purchase("pi_3", 5)])
-    ledger.apply([hold("longer", 10, expires_at=NOW + timedelta(minutes=2))])
-    ledger.apply([hold("shorter", 10, expires_at=NOW + timedelta(minutes=1)), usage(credits=8)])
-    ledger.apply([Expire("acme")], LATER)
+    ledger.run([purchase("pi_1", 10), purchase("pi_2", 10), purchase("pi_3", 5)])
+    ledger.run([hold("longer", 10, expires_at=NOW + timedelta(minutes=2))])
+    ledger.run([hold("shorter", 10, expires_at=NOW + timedelta(minutes=1)), usage(credits=8)])
+    ledger.run([Expire("acme")], LATER)
     assert [lot.remaining for lot in ledger.grants["acme"].values()] == [10, 7, 0]
 
 
 async def test_a_hold_whose_transfer_is_in_the_archive_is_still_known(books: Books) -> None:
     long_ago = utc_now() - timedelta(days=500)
-    await books.apply(purchase(), hold(credits=40, expires_at=long_ago + timedelta(hours=1)), now=long_ago)
-    await books.apply(release(), now=long_ago)
+    await books.post(purchase(), hold(credits=40, expires_at=long_ago + timedelta(hours=1)), now=long_ago)
+    await books.post(release(), now=long_ago)
     await archive_old_transfers(books.engine)
-    [again, other] = await books.apply(hold(credits=40), hold(credits=41), now=utc_now())
+    [again, other] = await books.post(hold(credits=40), hold(credits=41), now=utc_now())
     assert isinstance(again, Held)
     assert (again.status, again.available_after, again.repeated) == (HoldStatus.RELEASED, 100, True)
     assert other == Conflict("hold-1")

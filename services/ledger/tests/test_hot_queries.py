@@ -159,9 +159,9 @@ async def test_every_hot_query_uses_an_index(filled: Books) -> None:
 
 async def test_updates_of_balances_and_grants_stay_in_their_pages(books: Books) -> None:
     """HOT: a debit adds nothing to the indexes of balance and grant."""
-    await books.apply(*(purchase(f"pi_{n}", 1000, tenant=f"t{n}") for n in range(50)))
+    await books.post(*(purchase(f"pi_{n}", 1000, tenant=f"t{n}") for n in range(50)))
     for batch in range(20):
-        await books.apply(*(debit(f"job-{batch}", 1, tenant=f"t{n}") for n in range(50)))
+        await books.post(*(debit(f"job-{batch}", 1, tenant=f"t{n}") for n in range(50)))
     async with books.engine.begin() as connection:
         await connection.execute(text("SELECT pg_stat_force_next_flush()"))
     rows = await books.rows(

@@ -32,14 +32,14 @@ RELATIONS = """
 async def fill(books: Books) -> None:
     """Puts rows of both tenants into every table."""
     for tenant in TENANTS:
-        await books.apply(
+        await books.post(
             purchase(f"pi_{tenant}", tenant=tenant), debit(tenant=tenant),
             refund(f"re_{tenant}", 100, payment_intent=f"pi_{tenant}"),
             withdrawn(f"dp_{tenant}", 100, payment_intent=f"pi_{tenant}"), unapplied(f"pi_no_{tenant}", tenant=tenant),
             hold(tenant=tenant),
         )  # fmt: skip
     for tenant in TENANTS:  # a tenant's time does not go back: these are others, whose old entries are made theirs
-        await books.apply(purchase(f"pi_old_{tenant}", tenant=f"old-{tenant}"), now=utc_now() - timedelta(days=500))
+        await books.post(purchase(f"pi_old_{tenant}", tenant=f"old-{tenant}"), now=utc_now() - timedelta(days=500))
     assert await archive_old_transfers(books.engine) == 2
     superuser = make_engine(books.database.superuser_url, application_name="ledger-test-fill", pool_size=1)
     async with superuser.begin() as connection:

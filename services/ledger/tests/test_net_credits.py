@@ -11,7 +11,7 @@ from math import floor
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ledger.core.accounts import KINDS_OF_USE, Kind
+from ledger.core.accounts import DEBIT_KINDS, Kind
 from ledger.core.commands import Command, Credit, DisputeSeen, Expire, RefundSeen
 from ledger.core.state import Transfer
 
@@ -60,7 +60,7 @@ def test_a_balance_is_what_net_money_bought_minus_use_and_expiry(history: list[S
     for step in history:
         if step.announced is not None:
             ledger.announce(*step.announced, step.now)
-        ledger.apply(step.batch, step.now)
+        ledger.run(step.batch, step.now)
         facts += step.batch
         for each in step.batch:
             if isinstance(each, Credit):
@@ -68,7 +68,7 @@ def test_a_balance_is_what_net_money_bought_minus_use_and_expiry(history: list[S
     for tenant in ledger.balances:
         of_tenant = [each for each in credited.values() if each.tenant == tenant]
         posted = [each for each in ledger.transfers if each.tenant == tenant]
-        given_or_used = sum(each.balance_change for each in posted if each.kind in GIVEN | KINDS_OF_USE)
+        given_or_used = sum(each.balance_change for each in posted if each.kind in GIVEN | DEBIT_KINDS)
         expired = expired_of(ledger.transfers, tenant)
         net_bought = sum(bought(each, facts) for each in of_tenant)
         assert ledger.balance(tenant) == net_bought + given_or_used - expired.total()
@@ -105,12 +105,12 @@ def test_what_is_left_is_as_sums_say_whenever_money_goes_back(used: int, told: l
     """100 credits for 30 days are used at once, in part or beyond; then money goes back and comes again, and 100 that
     never expire are bought: the order changes nothing."""
     ledger = LedgerInMemory()
-    ledger.apply([purchase(credits=CREDITS, amount_minor=AMOUNT_MINOR, expires_in_days=EXPIRES_IN_DAYS)])
+    ledger.run([purchase(credits=CREDITS, amount_minor=AMOUNT_MINOR, expires_in_days=EXPIRES_IN_DAYS)])
     if used:
-        ledger.apply([usage(credits=used)])
+        ledger.run([usage(credits=used)])
     for at, fact in sorted(told, key=lambda each: each[0]):
-        ledger.apply([fact], at)
-    ledger.apply([Expire("acme")], NOW + timedelta(days=61))
+        ledger.run([fact], at)
+    ledger.run([Expire("acme")], NOW + timedelta(days=61))
     facts = [fact for _, fact in told]
     left = bought(purchase(credits=CREDITS, amount_minor=AMOUNT_MINOR), facts)
     bought_for_ever = CREDITS * any(isinstance(fact, Credit) for fact in facts)

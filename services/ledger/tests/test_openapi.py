@@ -81,7 +81,7 @@ headers = {{ Authorization = "{product}" }}
 @pytest.fixture
 async def api_url(books: Books, kafka_server: KafkaServer, log_dir: Path, tmp_path: Path) -> AsyncIterator[str]:
     """An API as it runs, over tenants with a bit of everything."""
-    await books.apply(
+    await books.post(
         purchase(expires_in_days=3650), purchase("pi_2", credits=10**9), promotion(), debit("job-1", 7),
         usage("job-2", 3), refund(amount_minor=300), hold("open", expires_at=utc_now() + timedelta(days=300)),
         hold("captured"), capture("captured"), hold("released"), release("released"), hold("chat/42"),

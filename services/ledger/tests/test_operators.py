@@ -18,39 +18,39 @@ from .ledger_in_memory import LedgerInMemory
 
 def test_promotions_are_spent_before_what_was_paid_for() -> None:
     ledger = LedgerInMemory()
-    ledger.apply([purchase(credits=100)])
-    ledger.apply([promotion(credits=20), debit(credits=30)])
+    ledger.run([purchase(credits=100)])
+    ledger.run([promotion(credits=20), debit(credits=30)])
     assert {number: lot.remaining for number, lot in ledger.grants["acme"].items()} == {1: 90, 2: 0}
 
 
 def test_operators_references_count_once_and_are_nobody_elses() -> None:
     ledger = LedgerInMemory()
-    ledger.apply([purchase("pi_1", 100), debit("welcome", 1)])
-    first, again = ledger.apply([promotion("welcome", 20), promotion("welcome", 20)]).outcomes
+    ledger.run([purchase("pi_1", 100), debit("welcome", 1)])
+    first, again = ledger.run([promotion("welcome", 20), promotion("welcome", 20)]).outcomes
     assert isinstance(first, Posted)
     assert isinstance(again, Posted)
     assert again.repeated
-    assert ledger.apply([promotion("welcome", 21), adjustment("welcome", 20)]).outcomes == [Conflict("welcome")] * 2
+    assert ledger.run([promotion("welcome", 21), adjustment("welcome", 20)]).outcomes == [Conflict("welcome")] * 2
     assert ledger.balance() == 119
 
 
 def test_a_product_debit_named_like_a_payment_intent_takes_nobodys_reference() -> None:
     ledger = LedgerInMemory()
-    ledger.apply([purchase("pi_1", 100)])
-    ledger.apply([debit("pi_2", 10), purchase("pi_2", 50)])
+    ledger.run([purchase("pi_1", 100)])
+    ledger.run([debit("pi_2", 10), purchase("pi_2", 50)])
     assert ledger.balance() == 140
 
 
 def test_an_adjustment_goes_both_ways_and_what_is_missing_is_owed() -> None:
     ledger = LedgerInMemory()
-    ledger.apply([purchase(credits=10)])
-    ledger.apply([adjustment("down", -25), adjustment("up", 5)])
+    ledger.run([purchase(credits=10)])
+    ledger.run([adjustment("down", -25), adjustment("up", 5)])
     balance = ledger.balances["acme"]
     assert (balance.balance, balance.owed, balance.receivable) == (-10, 10, 0)
 
 
 def test_operators_give_nothing_to_a_tenant_that_is_not_announced() -> None:
-    assert LedgerInMemory().apply([promotion(), adjustment()]).outcomes == [UnknownTenant()] * 2
+    assert LedgerInMemory().run([promotion(), adjustment()]).outcomes == [UnknownTenant()] * 2
 
 
 async def put_tenant(api: httpx.AsyncClient, headers: MakeHeaders, tenant: str, limit: int = 0) -> httpx.Response:
@@ -77,7 +77,7 @@ async def test_an_announced_tenant_can_be_given_and_used_credits(
         json={"tenantId": "new", "reference": "fix", "credits": -7, "reason": "a mistake"},
     )
     assert (corrected.json()["credits"], corrected.json()["available"]) == (-7, 13)
-    await books.apply(usage("job-9", 3, tenant="new"))
+    await books.post(usage("job-9", 3, tenant="new"))
     assert (await put_tenant(api, headers, "new", 9)).json()["available"] == 10
     again = await api.put("/api/ledger/tenants/new", headers=operator, json={})
     assert again.json()["overdraftLimit"] == 9, "announcing once more leaves the limits"
@@ -97,27 +97,27 @@ async def test_an_announced_tenant_without_credits_has_a_balance_of_nothing(
 async def test_an_overdraft_goes_to_the_limit_and_only_when_it_is_asked_for(
     api: httpx.AsyncClient, books: Books, headers: MakeHeaders
 ) -> None:
-    await books.apply(purchase(credits=10))
+    await books.post(purchase(credits=10))
     await put_tenant(api, headers, "acme", 5)
     own = headers("acme", Scope.CREDITS_DEBIT)
 
-    async def use(reference: str, credits: int, **more: Any) -> int:
+    async def debit_status(reference: str, credits: int, **more: Any) -> int:
         body = {"reference": reference, "credits": credits, **more}
         return (await api.post("/api/ledger/debits", headers=own, json=body)).status_code
 
-    assert await use("a", 11) == 402
-    assert await use("b", 16, overdraft="allow") == 402
-    assert await use("c", 15, overdraft="allow") == 200
-    assert await use("d", 1, overdraft="allow") == 402
+    assert await debit_status("a", 11) == 402
+    assert await debit_status("b", 16, overdraft="allow") == 402
+    assert await debit_status("c", 15, overdraft="allow") == 200
+    assert await debit_status("d", 1, overdraft="allow") == 402
     assert await books.balance() == (-5, 5, 0)
 
 
 async def test_usage_beyond_the_limit_is_recorded_and_flagged(
     api: httpx.AsyncClient, books: Books, headers: MakeHeaders
 ) -> None:
-    await books.apply(purchase(credits=10))
+    await books.post(purchase(credits=10))
     await put_tenant(api, headers, "acme", 5)
-    await books.apply(usage("within", 15), usage("beyond", 1))
+    await books.post(usage("within", 15), usage("beyond", 1))
     entries = (await api.get("/api/ledger/entries", headers=headers("acme", Scope.BILLING_READ))).json()["entries"]
     assert [(entry["reference"], entry["beyondLimit"]) for entry in entries[:2]] == [
         ("beyond", True), ("within", False),
@@ -157,7 +157,7 @@ async def test_only_operators_operate(api: httpx.AsyncClient, headers: MakeHeade
 
 async def test_a_promotion_that_expires(books: Books) -> None:
     now = utc_now()
-    await books.apply(purchase(credits=10), now=now)
-    await books.apply(promotion(credits=20, expires_at=now + timedelta(days=1)), now=now)
-    assert await books.apply(debit(credits=15), now=now + timedelta(days=2)) == [Insufficient(10)]
+    await books.post(purchase(credits=10), now=now)
+    await books.post(promotion(credits=20, expires_at=now + timedelta(days=1)), now=now)
+    assert await books.post(debit(credits=15), now=now + timedelta(days=2)) == [Insufficient(10)]
     await books.assert_right()

@@ -4,14 +4,14 @@ from datetime import timedelta
 
 import pytest
 
-from ledger.core.accounts import CREDITS_MAX, Account, Door, Kind
+from ledger.core.accounts import CREDITS_MAX, Account, Kind, Namespace
 from ledger.core.commands import (
-    BeyondLimit,
+    BalanceOutOfRange,
     Command,
     Conflict,
     Expire,
     Insufficient,
-    Noted,
+    NothingPosted,
     Outcome,
     Posted,
     Recorded,
@@ -27,19 +27,19 @@ def applied(*commands: Command) -> LedgerInMemory:
     """A ledger after these commands, each in a batch of its own."""
     ledger = LedgerInMemory()
     for command in commands:
-        ledger.apply([command])
+        ledger.run([command])
     return ledger
 
 
 def outcome_of(ledger: LedgerInMemory, command: Command) -> Outcome:
-    return ledger.apply([command]).outcomes[0]
+    return ledger.run([command]).outcomes[0]
 
 
 def test_a_credit_makes_a_grant_and_moves_credits_from_sold_to_available() -> None:
     ledger = applied(purchase(credits=100, expires_in_days=30))
     [transfer] = ledger.transfers
     assert (transfer.source, transfer.destination, transfer.credits) == (Account.SOLD, Account.AVAILABLE, 100)
-    assert (transfer.door, transfer.reference, transfer.kind) == (Door.STRIPE, "pi_1", Kind.PURCHASE)
+    assert (transfer.namespace, transfer.reference, transfer.kind) == (Namespace.STRIPE, "pi_1", Kind.PURCHASE)
     [grant] = ledger.grants["acme"].values()
     assert (grant.remaining, grant.expires_at) == (100, NOW + timedelta(days=30))
 
@@ -70,7 +70,7 @@ def test_credits_burn_lowest_priority_then_soonest_expiry_then_oldest() -> None:
         purchase("pi_1", 10), purchase("pi_2", 10, expires_in_days=20), purchase("pi_3", 10, expires_in_days=10),
         purchase("pi_4", 10),
     )  # fmt: skip
-    ledger.apply([debit(credits=35)])
+    ledger.run([debit(credits=35)])
     assert [ledger.grants["acme"][number].remaining for number in (1, 2, 3, 4)] == [0, 0, 0, 5]
     assert ledger.transfers[-1].grant_numbers == [3, 2, 1, 4]
 
@@ -78,14 +78,14 @@ def test_credits_burn_lowest_priority_then_soonest_expiry_then_oldest() -> None:
 def test_a_debit_beyond_what_is_available_is_refused_and_leaves_its_reference_free() -> None:
     ledger = applied(purchase(credits=10))
     assert outcome_of(ledger, debit(credits=11)) == Insufficient(10)
-    ledger.apply([purchase("pi_2", 10)])
+    ledger.run([purchase("pi_2", 10)])
     assert isinstance(outcome_of(ledger, debit(credits=11)), Posted)
 
 
 def test_usage_is_a_fact_and_leaves_the_tenant_owing() -> None:
     ledger = applied(purchase(credits=10), usage(credits=25))
     assert (ledger.balance(), ledger.balances["acme"].owed, ledger.balances["acme"].receivable) == (-15, 15, 0)
-    ledger.apply([purchase("pi_2", 100)])
+    ledger.run([purchase("pi_2", 100)])
     assert (ledger.balance(), ledger.balances["acme"].owed) == (85, 0)
     assert ledger.grants["acme"][2].remaining == 85
 
@@ -113,7 +113,7 @@ def test_the_spent_part_of_a_refund_is_a_receivable_that_the_next_credit_pays() 
     ledger = applied(purchase(credits=100), debit(credits=70), refund())
     balance = ledger.balances["acme"]
     assert (balance.balance, balance.owed, balance.receivable) == (-70, 70, 70)
-    ledger.apply([purchase("pi_2", 100)])
+    ledger.run([purchase("pi_2", 100)])
     balance = ledger.balances["acme"]
     assert (balance.balance, balance.owed, balance.receivable) == (30, 0, 0)
 
@@ -129,7 +129,7 @@ def test_three_refunds_of_a_third_take_everything() -> None:
 def test_refund_and_dispute_of_one_payment_take_it_once() -> None:
     ledger = applied(purchase(credits=100), refund("re_1", 600), withdrawn(amount_minor=1000))
     assert ledger.balance() == 0
-    ledger.apply([reinstated(amount_minor=1000)])
+    ledger.run([reinstated(amount_minor=1000)])
     assert ledger.balance() == 40
     assert [each.kind for each in ledger.transfers[1:]] == [Kind.REFUND, Kind.DISPUTE, Kind.DISPUTE_WON]
 
@@ -161,50 +161,50 @@ def test_a_dispute_is_free_of_order() -> None:
 def test_reversals_wait_for_their_credit() -> None:
     ledger = applied()
     assert outcome_of(ledger, refund("re_1", 300)) == Waiting()
-    assert outcome_of(ledger, refund("re_1", 300)) == Noted()
+    assert outcome_of(ledger, refund("re_1", 300)) == NothingPosted()
     assert outcome_of(ledger, withdrawn(amount_minor=200)) == Waiting()
-    ledger.apply([purchase(credits=100)])
+    ledger.run([purchase(credits=100)])
     assert ledger.balance() == 50
     assert [each.reference for each in ledger.transfers] == ["pi_1", "re_1", "dp_1:withdrawn"]
 
 
 def test_a_receipt_moves_nothing_and_is_written_once() -> None:
     ledger = applied()
-    assert len(ledger.apply([unapplied(), unapplied()]).receipts) == 1
-    assert ledger.apply([unapplied()]).receipts == []
-    changes = ledger.apply([purchase()])
+    assert len(ledger.run([unapplied(), unapplied()]).receipts) == 1
+    assert ledger.run([unapplied()]).receipts == []
+    changes = ledger.run([purchase()])
     assert changes.resolved_receipts == [("acme", "pi_1")]
-    assert ledger.apply([unapplied()]).receipts == []
+    assert ledger.run([unapplied()]).receipts == []
     assert ledger.balance() == 100
 
 
 def test_a_grant_expires_once_however_often_and_late_it_is_looked_at() -> None:
     ledger = applied(purchase(credits=100, expires_in_days=1), debit(credits=30))
     late = NOW + timedelta(days=5)
-    assert ledger.apply([Expire("acme"), Expire("acme")], late).transfers[0].credits == 70
-    assert ledger.apply([Expire("acme")], late).transfers == []
+    assert ledger.run([Expire("acme"), Expire("acme")], late).transfers[0].credits == 70
+    assert ledger.run([Expire("acme")], late).transfers == []
     assert ledger.balance() == 0
 
 
 def test_what_is_due_expires_before_anything_else_is_spent() -> None:
     ledger = applied(purchase("pi_1", 100, expires_in_days=1), purchase("pi_2", 10))
-    changes = ledger.apply([debit(credits=50)], NOW + timedelta(days=1))
+    changes = ledger.run([debit(credits=50)], NOW + timedelta(days=1))
     assert changes.outcomes == [Insufficient(10)]
     assert ledger.balance() == 10
 
 
 def test_times_and_versions_of_a_tenant_never_go_back() -> None:
     ledger = applied(purchase())
-    ledger.apply([debit()], NOW - timedelta(hours=1))
+    ledger.run([debit()], NOW - timedelta(hours=1))
     assert [each.version for each in ledger.transfers] == [1, 2]
     assert ledger.transfers[1].created_at == NOW
 
 
 def test_a_balance_stays_in_the_range_that_numbers_carry() -> None:
     ledger = applied(purchase(credits=CREDITS_MAX))
-    assert outcome_of(ledger, purchase("pi_2", 1)) == BeyondLimit()
-    ledger.apply([usage("job-1", CREDITS_MAX), usage("job-2", CREDITS_MAX)])
-    assert outcome_of(ledger, usage("job-3", 1)) == BeyondLimit()
+    assert outcome_of(ledger, purchase("pi_2", 1)) == BalanceOutOfRange()
+    ledger.run([usage("job-1", CREDITS_MAX), usage("job-2", CREDITS_MAX)])
+    assert outcome_of(ledger, usage("job-3", 1)) == BalanceOutOfRange()
     assert ledger.balance() == -CREDITS_MAX
 
 
@@ -213,9 +213,9 @@ def test_usage_of_a_day_is_counted_by_purpose_and_starts_anew_the_next_day() -> 
         purchase(credits=1000), usage("a", 5, purpose="x"), debit("b", 6, purpose="y"), usage("c", 7, purpose="x")
     )
     assert dict(ledger.balances["acme"].usage.by_purpose) == {"x": 12, "y": 6}
-    ledger.apply([usage(f"many-{n}", 1, purpose=f"p{n}") for n in range(120)])
+    ledger.run([usage(f"many-{n}", 1, purpose=f"p{n}") for n in range(120)])
     assert ledger.balances["acme"].usage.of_other_purposes == 22
-    ledger.apply([usage("tomorrow", 3, purpose="z")], NOW + timedelta(days=1))
+    ledger.run([usage("tomorrow", 3, purpose="z")], NOW + timedelta(days=1))
     assert dict(ledger.balances["acme"].usage.by_purpose) == {"z": 3}
     assert ledger.balances["acme"].usage.of_other_purposes == 0
 
@@ -228,20 +228,20 @@ def test_usage_of_a_day_is_counted_by_purpose_and_starts_anew_the_next_day() -> 
 def test_what_comes_back_to_a_grant_that_has_expired_expires_at_once(taken: Command, given_back: Command) -> None:
     """Else whatever came in the same batch could still use it."""
     ledger = applied(purchase(credits=100, expires_in_days=1), taken)
-    assert ledger.apply([given_back, debit(credits=1)], NOW + timedelta(days=2)).outcomes[1] == Insufficient(0)
+    assert ledger.run([given_back, debit(credits=1)], NOW + timedelta(days=2)).outcomes[1] == Insufficient(0)
     assert ledger.balance() == 0
 
 
 def test_a_promotion_whose_time_is_over_gives_nothing() -> None:
     ledger = applied(purchase(credits=5))
-    assert ledger.apply([promotion(expires_at=NOW), debit(credits=6)]).outcomes[1] == Insufficient(5)
+    assert ledger.run([promotion(expires_at=NOW), debit(credits=6)]).outcomes[1] == Insufficient(5)
 
 
 def test_uses_of_one_grant_are_a_run_and_the_run_ends_with_the_grant() -> None:
     ledger = applied(purchase("pi_1", 30), purchase("pi_2", 30))
-    uses: list[Command] = [usage(f"u{n}", 10) for n in range(5)]
-    changes = ledger.apply([*uses, debit("d1", 1)])
-    assert [(run.grant_number, [use.reference for use in run.uses]) for run in changes.runs] == [
+    debits: list[Command] = [usage(f"u{n}", 10) for n in range(5)]
+    changes = ledger.run([*debits, debit("d1", 1)])
+    assert [(run.grant_number, [use.reference for use in run.debits]) for run in changes.runs] == [
         (1, ["u0", "u1"]),
         (2, ["u3", "u4", "d1"]),
     ]
@@ -253,7 +253,7 @@ def test_uses_of_one_grant_are_a_run_and_the_run_ends_with_the_grant() -> None:
 
 def test_a_use_in_a_run_is_known_to_those_after_it_in_the_same_batch() -> None:
     ledger = applied(purchase(credits=100))
-    first, repeated, conflict, used_again = ledger.apply(
+    first, repeated, conflict, used_again = ledger.run(
         [debit("d1", 10), debit("d1", 10), debit("d1", 11), usage("d1", 10)]
     ).outcomes
     assert isinstance(first, Posted)

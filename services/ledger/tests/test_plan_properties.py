@@ -23,9 +23,9 @@ def test_any_history_ends_as_the_model_says(history: list[Step]) -> None:
         if step.announced is not None:
             ledger.announce(*step.announced, step.now)
             model.announce(*step.announced)
-        ledger.apply(step.batch, step.now)
+        ledger.run(step.batch, step.now)
         for command in step.batch:
-            model.apply(command, step.now)
+            model.record(command, step.now)
         assert ledger.views() == model.views()
     for intent in ledger.intents.values():
         if intent.credit is not None:
@@ -44,9 +44,9 @@ def test_it_does_not_matter_how_commands_are_batched(history: list[Step]) -> Non
         for ledger in (batched, one_by_one):
             if step.announced is not None:
                 ledger.announce(*step.announced, step.now)
-        batched.apply(step.batch, step.now)
+        batched.run(step.batch, step.now)
         for command in step.batch:
-            one_by_one.apply([command], step.now)
+            one_by_one.run([command], step.now)
     assert batched.views() == one_by_one.views()
     assert sorted(batched.transfers, key=in_order) == sorted(one_by_one.transfers, key=in_order)
 
@@ -55,11 +55,11 @@ def test_it_does_not_matter_how_commands_are_batched(history: list[Step]) -> Non
 @given(st.lists(st.one_of(credit_facts, refund_facts, dispute_facts), max_size=20), st.randoms(use_true_random=False))
 def test_what_stripe_says_ends_the_same_in_any_order_and_twice(facts: list[Command], random: Random) -> None:
     in_order, shuffled = LedgerInMemory(), LedgerInMemory()
-    in_order.apply(facts)
+    in_order.run(facts)
     again = facts * 2
     random.shuffle(again)
     for fact in again:
-        shuffled.apply([fact])
+        shuffled.run([fact])
     for tenant in in_order.balances:
         assert in_order.balance(tenant) == shuffled.balance(tenant)
     assert {each.id: each.credit and each.credit.reversed_credits for each in in_order.intents.values()} == {
@@ -76,7 +76,7 @@ _debits_of_two = st.builds(
 @given(st.lists(_debits_of_two, max_size=30))
 def test_debits_never_overdraw(given_debits: list[Debit]) -> None:
     ledger = LedgerInMemory()
-    ledger.apply([purchase("pi_1", 30), purchase("pi_2", 20, tenant="bravo")])
-    outcomes = ledger.apply(given_debits).outcomes
+    ledger.run([purchase("pi_1", 30), purchase("pi_2", 20, tenant="bravo")])
+    outcomes = ledger.run(given_debits).outcomes
     assert all(balance.balance >= 0 and balance.owed == 0 for balance in ledger.balances.values())
     assert all(outcome.available_after >= 0 for outcome in outcomes if isinstance(outcome, Posted))

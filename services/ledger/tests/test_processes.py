@@ -1,4 +1,4 @@
-"""The ledger as it runs: its two doors as processes, on real Kafka and PostgreSQL."""
+"""The ledger as it runs: its API and its worker as processes, on real Kafka and PostgreSQL."""
 
 import asyncio
 import secrets
@@ -89,9 +89,13 @@ async def running(books: Books, kafka_server: KafkaServer, log_dir: Path, tmp_pa
     }
     worker, api = (
         HttpProcess(
-            f"ledger-{door}", ["ledger", door], log_file=log_dir / f"ledger-{door}.log", cwd=tmp_path, env=environment
+            f"ledger-{command}",
+            ["ledger", command],
+            log_file=log_dir / f"ledger-{command}.log",
+            cwd=tmp_path,
+            env=environment,
         )
-        for door in ("worker", "app")
+        for command in ("worker", "app")
     )
     producer = make_producer(kafka_server.bootstrap_servers, "ledger-test")
     try:

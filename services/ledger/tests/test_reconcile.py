@@ -71,7 +71,7 @@ class Account:
         for event in reversed(events):
             command = command_of(parse_event(str(event).encode()), [SIGNING_KEY])
             if command is not None:
-                await self.books.apply(command, now=datetime.now(UTC))
+                await self.books.post(command, now=datetime.now(UTC))
 
     async def compared(self, since: Any = HOUR, grace: timedelta = NO_GRACE) -> Findings:
         return await reconcile(self.books.engine, self.gateway, [SIGNING_KEY], since, grace)
@@ -120,7 +120,7 @@ async def test_what_lost_its_event_is_named_by_kind(account: Account) -> None:
     await account.damage(f"DELETE FROM payment_intent WHERE payment_intent = '{lost}'")
     partly, dispute = account.refunded(known), account.disputed(account.paid({"order": "a book"}))
     disputed = account.paid()
-    await account.books.apply(purchase(disputed), now=datetime.now(UTC))
+    await account.books.post(purchase(disputed), now=datetime.now(UTC))
     ours = account.disputed(disputed)
     forged = account.paid(sign(order(), SIGNING_KEY) | {"credits": "100000"})
     findings = await account.compared()
@@ -139,7 +139,7 @@ async def test_what_lost_its_event_is_named_by_kind(account: Account) -> None:
 
 async def test_refunds_and_disputes_of_payments_made_before_are_compared(account: Account) -> None:
     old = account.paid()
-    await account.books.apply(purchase(old), now=datetime.now(UTC) - 3 * HOUR)
+    await account.books.post(purchase(old), now=datetime.now(UTC) - 3 * HOUR)
     account.simulator.post("/clock/advance", seconds=7_200)
     lost = account.refunded(old)
     findings = await account.compared(datetime.now(UTC) + HOUR, IN_THE_FUTURE)
@@ -148,8 +148,8 @@ async def test_refunds_and_disputes_of_payments_made_before_are_compared(account
 
 async def test_what_the_books_have_and_stripe_has_not_is_found(account: Account) -> None:
     paid, unpaid = account.paid(), account.paid(confirm=False)
-    await account.books.apply(purchase(paid), purchase("pi_of_nobody"), purchase(unpaid), now=datetime.now(UTC))
-    await account.books.apply(
+    await account.books.post(purchase(paid), purchase("pi_of_nobody"), purchase(unpaid), now=datetime.now(UTC))
+    await account.books.post(
         refund("re_of_nobody", 100, payment_intent=paid), withdrawn("dp_of_nobody", 100, payment_intent=paid),
         now=datetime.now(UTC),
     )  # fmt: skip
@@ -165,7 +165,7 @@ async def test_what_the_books_have_and_stripe_has_not_is_found(account: Account)
 
 async def test_another_amount_and_another_tenant_are_found(account: Account) -> None:
     amount, tenant = account.paid(), account.paid()
-    await account.books.apply(
+    await account.books.post(
         purchase(amount, amount_minor=999), purchase(tenant, tenant="bravo"), now=datetime.now(UTC)
     )
     assert sorted(kinds(await account.compared())) == sorted(
@@ -196,7 +196,7 @@ async def test_what_an_old_refund_or_dispute_has_come_to_since_is_seen(account: 
 
 async def test_a_payment_begun_before_and_paid_since_is_looked_up(account: Account) -> None:
     paid = account.paid()
-    await account.books.apply(purchase(paid), purchase("pi_of_nobody"), now=datetime.now(UTC) + 2 * HOUR)
+    await account.books.post(purchase(paid), purchase("pi_of_nobody"), now=datetime.now(UTC) + 2 * HOUR)
     findings = await account.compared(datetime.now(UTC) + HOUR, IN_THE_FUTURE)
     assert (findings.payments, kinds(findings)) == (2, [(Kind.PAYMENT_NOT_AT_STRIPE, "pi_of_nobody")])
 
@@ -258,7 +258,7 @@ async def test_more_than_it_may_hold_is_refused_and_says_what_to_do(
         await account.compared()
     monkeypatch.setattr(reconcile_module, "OBJECTS_MAX", 100)
     monkeypatch.setattr(reconcile_module, "LOOK_UPS_MAX", 1)
-    await account.books.apply(purchase("pi_a"), purchase("pi_b"), now=datetime.now(UTC))
+    await account.books.post(purchase("pi_a"), purchase("pi_b"), now=datetime.now(UTC))
     with pytest.raises(NotComparable, match="STRIPE_SECRET_KEY"):
         await account.compared()
 

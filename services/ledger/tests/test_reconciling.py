@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ledger.core.accounts import Kind as TransferKind
-from ledger.core.commands import Credit, DisputeSeen, RefundSeen, Unapplied
+from ledger.core.commands import Credit, DisputeSeen, RefundSeen, UnappliedReceipt
 from ledger.core.reconciling import AtStripe, Difference, InBooks, Kind, compare
 from ledger.core.state import CreditOfIntent, DisputeState, PaymentIntent, RefundState, RefusedReversal
 
@@ -19,7 +19,7 @@ PAID = AtStripe("pi_1", purchase())
 def paid(
     *refunds: RefundSeen,
     disputes: tuple[DisputeSeen, ...] = (),
-    payment: Credit | Unapplied | None = None,
+    payment: Credit | UnappliedReceipt | None = None,
     on_their_way: frozenset[str] = frozenset(),
 ) -> AtStripe:
     return AtStripe(

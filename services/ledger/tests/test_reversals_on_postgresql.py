@@ -30,19 +30,19 @@ HANDLERS = Handlers([SIGNING_KEY])
 WAYS_MAX = 48
 
 #: An event's type, the name of its refund or dispute, and what that says.
-Told = tuple[str, str, dict[str, Any]]
+Event = tuple[str, str, dict[str, Any]]
 
 
-def refunded(name: str, amount: int, status: str = "succeeded", event: str = "created") -> Told:
+def refunded(name: str, amount: int, status: str = "succeeded", event: str = "created") -> Event:
     return f"refund.{event}", name, {"amount": amount, "status": status}
 
 
-def disputed(name: str, event: str, amount: int = 1000, status: str = "needs_response") -> Told:
+def disputed(name: str, event: str, amount: int = 1000, status: str = "needs_response") -> Event:
     return f"charge.dispute.{event}", name, {"amount": amount, "status": status}
 
 
-#: Of 100 credits for 10.00 USD: what is told, and how many are left.
-STORIES: dict[str, tuple[Sequence[Told], int]] = {
+#: Of 100 credits for 10.00 USD: the events, and how many are left.
+SCENARIOS: dict[str, tuple[Sequence[Event], int]] = {
     "three refunds of a third": ([refunded("re_a", 333), refunded("re_b", 333), refunded("re_c", 334)], 0),
     "three refunds of almost a third": ([refunded("re_a", 333), refunded("re_b", 333), refunded("re_c", 333)], 1),
     "a refund and a dispute of the rest": ([refunded("re_a", 400), disputed("dp_a", "funds_withdrawn", 600)], 0),
@@ -111,9 +111,9 @@ STORIES: dict[str, tuple[Sequence[Told], int]] = {
 }
 
 
-def record_of(told: Told, number: int) -> Record:
-    """As the story `number` has it, of a tenant and a PaymentIntent of its own."""
-    event_type, name, says = told
+def record_of(event: Event, number: int) -> Record:
+    """The event in delivery `number`, of a tenant and a PaymentIntent of its own."""
+    event_type, name, says = event
     if event_type == "payment_intent.succeeded":
         metadata = sign(order(tenant=f"tenant-{number}"), SIGNING_KEY)
         return stripe_record(event_type, payment_intent_object(f"pi_{number}", metadata))
@@ -140,10 +140,10 @@ def all_again_backwards(records: Sequence[Record]) -> list[list[Record]]:
 DELIVERIES = (one_by_one, each_twice_at_once, all_at_once_and_again, all_again_backwards)
 
 
-@pytest.mark.parametrize("story", STORIES)
-async def test_a_story_ends_the_same_in_any_order_and_told_twice(books: Books, story: str) -> None:
-    told, left = STORIES[story]
-    orders = itertools.permutations([("payment_intent.succeeded", "pi", {}), *told])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+async def test_a_scenario_ends_the_same_in_any_order_and_delivered_twice(books: Books, scenario: str) -> None:
+    events, left = SCENARIOS[scenario]
+    orders = itertools.permutations([("payment_intent.succeeded", "pi", {}), *events])
     ways = list(itertools.product(orders, DELIVERIES))
     ways = Random(1).sample(ways, min(len(ways), WAYS_MAX))
     for number, (each, deliver) in enumerate(ways):
@@ -159,16 +159,16 @@ async def test_a_story_ends_the_same_in_any_order_and_told_twice(books: Books, s
 async def test_what_was_spent_before_it_was_taken_back_is_a_receivable_and_comes_back_when_the_dispute_is_won(
     books: Books,
 ) -> None:
-    await books.apply(purchase(), usage(credits=70), refund(amount_minor=400), withdrawn(amount_minor=600))
+    await books.post(purchase(), usage(credits=70), refund(amount_minor=400), withdrawn(amount_minor=600))
     assert await books.balance() == (-70, 70, 70)
-    await books.apply(purchase("pi_2", credits=50))
+    await books.post(purchase("pi_2", credits=50))
     assert await books.balance() == (-20, 20, 20)
-    await books.apply(reinstated(amount_minor=600))
+    await books.post(reinstated(amount_minor=600))
     assert await books.balance() == (40, 0, 0)
     await books.assert_right()
 
 
 async def test_a_reversal_takes_from_its_own_grant_and_leaves_others(books: Books) -> None:
-    await books.apply(purchase("pi_1"), purchase("pi_2"), refund(payment_intent="pi_2"))
+    await books.post(purchase("pi_1"), purchase("pi_2"), refund(payment_intent="pi_2"))
     grants = await books.rows("SELECT payment_intent, remaining FROM credit_grant ORDER BY payment_intent")
     assert grants == [("pi_1", 100), ("pi_2", 0)]

@@ -72,11 +72,11 @@ class LedgerMachine(RuleBasedStateMachine):
         self._apply([purchase("pi_first", credits, tenant=bravo)])
 
     @rule(batch=batches)
-    def apply(self, batch: Sequence[Command]) -> None:
+    def post(self, batch: Sequence[Command]) -> None:
         self._apply(moved_to(self.now, batch))
 
     @rule(again=repetitions, batch=batches)
-    def apply_again(self, again: Sequence[int], batch: Sequence[Command]) -> None:
+    def post_again(self, again: Sequence[int], batch: Sequence[Command]) -> None:
         self._apply([*repeated(self.before, again, self.now), *moved_to(self.now, batch)])
 
     @rule(
@@ -84,14 +84,16 @@ class LedgerMachine(RuleBasedStateMachine):
         of_all=st.lists(commands, max_size=4),
         again=repetitions,
     )
-    def apply_at_once(self, own: Sequence[Sequence[Command]], of_all: Sequence[Command], again: Sequence[int]) -> None:
+    def post_concurrently(
+        self, own: Sequence[Sequence[Command]], of_all: Sequence[Command], again: Sequence[int]
+    ) -> None:
         """Several workers: each with commands of its own, and with some that come to all of them in different order."""
         shared = [*moved_to(self.now, of_all), *repeated(self.before, again, self.now)]
         given = [
             self._of_known([*moved_to(self.now, batch), *(shared if n % 2 else reversed(shared))])
             for n, batch in enumerate(own)
         ]
-        for batch in self.run(self.books.apply_at_once(*([batch] for batch in given), now=self.now)):
+        for batch in self.run(self.books.post_concurrently(*([batch] for batch in given), now=self.now)):
             self._apply_to_model(batch)
 
     @rule(tenant=tenants, limit=limits)
@@ -118,12 +120,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.run(self.books.assert_right())
 
     def _apply(self, batch: Sequence[Command]) -> None:
-        self.run(self.books.apply(*batch, now=self.now))
+        self.run(self.books.post(*batch, now=self.now))
         self._apply_to_model(batch)
 
     def _apply_to_model(self, batch: Sequence[Command]) -> None:
         for command in batch:
-            self.model.apply(command, self.now)
+            self.model.record(command, self.now)
         self.before += batch
 
     def _of_known(self, batch: Sequence[Command]) -> list[Command]:
@@ -174,14 +176,14 @@ def test_two_writers_that_get_much_of_the_same_end_as_the_model_says(books: Book
     def end_as_the_model_says(of_one: list[Batch], of_other: list[Batch], of_both: list[Batch], random: Random) -> None:
         run(books.empty())
         begun = [credit_of(intent) for intent in INTENTS[:3]]
-        run(books.apply(*begun))
+        run(books.post(*begun))
         writers = [of_one + of_both, of_other + [batch[::-1] for batch in of_both]]
         for writer in writers:
             random.shuffle(writer)
         model = Model()
-        for batch in [begun, *run(books.apply_at_once(*writers))]:
+        for batch in [begun, *run(books.post_concurrently(*writers))]:
             for command in batch:
-                model.apply(command)
+                model.record(command)
         assert run(books.views()) == model.views()
         run(books.assert_right())
 

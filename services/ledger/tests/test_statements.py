@@ -13,7 +13,7 @@ import pytest
 
 from ledger.archive import archive_old_transfers
 from ledger.core.commands import Command
-from ledger.core.statement import PURPOSES_OF_DAY_MAX, DayUsage, Month, NotAMonth, Standing, statement_of
+from ledger.core.statement import PURPOSES_OF_DAY_MAX, DayUsage, Month, NotAMonth, Standing, build_statement
 from shared.auth import Scope
 from shared.clock import utc_now
 
@@ -58,14 +58,14 @@ async def test_a_month_of_everything(api: httpx.AsyncClient, books: Books, heade
     def on(day: int) -> datetime:
         return datetime(2026, 8, day, 12, tzinfo=UTC)
 
-    await books.apply(purchase("pi_1", 100, amount_minor=1_000), now=datetime(2026, 7, 31, 23, 59, tzinfo=UTC))
-    await books.apply(debit("d1", 10, purpose="summaries"), promotion(credits=20, expires_at=on(20)), now=on(1))
-    await books.apply(hold("h1", 40, expires_at=on(28)), hold("h2", 5, expires_at=on(28)), now=on(2))
-    await books.apply(capture("h1", 15), release("h2"), debit("d2", 3, purpose="images"), now=on(3))
-    await books.apply(refund(amount_minor=500), now=on(4))
-    await books.apply(usage("u1", 60), adjustment("fix", -4), now=on(21))
-    await books.apply(purchase("pi_2", 50, amount_minor=700), now=on(30))
-    await books.apply(debit("september", 1), now=datetime(2026, 9, 1, tzinfo=UTC))
+    await books.post(purchase("pi_1", 100, amount_minor=1_000), now=datetime(2026, 7, 31, 23, 59, tzinfo=UTC))
+    await books.post(debit("d1", 10, purpose="summaries"), promotion(credits=20, expires_at=on(20)), now=on(1))
+    await books.post(hold("h1", 40, expires_at=on(28)), hold("h2", 5, expires_at=on(28)), now=on(2))
+    await books.post(capture("h1", 15), release("h2"), debit("d2", 3, purpose="images"), now=on(3))
+    await books.post(refund(amount_minor=500), now=on(4))
+    await books.post(usage("u1", 60), adjustment("fix", -4), now=on(21))
+    await books.post(purchase("pi_2", 50, amount_minor=700), now=on(30))
+    await books.post(debit("september", 1), now=datetime(2026, 9, 1, tzinfo=UTC))
 
     month = await statement(api, headers, "2026-08")
     assert_sums_add_up(month)
@@ -115,10 +115,10 @@ async def test_the_sums_of_any_months_add_up_and_follow_each_other(
     api: httpx.AsyncClient, books: Books, headers: MakeHeaders, seed: int
 ) -> None:
     random = Random(seed)
-    await books.apply(purchase("pi_first", 200), now=datetime(2026, 7, 1, tzinfo=UTC))
+    await books.post(purchase("pi_first", 200), now=datetime(2026, 7, 1, tzinfo=UTC))
     for step in range(60):
         now = datetime(2026, 7, 1, tzinfo=UTC) + timedelta(days=1.4 * step)
-        await books.apply(*_facts(random, step), now=now)
+        await books.post(*_facts(random, step), now=now)
     await books.assert_right()
     months = [await statement(api, headers, name) for name in MONTHS]
     for month in months:
@@ -129,7 +129,7 @@ async def test_the_sums_of_any_months_add_up_and_follow_each_other(
 
 async def test_a_month_in_the_archive(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
     then = utc_now() - timedelta(days=500)
-    await books.apply(purchase(credits=100), debit(credits=30), now=then)
+    await books.post(purchase(credits=100), debit(credits=30), now=then)
     name = f"{then:%Y-%m}"
     before = await statement(api, headers, name)
     assert await archive_old_transfers(books.engine) == 2
@@ -139,8 +139,8 @@ async def test_a_month_in_the_archive(api: httpx.AsyncClient, books: Books, head
 
 async def test_as_csv_and_as_a_page(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
     now = datetime(2026, 8, 1, tzinfo=UTC)
-    await books.apply(purchase(credits=100), debit("d1", 10, purpose="=1+1"), now=now)
-    await books.apply(debit("d2", 20, purpose="<script>alert(1)</script>"), now=now)
+    await books.post(purchase(credits=100), debit("d1", 10, purpose="=1+1"), now=now)
+    await books.post(debit("d2", 20, purpose="<script>alert(1)</script>"), now=now)
     own = headers("acme", Scope.BILLING_READ)
     table = await api.get("/api/ledger/statements/2026-08", params={"format": "csv"}, headers=own)
     assert table.headers["content-type"].startswith("text/csv")
@@ -156,7 +156,7 @@ async def test_as_csv_and_as_a_page(api: httpx.AsyncClient, books: Books, header
 
 
 async def test_a_tenant_reads_its_own(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
-    await books.apply(purchase("pi_2", 100, tenant="bravo"), now=datetime(2026, 8, 1, tzinfo=UTC))
+    await books.post(purchase("pi_2", 100, tenant="bravo"), now=datetime(2026, 8, 1, tzinfo=UTC))
     month = await statement(api, headers, "2026-08")
     assert (month["tenantId"], month["totals"], month["grants"]) == ("acme", [], [])
 
@@ -176,6 +176,6 @@ def test_the_year_ends() -> None:
 def test_many_purposes_of_a_day_are_summed() -> None:
     day = datetime(2026, 8, 1, tzinfo=UTC).date()
     usage_of_day = [DayUsage(day, f"purpose-{n}", n) for n in range(1, PURPOSES_OF_DAY_MAX + 11)]
-    made = statement_of("acme", Month.parse("2026-08"), Standing(), Standing(), [], [], [], [], usage_of_day)
+    made = build_statement("acme", Month.parse("2026-08"), Standing(), Standing(), [], [], [], [], usage_of_day)
     assert len(made.usage) == PURPOSES_OF_DAY_MAX + 1
     assert sum(each.credits for each in made.usage) == sum(each.credits for each in usage_of_day)

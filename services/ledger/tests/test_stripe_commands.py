@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ledger.core.accounts import CREDITS_MAX, Kind
-from ledger.core.commands import Command, Credit, DisputeSeen, RefundSeen, Unapplied
+from ledger.core.commands import Command, Credit, DisputeSeen, RefundSeen, UnappliedReceipt
 from ledger.stripe_commands import command_of
 from shared.signed_metadata import MARKER, sign
 from shared.stripe_events import EVENT_TYPES, MalformedEvent, parse_event
@@ -52,7 +52,7 @@ def test_what_cannot_be_believed_is_an_unapplied_receipt(
     metadata: Mapping[str, str], changes: Mapping[str, Any], reason: str
 ) -> None:
     found = command("payment_intent.succeeded", payment_intent_object(metadata=metadata, **changes))
-    assert isinstance(found, Unapplied)
+    assert isinstance(found, UnappliedReceipt)
     assert found.reason == reason
     assert found.amount_minor == changes.get("amount_received", 1000)
     assert found.currency == changes.get("currency", "usd")
@@ -62,7 +62,7 @@ def test_what_cannot_be_believed_is_an_unapplied_receipt(
 def test_a_receipt_keeps_what_unsigned_metadata_claims_within_bounds() -> None:
     metadata = {MARKER: "v1", "attempt": "att_1", "tenant": "a\x00b" + "c" * 1000}
     found = command("payment_intent.succeeded", payment_intent_object(metadata=metadata))
-    assert isinstance(found, Unapplied)
+    assert isinstance(found, UnappliedReceipt)
     assert (found.attempt, found.claimed_tenant) == ("att_1", "ab" + "c" * 498)
 
 

@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 from embedded.environment import SIMULATOR_SECRET_KEY
 from embedded.testing import stripe_settings
 from ledger import sql, waiting_reversals
-from ledger.apply import apply
+from ledger.apply import apply_commands
 from ledger.repository import begin_batch
 from ledger.stripe_gateway import StripeGateway, open_stripe_gateway
 from ledger.waiting_reversals import look_up_waiting
@@ -47,7 +47,7 @@ def stripe_at(url: str, key: str = SIMULATOR_SECRET_KEY) -> AbstractAsyncContext
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class LookUpEnvironment:
     """Books, and the Stripe that they ask."""
 
     books: Books
@@ -79,102 +79,109 @@ class House:
 
 
 @pytest.fixture
-async def house(books: Books, stripe_account: RunningSimulator) -> AsyncIterator[House]:
+async def environment(books: Books, stripe_account: RunningSimulator) -> AsyncIterator[LookUpEnvironment]:
     async with stripe_at(stripe_account.url) as gateway:
-        yield House(books, stripe_account, gateway)
+        yield LookUpEnvironment(books, stripe_account, gateway)
 
 
 def dropped() -> float:
     return REGISTRY.get_sample_value("ledger_foreign_payment_intents_total") or 0.0
 
 
-async def test_a_refund_of_other_business_is_dropped_after_a_day(house: House) -> None:
-    foreign = house.paid({"order": "a book"})
-    await house.books.apply(refund(payment_intent=foreign), withdrawn(payment_intent=foreign))
+async def test_a_refund_of_other_business_is_dropped_after_a_day(environment: LookUpEnvironment) -> None:
+    foreign = environment.paid({"order": "a book"})
+    await environment.books.post(refund(payment_intent=foreign), withdrawn(payment_intent=foreign))
     before = dropped()
-    await house.look_up(A_DAY_LATER - timedelta(seconds=1))
-    assert (await house.waiting(), house.asked_for()) == ([foreign], [])
-    await house.look_up()
-    assert (await house.waiting(), house.asked_for()) == ([], [foreign])
+    await environment.look_up(A_DAY_LATER - timedelta(seconds=1))
+    assert (await environment.waiting(), environment.asked_for()) == ([foreign], [])
+    await environment.look_up()
+    assert (await environment.waiting(), environment.asked_for()) == ([], [foreign])
     assert dropped() - before == 1
-    assert await house.books.rows("SELECT 1 FROM transfer") == []
+    assert await environment.books.rows("SELECT 1 FROM transfer") == []
 
 
-async def test_a_payment_intent_that_stripe_does_not_know_is_dropped(house: House) -> None:
-    await house.books.apply(refund(payment_intent="pi_of_nobody"))
-    await house.look_up()
-    assert await house.waiting() == []
+async def test_a_payment_intent_that_stripe_does_not_know_is_dropped(environment: LookUpEnvironment) -> None:
+    await environment.books.post(refund(payment_intent="pi_of_nobody"))
+    await environment.look_up()
+    assert await environment.waiting() == []
 
 
-async def test_what_was_dropped_waits_again_when_it_is_heard_of_again(house: House) -> None:
-    await house.books.apply(refund(payment_intent="pi_of_nobody"))
-    await house.look_up()
-    await house.books.apply(refund("re_2", payment_intent="pi_of_nobody"), now=A_DAY_LATER)
-    await house.look_up()
-    assert await house.waiting() == ["pi_of_nobody"]
-    await house.look_up(A_DAY_LATER + timedelta(days=1))
-    assert await house.waiting() == []
+async def test_what_was_dropped_waits_again_when_it_is_heard_of_again(environment: LookUpEnvironment) -> None:
+    await environment.books.post(refund(payment_intent="pi_of_nobody"))
+    await environment.look_up()
+    await environment.books.post(refund("re_2", payment_intent="pi_of_nobody"), now=A_DAY_LATER)
+    await environment.look_up()
+    assert await environment.waiting() == ["pi_of_nobody"]
+    await environment.look_up(A_DAY_LATER + timedelta(days=1))
+    assert await environment.waiting() == []
 
 
-async def test_ours_is_credited_and_reversed_though_its_event_never_came(house: House) -> None:
-    ours = house.paid(OURS)
-    await house.books.apply(refund("re_1", 400, payment_intent=ours))
-    await house.look_up()
-    entries = await house.books.rows("SELECT kind, credits, reference, purchase FROM transfer ORDER BY version")
+async def test_ours_is_credited_and_reversed_though_its_event_never_came(environment: LookUpEnvironment) -> None:
+    ours = environment.paid(OURS)
+    await environment.books.post(refund("re_1", 400, payment_intent=ours))
+    await environment.look_up()
+    entries = await environment.books.rows("SELECT kind, credits, reference, purchase FROM transfer ORDER BY version")
     assert [tuple(row) for row in entries] == [
         ("purchase", 100, ours, "pur_1"),
         ("refund", 40, "re_1", "pur_1"),
     ]
-    assert [(each.kind, each.credits) for each in house.books.published.entries] == [("purchase", 100), ("refund", -40)]
-    await house.books.assert_right()
+    assert [(each.kind, each.credits) for each in environment.books.published.entries] == [
+        ("purchase", 100),
+        ("refund", -40),
+    ]
+    await environment.books.assert_right()
 
-    await house.books.apply(purchase(ours))  # and if the event comes after all, it was there
-    await house.look_up(A_DAY_LATER + timedelta(days=2))
-    assert await house.books.balance() == (60, 0, 0)
+    await environment.books.post(purchase(ours))  # and if the event comes after all, it was there
+    await environment.look_up(A_DAY_LATER + timedelta(days=2))
+    assert await environment.books.balance() == (60, 0, 0)
 
 
-async def test_ours_that_cannot_be_believed_becomes_a_receipt_and_is_not_asked_for_again(house: House) -> None:
-    forged = house.paid(OURS | {"credits": "100000"})
-    await house.books.apply(refund(payment_intent=forged))
-    await house.look_up()
-    await house.look_up(A_DAY_LATER + timedelta(days=2))
-    receipts = await house.books.rows("SELECT payment_intent, reason FROM unapplied_receipt")
+async def test_ours_that_cannot_be_believed_becomes_a_receipt_and_is_not_asked_for_again(
+    environment: LookUpEnvironment,
+) -> None:
+    forged = environment.paid(OURS | {"credits": "100000"})
+    await environment.books.post(refund(payment_intent=forged))
+    await environment.look_up()
+    await environment.look_up(A_DAY_LATER + timedelta(days=2))
+    receipts = await environment.books.rows("SELECT payment_intent, reason FROM unapplied_receipt")
     assert [tuple(row) for row in receipts] == [(forged, "signature_invalid")]
-    assert (await house.waiting(), house.asked_for()) == ([forged], [forged])
+    assert (await environment.waiting(), environment.asked_for()) == ([forged], [forged])
 
 
-async def test_ours_that_is_not_paid_is_looked_up_again_a_day_later(house: House) -> None:
-    unpaid = house.paid(OURS, confirm=False)
-    await house.books.apply(refund(payment_intent=unpaid))
+async def test_ours_that_is_not_paid_is_looked_up_again_a_day_later(environment: LookUpEnvironment) -> None:
+    unpaid = environment.paid(OURS, confirm=False)
+    await environment.books.post(refund(payment_intent=unpaid))
     for hours in (0, 1, 23, 24, 25):
-        await house.look_up(A_DAY_LATER + timedelta(hours=hours))
-    assert (await house.waiting(), house.asked_for()) == ([unpaid], [unpaid, unpaid])
-    house.account.client().v1.payment_intents.confirm(unpaid)
-    await house.look_up(A_DAY_LATER + timedelta(days=2))
-    assert (await house.waiting(), await house.books.balance()) == ([], (0, 0, 0))
-    await house.books.assert_right()
+        await environment.look_up(A_DAY_LATER + timedelta(hours=hours))
+    assert (await environment.waiting(), environment.asked_for()) == ([unpaid], [unpaid, unpaid])
+    environment.account.client().v1.payment_intents.confirm(unpaid)
+    await environment.look_up(A_DAY_LATER + timedelta(days=2))
+    assert (await environment.waiting(), await environment.books.balance()) == ([], (0, 0, 0))
+    await environment.books.assert_right()
 
 
-async def test_a_paid_one_that_contradicts_the_books_waits_and_harms_no_other(house: House) -> None:
+async def test_a_paid_one_that_contradicts_the_books_waits_and_harms_no_other(environment: LookUpEnvironment) -> None:
     """2^53 − 1 credits are there already: what the event would be dead-lettered for."""
-    await house.books.apply(purchase("pi_huge", 2**53 - 1))
-    ours, foreign = house.paid(OURS), house.paid({})
-    await house.books.apply(refund("re_1", payment_intent=ours), refund("re_2", payment_intent=foreign))
-    await house.look_up()
-    assert await house.waiting() == [ours]
-    assert (await house.books.balance())[0] == 2**53 - 1
+    await environment.books.post(purchase("pi_huge", 2**53 - 1))
+    ours, foreign = environment.paid(OURS), environment.paid({})
+    await environment.books.post(refund("re_1", payment_intent=ours), refund("re_2", payment_intent=foreign))
+    await environment.look_up()
+    assert await environment.waiting() == [ours]
+    assert (await environment.books.balance())[0] == 2**53 - 1
 
 
 @pytest.mark.parametrize("fault", ["error_before", "rate_limit", "drop_answer"])
-async def test_without_an_answer_nothing_is_lost_and_what_was_learnt_counts(house: House, fault: str) -> None:
-    names = [house.paid({}) for _ in range(3)]
+async def test_without_an_answer_nothing_is_lost_and_what_was_learnt_counts(
+    environment: LookUpEnvironment, fault: str
+) -> None:
+    names = [environment.paid({}) for _ in range(3)]
     for n, name in enumerate(names):
-        await house.books.apply(refund(f"re_{n}", payment_intent=name), now=NOW + timedelta(seconds=n))
-    house.account.post("/faults", kind=fault, method="GET", path=f"/v1/payment_intents/{names[1]}")
-    await house.look_up(A_DAY_LATER + timedelta(minutes=1))
-    assert await house.waiting() == sorted(names[1:])
-    await house.look_up(A_DAY_LATER + timedelta(minutes=2))
-    assert await house.waiting() == []
+        await environment.books.post(refund(f"re_{n}", payment_intent=name), now=NOW + timedelta(seconds=n))
+    environment.account.post("/faults", kind=fault, method="GET", path=f"/v1/payment_intents/{names[1]}")
+    await environment.look_up(A_DAY_LATER + timedelta(minutes=1))
+    assert await environment.waiting() == sorted(names[1:])
+    await environment.look_up(A_DAY_LATER + timedelta(minutes=2))
+    assert await environment.waiting() == []
 
 
 @pytest.mark.parametrize(
@@ -185,37 +192,37 @@ async def test_without_an_answer_nothing_is_lost_and_what_was_learnt_counts(hous
     ],
 )
 async def test_a_stripe_that_is_away_or_refuses_the_key_ends_the_run_quietly(
-    house: House, reach: Callable[[RunningSimulator], AbstractAsyncContextManager[StripeGateway]]
+    environment: LookUpEnvironment, reach: Callable[[RunningSimulator], AbstractAsyncContextManager[StripeGateway]]
 ) -> None:
-    await house.books.apply(refund(payment_intent="pi_1"))
-    async with reach(house.account) as gateway:
-        await house.look_up(gateway=gateway)
-    assert await house.waiting() == ["pi_1"]
+    await environment.books.post(refund(payment_intent="pi_1"))
+    async with reach(environment.account) as gateway:
+        await environment.look_up(gateway=gateway)
+    assert await environment.waiting() == ["pi_1"]
 
 
 async def test_a_run_asks_for_the_oldest_and_for_no_more_than_it_may(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    environment: LookUpEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting_reversals, "LOOK_UPS_MAX", 5)
-    monkeypatch.setattr(waiting_reversals, "SETTLED_TOGETHER_MAX", 2)
+    monkeypatch.setattr(waiting_reversals, "RESOLVED_TOGETHER_MAX", 2)
     names = [f"pi_{n}" for n in range(8)]
     for n in (5, 2, 7, 0, 3, 6, 1, 4):
-        await house.books.apply(refund(f"re_{n}", payment_intent=names[n]), now=NOW + timedelta(seconds=n))
-    await house.look_up(A_DAY_LATER + timedelta(minutes=1))
-    assert (house.asked_for(), await house.waiting()) == (names[:5], names[5:])
+        await environment.books.post(refund(f"re_{n}", payment_intent=names[n]), now=NOW + timedelta(seconds=n))
+    await environment.look_up(A_DAY_LATER + timedelta(minutes=1))
+    assert (environment.asked_for(), await environment.waiting()) == (names[:5], names[5:])
 
 
-async def test_two_workers_at_once_do_it_once(house: House) -> None:
-    foreign, ours = house.paid({}), house.paid(OURS)
-    await house.books.apply(refund("re_1", payment_intent=foreign), refund("re_2", payment_intent=ours))
+async def test_two_workers_at_once_do_it_once(environment: LookUpEnvironment) -> None:
+    foreign, ours = environment.paid({}), environment.paid(OURS)
+    await environment.books.post(refund("re_1", payment_intent=foreign), refund("re_2", payment_intent=ours))
     before = dropped()
-    await asyncio.gather(house.look_up(), house.look_up())
-    assert (await house.waiting(), dropped() - before) == ([], 1)
-    assert [row.kind for row in await house.books.rows("SELECT kind FROM transfer ORDER BY version")] == [
+    await asyncio.gather(environment.look_up(), environment.look_up())
+    assert (await environment.waiting(), dropped() - before) == ([], 1)
+    assert [row.kind for row in await environment.books.rows("SELECT kind FROM transfer ORDER BY version")] == [
         "purchase",
         "refund",
     ]
-    await house.books.assert_right()
+    await environment.books.assert_right()
 
 
 async def _inserted(transaction: Transaction) -> None:
@@ -226,26 +233,26 @@ async def _inserted(transaction: Transaction) -> None:
 
 
 async def _applied(transaction: Transaction) -> None:
-    await apply(transaction, [purchase()], A_DAY_LATER)
+    await apply_commands(transaction, [purchase()], A_DAY_LATER)
 
 
 @pytest.mark.parametrize("begun", [_inserted, _applied])
 async def test_a_credit_that_arrives_while_its_row_is_being_dropped_is_not_lost(
-    house: House, begun: Callable[[Transaction], Awaitable[None]]
+    environment: LookUpEnvironment, begun: Callable[[Transaction], Awaitable[None]]
 ) -> None:
     """Stripe does not know pi_1 in this test, so its row is to be dropped; its credit is being written."""
-    await house.books.apply(refund(payment_intent="pi_1"))
-    async with house.books.outbox.transaction(house.books.engine) as transaction:
+    await environment.books.post(refund(payment_intent="pi_1"))
+    async with environment.books.outbox.transaction(environment.books.engine) as transaction:
         await begun(transaction)
-        dropping = asyncio.create_task(house.look_up())
-        await until(lambda: _waits_for_a_lock(house.books))
-        await apply(transaction, [purchase()], A_DAY_LATER)
+        dropping = asyncio.create_task(environment.look_up())
+        await until(lambda: _waits_for_a_lock(environment.books))
+        await apply_commands(transaction, [purchase()], A_DAY_LATER)
     await dropping
-    assert await house.waiting() == []
-    assert await house.books.balance() == (0, 0, 0)
-    [row] = await house.books.rows("SELECT tenant_id, reversed_credits FROM payment_intent")
+    assert await environment.waiting() == []
+    assert await environment.books.balance() == (0, 0, 0)
+    [row] = await environment.books.rows("SELECT tenant_id, reversed_credits FROM payment_intent")
     assert tuple(row) == ("acme", 100)
-    await house.books.assert_right()
+    await environment.books.assert_right()
 
 
 async def _waits_for_a_lock(books: Books) -> bool:

@@ -1,4 +1,4 @@
-"""HTTP door: what the routes of `ledger.api` work with. Reads run as `ledger_api` within the caller's tenant, writes as
+"""The API process. Reads run as `ledger_api` within the caller's tenant, writes as
 `ledger_worker` in groups, each authorised by its route before it joins one."""
 
 import asyncio
@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.api import operating, own, statements, using
-from ledger.apply import apply
+from ledger.apply import apply_commands
 from ledger.balance_state import BALANCE_STATE
 from ledger.core.commands import Command, Outcome
 from ledger.group_commit import GroupCommit
@@ -48,7 +48,7 @@ def create_app(
 
     async def commit(commands: Sequence[Command]) -> Sequence[Outcome]:
         async with runtime.outbox.transaction(runtime.engine) as transaction:
-            outcomes = await apply(transaction, commands, transaction.now)
+            outcomes = await apply_commands(transaction, commands, transaction.now)
             await fault_point("ledger.debits_planned")
         await fault_point("ledger.debits_committed")
         return outcomes

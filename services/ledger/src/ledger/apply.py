@@ -1,4 +1,7 @@
-"""One batch of commands, in one transaction: lock, read, plan, write, announce. All doors end here."""
+"""One batch of commands, in one transaction: lock, read, plan, write, publish.
+
+The API, the consumer and the jobs all change the books through `apply_commands`.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -6,11 +9,11 @@ from datetime import datetime
 
 from prometheus_client import Counter
 
-from ledger.core.accounts import KINDS_OF_USE, Door
-from ledger.core.commands import Command, Credit, DisputeSeen, Outcome, RefundSeen, Unapplied
+from ledger.core.accounts import DEBIT_KINDS, Namespace
+from ledger.core.commands import Command, Credit, DisputeSeen, Outcome, RefundSeen, UnappliedReceipt
 from ledger.core.plan import plan, posts_all
 from ledger.core.state import Changes, PaymentIntent, RefusedReversal, State, Transfer
-from ledger.core.touched import Use, are_uses, tenants_of_uses, touched_by
+from ledger.core.touched import DebitCommand, are_debits, tenants_of_debits, touched_by
 from ledger.repository import Batch, ReferenceTaken, begin_batch
 from shared.events import EntryPosted, ReversalRefused
 from shared.logs import get_logger
@@ -25,10 +28,10 @@ _refused_reversals = Counter(
 _refused_reversals.labels("currency_differs")
 
 
-async def apply(transaction: Transaction, commands: Sequence[Command], now: datetime) -> Sequence[Outcome]:
+async def apply_commands(transaction: Transaction, commands: Sequence[Command], now: datetime) -> Sequence[Outcome]:
     """Applies the commands and answers each. What they changed is published once the transaction commits."""
     async with begin_batch(transaction.connection) as batch:
-        changes = await _apply_hopefully(batch, commands, now) if are_uses(commands) else None
+        changes = await _apply_optimistically(batch, commands, now) if are_debits(commands) else None
         if changes is None:
             changes = plan(await _lock_and_read(batch, commands, now), commands, now)
             await _write(batch, changes, now)
@@ -36,12 +39,16 @@ async def apply(transaction: Transaction, commands: Sequence[Command], now: date
     return changes.outcomes
 
 
-async def _apply_hopefully(batch: Batch, commands: Sequence[Use], now: datetime) -> Changes | None:
-    """Looks references up only where a use was refused, which one that is known would not have been. Nearly all are
-    new, and a key tells where one is not: then nothing has been done, and None is returned."""
+async def _apply_optimistically(batch: Batch, commands: Sequence[DebitCommand], now: datetime) -> Changes | None:
+    """Applies debits without looking their references up first, since nearly all are new.
+
+    Where the plan refuses a debit, references are read and the batch is planned again: a debit that was posted before
+    is answered with its first result. Where a reference turns out to be taken as its transfer is written, the savepoint
+    is rolled back and None is returned.
+    """
     try:
         async with batch.savepoint():
-            state = await _lock_and_read_tenants(batch, tenants_of_uses(commands), now)
+            state = await _lock_and_read_tenants(batch, tenants_of_debits(commands), now)
             changes = plan(state, commands, now)
             if not posts_all(changes.outcomes):
                 references = await batch.read_references(touched_by(commands).references)
@@ -116,7 +123,7 @@ def _announce(transaction: Transaction, changes: Changes, now: datetime) -> None
     for balance in changes.balances:
         transaction.mark(TopicName.BALANCE_CHANGED, balance.tenant, balance.version, tenant=balance.tenant)
     for transfer in changes.transfers:
-        if transfer.kind not in KINDS_OF_USE:
+        if transfer.kind not in DEBIT_KINDS:
             transaction.publish(_entry_posted(transfer))
     for receipt in changes.receipts:
         if receipt.purchase or receipt.attempt:
@@ -130,7 +137,7 @@ def _entry_posted(transfer: Transfer) -> EntryPosted:
     return EntryPosted(
         tenant=transfer.tenant,
         reference=transfer.reference,
-        door=transfer.door.value,
+        door=transfer.namespace.value,
         kind=transfer.kind,
         credits=transfer.balance_change,
         amount_minor=transfer.amount_minor,
@@ -143,12 +150,12 @@ def _entry_posted(transfer: Transfer) -> EntryPosted:
     )
 
 
-def _receipt_posted(receipt: Unapplied, now: datetime) -> EntryPosted:
+def _receipt_posted(receipt: UnappliedReceipt, now: datetime) -> EntryPosted:
     """Tells whoever asked for the money that it came and bought nothing. Its reference leaves the credit's own free."""
     return EntryPosted(
         tenant=receipt.claimed_tenant,
         reference=f"{receipt.payment_intent}:unapplied",
-        door=Door.STRIPE.value,
+        door=Namespace.STRIPE.value,
         kind="unapplied_receipt",
         credits=0,
         amount_minor=receipt.amount_minor,
@@ -178,4 +185,4 @@ def _reversal_refused(intent: PaymentIntent, refused: RefusedReversal, now: date
     )
 
 
-_OF_PAYMENT_INTENT = (Credit, Unapplied, RefundSeen, DisputeSeen)
+_OF_PAYMENT_INTENT = (Credit, UnappliedReceipt, RefundSeen, DisputeSeen)

@@ -30,8 +30,8 @@ from shared.groups import Group
 PAGE_TENANTS = 1_000
 STATEMENT_TIMEOUT_S = 600
 WRONG_SHOWN_MAX = 100
-KAFKA_IS_NOT_SET = "KAFKA_BOOTSTRAP_SERVERS is not set"
-KAFKA_IS_AWAY = "Kafka does not answer"
+KAFKA_NOT_CONFIGURED = "KAFKA_BOOTSTRAP_SERVERS is not set"
+KAFKA_UNAVAILABLE = "Kafka does not answer"
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class Findings:
         """0 right, 1 wrong or records are held back, 2 nothing proven."""
         if self.wrong or self.held_back:
             return 1
-        return 2 if self.unseen or not self.transfers or self.kafka == KAFKA_IS_AWAY else 0
+        return 2 if self.unseen or not self.transfers or self.kafka == KAFKA_UNAVAILABLE else 0
 
 
 async def check(engine: AsyncEngine) -> Findings:
@@ -124,12 +124,12 @@ async def _check_page(reading: "Reading", findings: Findings, after: str, upto: 
 async def ask_kafka(findings: Findings, bootstrap_servers: str | None, topic_prefix: str) -> None:
     """Adds what the ledger's group holds back."""
     if bootstrap_servers is None:
-        findings.kafka = KAFKA_IS_NOT_SET
+        findings.kafka = KAFKA_NOT_CONFIGURED
         return
     try:
         findings.held_back = (await Group(bootstrap_servers, "ledger", topic_prefix).held_back()).sentences()
     except (KafkaError, TimeoutError):
-        findings.kafka = KAFKA_IS_AWAY
+        findings.kafka = KAFKA_UNAVAILABLE
 
 
 def _wrong(row: Any, rules: Sequence[tuple[str, str, str]], name: str) -> list[str]:

@@ -130,7 +130,7 @@ GRANT_RULES = (
     ("its size", "credits", "credits_expected"),
 )
 
-#: What changed a receivable: a use never does.
+#: What changed a receivable: a debit never does.
 RECEIVABLES = """
     SELECT tenant_id, change, grant_numbers, grant_credits FROM (
         SELECT *, receivable_after - coalesce(lag(receivable_after) OVER in_order, 0) AS change

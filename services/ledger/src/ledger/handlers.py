@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter
 
-from ledger.apply import apply
+from ledger.apply import apply_commands
 from ledger.core.commands import (
     COMMAND_NAMES,
     OUTCOME_NAMES,
-    BeyondLimit,
+    BalanceOutOfRange,
     Command,
     Conflict,
     CurrencyDiffers,
@@ -63,9 +63,9 @@ class Handlers:
             read.append(record)
         if not commands:
             return
-        outcomes = await apply(transaction, commands, transaction.now)
+        outcomes = await apply_commands(transaction, commands, transaction.now)
         for event_type, command, outcome, record in zip(types, commands, outcomes, read, strict=True):
-            _refuse_unfit(outcome, of=command, as_=Poison)
+            _raise_if_refused(outcome, of=command, as_=Poison)
             if isinstance(outcome, CurrencyDiffers):
                 reason = f"{COMMAND_NAMES[type(command)]}: not in {outcome.credited}, which was credited"
                 dead_letter_with(transaction, record, topic=TopicName.STRIPE_EVENTS, group=GROUP, reason=reason)
@@ -82,21 +82,21 @@ class Handlers:
             _usage.labels("ignored").inc(len(records) - len(commands))
         if not commands:
             return
-        outcomes = await apply(transaction, commands, now)
+        outcomes = await apply_commands(transaction, commands, now)
         for command, outcome in zip(commands, outcomes, strict=True):
             if type(outcome) is not Recorded:
-                _refuse_unfit(outcome, of=command, as_=RecordRefused)
+                _raise_if_refused(outcome, of=command, as_=RecordRefused)
         _count_usage(outcomes)
 
 
-def _refuse_unfit(outcome: Outcome, of: Command, as_: type[Poison]) -> None:
+def _raise_if_refused(outcome: Outcome, of: Command, as_: type[Poison]) -> None:
     """Raises `as_` where a fact cannot be written: the batch is undone, the others are applied without it."""
     match outcome:
         case Conflict(reference):
             raise as_(f"{COMMAND_NAMES[type(of)]}: reference {reference!r} carries another input already")
         case UnknownTenant():
             raise as_(f"{COMMAND_NAMES[type(of)]}: the tenant has never had credits")
-        case BeyondLimit():
+        case BalanceOutOfRange():
             raise as_(f"{COMMAND_NAMES[type(of)]}: the balance would leave the range of 2^53 - 1 credits")
         case _:
             return

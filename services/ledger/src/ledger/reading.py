@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row, Select, Table, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger.core.accounts import Door, Kind
+from ledger.core.accounts import Kind, Namespace
 from ledger.tables import (
     balance,
     credit_grant,
@@ -140,7 +140,7 @@ def entries_query(table: Table, tenant: str, chosen: EntryFilter, before: Cursor
     if chosen.until is not None:
         query = query.where(table.c.created_at < chosen.until)
     if chosen.reference is not None:
-        query = query.where(table.c.door.in_(list(Door)), table.c.reference == chosen.reference)
+        query = query.where(table.c.door.in_(list(Namespace)), table.c.reference == chosen.reference)
     if before is not None:
         try:
             version = int(before.last)

@@ -13,7 +13,7 @@ from sqlalchemy import Select, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger import check_sql
-from ledger.core.commands import Credit, DisputeSeen, RefundSeen, Unapplied
+from ledger.core.commands import Credit, DisputeSeen, RefundSeen, UnappliedReceipt
 from ledger.core.reconciling import AtStripe, Difference, InBooks, Kind, compare
 from ledger.payment_intent_rows import payment_intent_of
 from ledger.stripe_commands import command_of_payment_intent
@@ -72,7 +72,7 @@ class Findings:
 class _Reversals:
     """Refunds and disputes of a PaymentIntent, and the PaymentIntent as it came with them."""
 
-    payment: Credit | Unapplied
+    payment: Credit | UnappliedReceipt
     refunds: dict[str, RefundSeen] = field(default_factory=dict[str, RefundSeen])
     disputes: dict[str, tuple[DisputeSeen, ...]] = field(default_factory=dict[str, tuple[DisputeSeen, ...]])
     on_their_way: set[str] = field(default_factory=set[str])
@@ -203,7 +203,7 @@ class _Run:
                     self._add(known, listed, obj)
         return AtStripe(name, payment, known.refunds, known.disputes, has_all_reversals=True)
 
-    async def _looked_up(self, name: str) -> Credit | Unapplied | None:
+    async def _looked_up(self, name: str) -> Credit | UnappliedReceipt | None:
         view = await self.gateway.payment_intent(name)
         return self._paid(view) if view is not None else None
 
@@ -212,7 +212,7 @@ class _Run:
         for each in listed:
             self.findings.differences += compare(each, books.get(each.payment_intent))
 
-    def _paid(self, view: PaymentIntentView) -> Credit | Unapplied | None:
+    def _paid(self, view: PaymentIntentView) -> Credit | UnappliedReceipt | None:
         """What the books owe a PaymentIntent; None where it has taken no money, or is not ours."""
         return command_of_payment_intent(view, self.signing_keys) if view.status == "succeeded" else None
 

@@ -19,8 +19,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger import array_text, sql
-from ledger.core.accounts import Door, Kind
-from ledger.core.commands import HoldStatus, OrderKey, Unapplied, input_hash
+from ledger.core.accounts import Kind, Namespace
+from ledger.core.commands import HoldStatus, OrderKey, UnappliedReceipt, input_hash
 from ledger.core.state import (
     Balance,
     DayUsage,
@@ -114,15 +114,15 @@ class Batch:
         """What has been posted under these references."""
         if not keys:
             return {}
-        tenants, doors, references = zip(*keys, strict=True)
+        tenants, namespaces, references = zip(*keys, strict=True)
         rows = await self._driver.fetch(
             sql.READ_REFERENCES,
             array_text.of_texts(tenants),
-            array_text.of_plain_texts(doors),
+            array_text.of_plain_texts(namespaces),
             array_text.of_texts(references),
         )
         return {
-            ReferenceKey(row[0], Door(row[1]), row[2]): PostedReference(
+            ReferenceKey(row[0], Namespace(row[1]), row[2]): PostedReference(
                 row[3] or input_hash(Kind.USAGE, -row[5]), row[4], row[5], row[6], row[7]
             )
             for row in rows
@@ -211,7 +211,7 @@ class Batch:
     async def update_payment_intents(self, intents: Sequence[PaymentIntent]) -> None:
         await self._driver.execute(sql.UPDATE_PAYMENT_INTENTS, *payment_intent_columns(intents))
 
-    async def insert_receipts(self, receipts: Sequence[Unapplied], now: datetime) -> None:
+    async def insert_receipts(self, receipts: Sequence[UnappliedReceipt], now: datetime) -> None:
         await self._driver.execute(
             sql.INSERT_RECEIPTS,
             [each.claimed_tenant for each in receipts],
@@ -237,15 +237,15 @@ def _transfer_columns(transfers: Sequence[Transfer]) -> list[Sequence[Any]]:
 
 
 def _run_columns(runs: Sequence[UsageRun]) -> list[Any]:
-    """The columns of `sql.INSERT_RUNS`, in its order: of each run first what its uses have in common, then, as the text
-    of an array, what each has of its own."""
+    """The columns of `sql.INSERT_RUNS`, in its order. Of each run: what its debits have in common, then, as the text of
+    an array, what each has of its own."""
     references: list[str] = []
     credits: list[str] = []
     balances: list[str] = []
     purposes: list[str] = []
     times: list[str] = []
     for run in runs:
-        _tenants, of_references, of_credits, of_purposes, of_times = zip(*run.uses, strict=True)
+        _tenants, of_references, of_credits, of_purposes, of_times = zip(*run.debits, strict=True)
         references.append(array_text.of_texts(of_references))
         credits.append(array_text.of_integers(of_credits))
         balances.append(

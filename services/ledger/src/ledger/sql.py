@@ -148,8 +148,8 @@ UPDATE_HOLDS = """
     WHERE hold.tenant_id = new.tenant_id AND hold.reference = new.reference
 """
 
-#: Runs of usage (`ledger.core.state.UsageRun`): what the uses of a run have in common is sent once a run, what all have
-#: is not sent at all. No hash of the input: the row itself says all that it would cover.
+#: Runs of debits (`ledger.core.state.UsageRun`). What the debits of a run have in common is sent once; what all debits
+#: have in common is not sent. There is no hash of the input: the row itself has all that it would cover.
 INSERT_RUNS = """
     INSERT INTO transfer (tenant_id, door, reference, input_hash, kind, source, destination, credits, version,
                           balance_after, available_after, owed_after, receivable_after, grant_numbers, grant_credits,

@@ -9,15 +9,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ledger.core.accounts import Kind
 from ledger.core.statement import (
+    CurrentGrant,
     DayUsage,
     GrantLine,
     GrantMove,
-    GrantNow,
     KindTotal,
     Month,
     Standing,
     Statement,
-    statement_of,
+    build_statement,
 )
 from shared.database import tenant_transaction
 
@@ -38,8 +38,8 @@ _TOTALS = text("""
 
 _MOVES = text("""
     SELECT grant_number, kind, destination = 'available' AS is_incoming,
-           CAST(coalesce(sum(moved) FILTER (WHERE moved > 0), 0) AS bigint) AS came,
-           CAST(coalesce(sum(moved) FILTER (WHERE moved < 0), 0) AS bigint) AS went
+           CAST(coalesce(sum(moved) FILTER (WHERE moved > 0), 0) AS bigint) AS gained,
+           CAST(coalesce(sum(moved) FILTER (WHERE moved < 0), 0) AS bigint) AS lost
     FROM entry, unnest(grant_numbers, grant_credits) AS move (grant_number, moved)
     WHERE tenant_id = :tenant AND version > 0 AND created_at >= :begin
       AND (CAST(:end AS timestamptz) IS NULL OR created_at < :end)
@@ -69,15 +69,15 @@ async def read_statement(engine: AsyncEngine, tenant: str, month: Month) -> Stat
     async with tenant_transaction(snapshot, tenant) as connection:
         opening, closing = [await _standing(connection, tenant, at) for at in (month.begin, month.end)]
         totals = (await connection.execute(_TOTALS, values)).all()
-        of_month = await _moves(connection, values)
+        moves_of_month = await _moves(connection, values)
         since = await _moves(connection, values | {"begin": month.end, "end": None})
-        touched = sorted({move.grant_number for move in (*of_month, *since)})
+        touched = sorted({move.grant_number for move in (*moves_of_month, *since)})
         grants = (await connection.execute(_GRANTS, values | {"touched": touched})).all()
         usage = (await connection.execute(_USAGE, values)).all()
-    return statement_of(
+    return build_statement(
         tenant, month, opening, closing,
         [KindTotal(Kind(row.kind), row.entries, row.credits, row.currency, row.amount_minor) for row in totals],
-        [_grant(row) for row in grants], of_month, since,
+        [_grant(row) for row in grants], moves_of_month, since,
         [DayUsage(row.day, row.purpose, row.credits) for row in usage],
     )  # fmt: skip
 
@@ -89,11 +89,11 @@ async def _standing(connection: AsyncConnection, tenant: str, at: datetime) -> S
 
 async def _moves(connection: AsyncConnection, values: dict[str, Any]) -> Sequence[GrantMove]:
     return [
-        GrantMove(row.grant_number, Kind(row.kind), row.is_incoming, row.came, row.went)
+        GrantMove(row.grant_number, Kind(row.kind), row.is_incoming, row.gained, row.lost)
         for row in await connection.execute(_MOVES, values)
     ]
 
 
-def _grant(row: Row[Any]) -> GrantNow:
+def _grant(row: Row[Any]) -> CurrentGrant:
     line = GrantLine(row.grant_number, row.kind, row.reference, row.created_at, row.expires_at)
-    return GrantNow(line, row.remaining, row.held)
+    return CurrentGrant(line, row.remaining, row.held)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ledger.core.accounts import CREDITS_MAX, Kind
-from ledger.core.commands import Command, Credit, DisputeSeen, RefundSeen, Unapplied
+from ledger.core.commands import Command, Credit, DisputeSeen, RefundSeen, UnappliedReceipt
 from shared.signed_metadata import CreditOrder, MetadataRejected, has_marker, verify
 from shared.stripe_events import DisputeView, PaymentIntentView, RefundView, StripeEvent
 
@@ -43,7 +43,9 @@ def command_of(event: StripeEvent, signing_keys: Sequence[str]) -> Command | Non
             return None
 
 
-def command_of_payment_intent(intent: PaymentIntentView, signing_keys: Sequence[str]) -> Credit | Unapplied | None:
+def command_of_payment_intent(
+    intent: PaymentIntentView, signing_keys: Sequence[str]
+) -> Credit | UnappliedReceipt | None:
     """What a PaymentIntent that succeeded asks of the ledger; None where it is none of its business."""
     if not has_marker(intent.metadata):
         return None
@@ -82,8 +84,8 @@ def _why_not(order: CreditOrder, intent: PaymentIntentView) -> str | None:
     return None
 
 
-def _unapplied(intent: PaymentIntentView, reason: str) -> Unapplied:
-    return Unapplied(
+def _unapplied(intent: PaymentIntentView, reason: str) -> UnappliedReceipt:
+    return UnappliedReceipt(
         claimed_tenant=_claim(intent, "tenant") or "",
         payment_intent=intent.id,
         amount_minor=intent.amount_received_minor,

@@ -13,8 +13,8 @@ from prometheus_client import Counter
 from sqlalchemy import Select, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.apply import apply
-from ledger.core.commands import COMMAND_NAMES, OUTCOME_NAMES, Noted, Posted
+from ledger.apply import apply_commands
+from ledger.core.commands import COMMAND_NAMES, OUTCOME_NAMES, NothingPosted, Posted
 from ledger.stripe_commands import command_of_payment_intent
 from ledger.stripe_gateway import StripeAnswerUnfit, StripeGateway, StripeGaveNoAnswer
 from ledger.tables import payment_intent
@@ -26,9 +26,9 @@ from shared.stripe_events import PaymentIntentView
 log = get_logger()
 
 LOOK_UP_AFTER = timedelta(days=1)
-#: Look-ups of one run, and how many of them are settled together.
+#: Look-ups of one run, and how many of them are resolved together.
 LOOK_UPS_MAX = 500
-SETTLED_TOGETHER_MAX = 50
+RESOLVED_TOGETHER_MAX = 50
 
 _foreign = Counter(
     "ledger_foreign_payment_intents_total", "PaymentIntents with refunds or disputes that are not ours, dropped."
@@ -47,13 +47,13 @@ async def look_up_waiting(
     """Looks up those that have waited longest. Ends early, with a warning, where Stripe gives no answer."""
     async with outbox.transaction(engine) as transaction:
         due = list(await transaction.connection.scalars(due_look_ups_query(transaction.now)))
-    for start in range(0, len(due), SETTLED_TOGETHER_MAX):
-        seen = await _look_up(gateway, due[start : start + SETTLED_TOGETHER_MAX])
-        for intent in seen.paid:
-            if not await _apply(engine, outbox, intent, signing_keys):
-                seen.unfinished.append(intent.id)
-        await _settle(engine, outbox, seen)
-        if seen.ended_early:
+    for start in range(0, len(due), RESOLVED_TOGETHER_MAX):
+        result = await _look_up(gateway, due[start : start + RESOLVED_TOGETHER_MAX])
+        for intent in result.paid:
+            if not await _credit_payment(engine, outbox, intent, signing_keys):
+                result.unfinished.append(intent.id)
+        await _resolve(engine, outbox, result)
+        if result.ended_early:
             return
 
 
@@ -69,7 +69,7 @@ def due_look_ups_query(now: datetime) -> Select[str]:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _LookUpResult:
     """What Stripe says of some PaymentIntents: not ours, ours and paid, or to be looked up again."""
 
     foreign: list[str] = field(default_factory=list[str])
@@ -78,36 +78,38 @@ class _Seen:
     ended_early: bool = False
 
 
-async def _look_up(gateway: StripeGateway, names: Sequence[str]) -> _Seen:
-    seen = _Seen()
+async def _look_up(gateway: StripeGateway, names: Sequence[str]) -> _LookUpResult:
+    result = _LookUpResult()
     for name in names:
         try:
             intent = await gateway.payment_intent(name)
         except StripeAnswerUnfit as error:
             log.error("payment_intent_unreadable", payment_intent=name, reason=str(error))
-            seen.unfinished.append(name)
+            result.unfinished.append(name)
         except StripeGaveNoAnswer as error:
             log.warning("look_up_ended_early", reason=str(error))
-            seen.ended_early = True
+            result.ended_early = True
             break
         else:
             if intent is None or not has_marker(intent.metadata):
-                seen.foreign.append(name)
+                result.foreign.append(name)
             elif intent.status == "succeeded":
-                seen.paid.append(intent)
+                result.paid.append(intent)
             else:
-                seen.unfinished.append(name)
-    return seen
+                result.unfinished.append(name)
+    return result
 
 
-async def _apply(engine: AsyncEngine, outbox: Outbox, intent: PaymentIntentView, signing_keys: Sequence[str]) -> bool:
+async def _credit_payment(
+    engine: AsyncEngine, outbox: Outbox, intent: PaymentIntentView, signing_keys: Sequence[str]
+) -> bool:
     """Does what the event would have done; False where it does not fit the books, as its event would not have."""
     command = command_of_payment_intent(intent, signing_keys)
     if command is None:
         return False
     async with outbox.transaction(engine) as transaction:
-        [outcome] = await apply(transaction, [command], transaction.now)
-    if not isinstance(outcome, Posted | Noted):
+        [outcome] = await apply_commands(transaction, [command], transaction.now)
+    if not isinstance(outcome, Posted | NothingPosted):
         log.error("payment_intent_refused", payment_intent=intent.id, outcome=OUTCOME_NAMES[type(outcome)])
         return False
     _found.inc()
@@ -115,19 +117,19 @@ async def _apply(engine: AsyncEngine, outbox: Outbox, intent: PaymentIntentView,
     return True
 
 
-async def _settle(engine: AsyncEngine, outbox: Outbox, seen: _Seen) -> None:
+async def _resolve(engine: AsyncEngine, outbox: Outbox, result: _LookUpResult) -> None:
     """Drops what is foreign and notes what is to be looked up again, unless it has been credited meanwhile."""
-    if not seen.foreign and not seen.unfinished:
+    if not result.foreign and not result.unfinished:
         return
     name = payment_intent.c.payment_intent
     async with outbox.transaction(engine) as transaction:
         connection = transaction.connection
         await connection.execute(_KEEP_WRITERS_OUT)
         dropped = list(
-            await connection.scalars(delete(payment_intent).where(_waits, name.in_(seen.foreign)).returning(name))
+            await connection.scalars(delete(payment_intent).where(_waits, name.in_(result.foreign)).returning(name))
         )
         await connection.execute(
-            update(payment_intent).where(_waits, name.in_(seen.unfinished)).values(looked_up_at=transaction.now)
+            update(payment_intent).where(_waits, name.in_(result.unfinished)).values(looked_up_at=transaction.now)
         )
     _foreign.inc(len(dropped))
     for each in dropped:

@@ -1,4 +1,4 @@
-"""Kafka door: topics to handlers, the sweep for grants and holds whose time is over, and the other periodic jobs."""
+"""The worker: consumes events and runs the periodic jobs."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import CompoundSelect, select, text, union_all
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.apply import apply
+from ledger.apply import apply_commands
 from ledger.archive import archive_old_transfers
 from ledger.balance_state import BALANCE_STATE
 from ledger.core.commands import Expire
@@ -45,7 +45,7 @@ async def run(settings: WorkerSettings, stopping: asyncio.Event) -> None:
         loop = make_consumer_loop(runtime, settings, subscriptions(handlers), BATCH_RECORDS_MAX)
 
         async def end() -> None:
-            await end_what_is_due(runtime.engine, runtime.outbox)
+            await end_due_holds_and_grants(runtime.engine, runtime.outbox)
 
         async def archive() -> None:
             await archive_old_transfers(runtime.engine)
@@ -78,7 +78,7 @@ def subscriptions(handlers: Handlers) -> Sequence[Subscription]:
     )
 
 
-async def end_what_is_due(engine: AsyncEngine, outbox: Outbox) -> None:
+async def end_due_holds_and_grants(engine: AsyncEngine, outbox: Outbox) -> None:
     """Ends grants and holds of tenants that nothing else has touched since. May run anywhere, any time, twice at once:
     the plan looks again under the tenant's lock."""
     while True:
@@ -86,7 +86,7 @@ async def end_what_is_due(engine: AsyncEngine, outbox: Outbox) -> None:
             now = transaction.now
             tenants = sorted(set(await transaction.connection.scalars(due_tenants_query(now))))
             if tenants:
-                await apply(transaction, [Expire(tenant) for tenant in tenants], now)
+                await apply_commands(transaction, [Expire(tenant) for tenant in tenants], now)
         if not tenants:
             return
 

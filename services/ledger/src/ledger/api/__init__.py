@@ -1,1 +1,1 @@
-"""The HTTP door: routes only."""
+"""The HTTP API: routes, their bodies and their dependencies."""

@@ -1,12 +1,12 @@
 """Outcomes as HTTP answers: what was refused is a problem with a stable code and what to do about it."""
 
 from ledger.core.commands import (
-    BeyondLimit,
+    BalanceOutOfRange,
     Conflict,
     HoldEnded,
     HoldStatus,
     Insufficient,
-    Noted,
+    NothingPosted,
     Outcome,
     UnknownHold,
     UnknownTenant,
@@ -36,11 +36,11 @@ def refusal(outcome: Outcome) -> Problem:
         case HoldEnded(status, captured):
             detail = f"The hold has ended. {_HOW_HOLDS_END[status]}"
             return Problem(409, "hold_ended", detail, holdStatus=status.value, capturedCredits=captured)
-        case BeyondLimit():
+        case BalanceOutOfRange():
             return Problem(422, "balance_out_of_range", "The balance would leave the range of 2^53 - 1 credits.")
         case Withheld():
             return Problem(409, "withheld", "Nothing is wrong with it; others of the batch could not be posted.")
-        case Noted():  # it was credited so long ago that its transfer is in the archive
+        case NothingPosted():  # it was credited so long ago that its transfer is in the archive
             return unknown_receipt()
         case _:
             raise AssertionError(f"a request never ends as {outcome}")

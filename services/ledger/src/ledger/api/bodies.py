@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from ledger.core.accounts import CREDITS_MAX, PRIORITY_OF_PROMOTIONS
+from ledger.core.accounts import CREDITS_MAX, PROMOTION_PRIORITY
 from ledger.stripe_commands import EXPIRES_IN_DAYS_MAX
 
 #: No control characters: PostgreSQL's text holds no NUL, and logs should not be written by callers.
@@ -134,7 +134,7 @@ class PromotionRequest(Body):
     reference: Identifier = Field(description="Unique for the tenant; the same again answers the first result.")
     credits: Credits
     priority: Annotated[int, Field(strict=True, ge=0, le=1_000)] = Field(
-        PRIORITY_OF_PROMOTIONS, description="Lots of a lower number are spent first; paid ones have 100."
+        PROMOTION_PRIORITY, description="Lots of a lower number are spent first; paid ones have 100."
     )
     expires_at: Time | None = None
     reason: Purpose = ""

@@ -11,7 +11,7 @@ from ledger.core.commands import HoldStatus
 BATCH_DEBITS_MAX = 1_000
 HOLD_S_MAX = 30 * 24 * 60 * 60
 
-TenantOfProduct = Annotated[Identifier | None, Field(description="With a token of `credits:debit:any`: whose credits.")]
+DebitedTenantId = Annotated[Identifier | None, Field(description="With a token of `credits:debit:any`: whose credits.")]
 Overdraft = Annotated[
     Literal["reject", "allow"], Field(description="`allow`: down to the tenant's overdraft limit below zero.")
 ]
@@ -24,7 +24,7 @@ class DebitRequest(Body):
     credits: Credits
     purpose: Purpose = ""
     overdraft: Overdraft = "reject"
-    tenant_id: TenantOfProduct = None
+    tenant_id: DebitedTenantId = None
 
 
 class DebitBody(Body):
@@ -68,17 +68,17 @@ class HoldRequest(Body):
     credits: Credits
     expires_in_s: Annotated[int, Field(strict=True, ge=1, le=HOLD_S_MAX)] = 900
     purpose: Purpose = ""
-    tenant_id: TenantOfProduct = None
+    tenant_id: DebitedTenantId = None
 
 
 class CaptureRequest(Body):
     credits: Credits
     overdraft: Overdraft = "reject"
-    tenant_id: TenantOfProduct = None
+    tenant_id: DebitedTenantId = None
 
 
 class ReleaseRequest(Body):
-    tenant_id: TenantOfProduct = None
+    tenant_id: DebitedTenantId = None
 
 
 class HoldBody(Body):

@@ -25,13 +25,13 @@ from ledger.core.commands import (
     AllOrNothing,
     Capture,
     Debit,
+    DebitOutcomes,
     Held,
     Hold,
     HoldStatus,
     Outcome,
     Posted,
     Release,
-    Several,
 )
 from ledger.reading import read_hold
 from shared.auth import Principal
@@ -67,7 +67,7 @@ async def post_debit_batch(request: Request, principal: Debitor, body: DebitBatc
         outcomes = await commit(request, debits)
     else:
         [together] = await commit(request, [AllOrNothing(tuple(debits))])
-        assert isinstance(together, Several), "all or nothing"
+        assert isinstance(together, DebitOutcomes), "all or nothing"
         outcomes = together.outcomes
     results = [_result(debit, outcome) for debit, outcome in zip(debits, outcomes, strict=True)]
     refused = sum("problem" in result for result in results)

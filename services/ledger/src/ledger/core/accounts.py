@@ -21,8 +21,9 @@ class Account(StrEnum):
     DISPUTED = "disputed"
 
 
-class Door(StrEnum):
-    """Who asked. References are unique within (tenant, door), so that nobody can take another's."""
+class Namespace(StrEnum):
+    """Who chose a reference. References are unique within (tenant, namespace), so that a product cannot take the
+    reference of a payment. The column and the field of the API are called `door`."""
 
     STRIPE = "stripe"
     PRODUCT = "product"
@@ -65,9 +66,9 @@ COUNTER_ACCOUNT = {
     Kind.DISPUTE_WON: Account.DISPUTED,
 }
 
-#: Ways of using credits: many, and of no news to other services but for the balance that they lead to.
-KINDS_OF_USE = frozenset([Kind.USAGE, Kind.HOLD, Kind.CAPTURE, Kind.RELEASE])
+#: Kinds of debit. There are many of them, and other services need only the balance that they lead to.
+DEBIT_KINDS = frozenset([Kind.USAGE, Kind.HOLD, Kind.CAPTURE, Kind.RELEASE])
 
-#: Burning order begins with the lowest number: what was a present goes before what was paid for.
-PRIORITY_OF_PROMOTIONS = 50
-PRIORITY_OF_PAID_CREDITS = 100
+#: Grants with a lower number are spent first: promotional credits before those that were paid for.
+PROMOTION_PRIORITY = 50
+PAID_CREDITS_PRIORITY = 100

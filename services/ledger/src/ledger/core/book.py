@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from itertools import islice
 
-from ledger.core.accounts import COUNTER_ACCOUNT, CREDITS_MAX, PRIORITY_OF_PAID_CREDITS, Account, Door, Kind
+from ledger.core.accounts import COUNTER_ACCOUNT, CREDITS_MAX, PAID_CREDITS_PRIORITY, Account, Kind, Namespace
 from ledger.core.commands import Adjustment, Capture, Credit, Hold, HoldStatus, Promotion, Usage, input_hash
 from ledger.core.grants import Lots, Moves
 from ledger.core.state import Balance, CreditOfIntent, DayUsage, Grant, GrantChange, HoldState, Transfer, UsageRun
@@ -30,7 +30,8 @@ class Book:
         self._today = self.now.date()
         self.transfers: list[Transfer] = []
         self.runs: list[UsageRun] = []
-        self.used: dict[str, int] = {}  # the references in `runs`, and the version that each brought the balance to
+        #: Of each reference in `runs`, the version that its debit brought the balance to.
+        self.run_versions: dict[str, int] = {}
         self._run: UsageRun | None = None
         self.new_grants: dict[int, Grant] = {}
         self._holds_before = {hold.reference: hold for hold in holds} if holds else {}
@@ -48,14 +49,14 @@ class Book:
         return self.balance - self.held
 
     def spendable(self, may_overdraw: bool) -> int:
-        """The most that a request may use."""
+        """The most that a request may debit."""
         return self.available + (self.overdraft_limit if may_overdraw else 0)
 
-    def can_hold(self, change: int) -> bool:
+    def stays_in_range(self, change: int) -> bool:
         """Whether the balance stays within what numbers can carry."""
         return abs(self.balance + change) <= CREDITS_MAX and self.owed - min(change, 0) <= CREDITS_MAX
 
-    def end_what_is_due(self) -> None:
+    def end_due(self) -> None:
         """Releases every hold whose time is over, soonest first, then takes the rest of every such grant, each in its
         own transfer."""
         if self.holds:
@@ -65,38 +66,38 @@ class Book:
                 self.release(hold, HoldStatus.EXPIRED)
         self._expire_due()
 
-    def joins_run(self, use: Usage) -> bool:
-        """Burns of one lot, if that covers the use and leaves some and nothing is beyond the limit: a busy ledger does
-        little else. Such a use has no transfer of its own."""
-        credits = use.credits
+    def append_to_run(self, usage: Usage) -> bool:
+        """Adds the debit to a run, if one lot covers it and has credits left, and the overdraft limit is kept. Nearly
+        all debits of a busy ledger are in runs, and have no `Transfer` of their own. Else changes nothing: False."""
+        credits = usage.credits
         balance = self.balance - credits
-        if balance - self.held < -self.overdraft_limit or (number := self._lots.burn_of_one(credits)) is None:
+        if balance - self.held < -self.overdraft_limit or (number := self._lots.burn_from_first(credits)) is None:
             return False
         run = self._run
         self.version = version = self.version + 1
         if run is None or run.grant_number != number:
             run = self._begin_run(number)
         self.balance = balance
-        run.uses.append(use)
-        self.used[use.reference] = version
+        run.debits.append(usage)
+        self.run_versions[usage.reference] = version
         return True
 
-    def spend(self, use: Usage) -> Transfer:
+    def spend(self, usage: Usage) -> Transfer:
         """Burns lots; what they do not cover is owed."""
-        moves, missing = self._lots.burn(use.credits)
+        moves, missing = self._lots.burn(usage.credits)
         self._end_run()
-        self._count_usage(use.purpose, use.credits)
+        self._count_usage(usage.purpose, usage.credits)
         return self._post(
-            Door.PRODUCT, use.reference, Kind.USAGE, -use.credits, moves=moves, owed_change=missing,
-            purpose=use.purpose, occurred_at=use.occurred_at,
+            Namespace.PRODUCT, usage.reference, Kind.USAGE, -usage.credits, moves=moves, owed_change=missing,
+            purpose=usage.purpose, occurred_at=usage.occurred_at,
         )  # fmt: skip
 
-    def used_before(self, reference: str) -> Transfer | None:
-        """The transfer that a use of this batch will be, if it is in a run."""
-        version = self.used.get(reference)
+    def transfer_in_run(self, reference: str) -> Transfer | None:
+        """The transfer that will be written for a debit of this batch, if it is in a run."""
+        version = self.run_versions.get(reference)
         if version is None:
             return None
-        [run] = [each for each in self.runs if 0 <= version - each.first_version < len(each.uses)]
+        [run] = [each for each in self.runs if 0 <= version - each.first_version < len(each.debits)]
         return next(islice(run.transfers(), version - run.first_version, None))
 
     def hold(self, command: Hold, hashed: bytes) -> HoldState:
@@ -105,7 +106,7 @@ class Book:
         assert not missing, "what is available is in lots"
         self._lots.hold(moves)
         self.held += command.credits
-        self._post(Door.PRODUCT, command.reference, Kind.HOLD, -command.credits, moves=moves, hashed=hashed,
+        self._post(Namespace.PRODUCT, command.reference, Kind.HOLD, -command.credits, moves=moves, hashed=hashed,
                    purpose=command.purpose)  # fmt: skip
         state = HoldState(
             self.tenant, command.reference, command.credits, command.purpose, HoldStatus.OPEN, 0, moves[0],
@@ -117,33 +118,33 @@ class Book:
     def capture(self, hold: HoldState, command: Capture) -> HoldState:
         """Uses the hold's lots in their order, releases the rest, and debits what goes beyond."""
         of_hold = min(hold.credits, command.credits)
-        numbers, amounts = _first(hold, of_hold)
+        numbers, amounts = _first_lots(hold, of_hold)
         for number, credits in zip(numbers, amounts, strict=True):
             self._lots.unhold(number, credits)
         self._end_run()
         self.held -= of_hold
         self._count_usage(hold.purpose, command.credits)
-        self._post(Door.SYSTEM, f"hold:{hold.reference}:capture", Kind.CAPTURE, -of_hold, source=Account.HELD,
+        self._post(Namespace.SYSTEM, f"hold:{hold.reference}:capture", Kind.CAPTURE, -of_hold, source=Account.HELD,
                    moves=(numbers, [-credits for credits in amounts]), purpose=hold.purpose)  # fmt: skip
-        self._put_back(hold, of_hold)
+        self._release_remainder(hold, of_hold)
         if command.credits > of_hold:
             moves, missing = self._lots.burn(command.credits - of_hold)
-            self._post(Door.SYSTEM, f"hold:{hold.reference}:beyond", Kind.USAGE, of_hold - command.credits,
+            self._post(Namespace.SYSTEM, f"hold:{hold.reference}:beyond", Kind.USAGE, of_hold - command.credits,
                        moves=moves, owed_change=missing, purpose=hold.purpose)  # fmt: skip
         self._expire_due()
-        return self._ended(hold, HoldStatus.CAPTURED, command.credits)
+        return self._end_hold(hold, HoldStatus.CAPTURED, command.credits)
 
     def release(self, hold: HoldState, status: HoldStatus = HoldStatus.RELEASED) -> HoldState:
         """Gives the hold's credits back: to what is owed first, the rest to their lots."""
-        self._put_back(hold, 0)
+        self._release_remainder(hold, 0)
         self._expire_due()
-        return self._ended(hold, status, 0)
+        return self._end_hold(hold, status, 0)
 
     def credit(self, command: Credit) -> tuple[Transfer, CreditOfIntent]:
         """Grants what a PaymentIntent bought."""
         expires_at = None if command.expires_in_days is None else self.now + timedelta(days=command.expires_in_days)
         transfer = self._grant(
-            Door.STRIPE, command.payment_intent, command.kind, command.credits, PRIORITY_OF_PAID_CREDITS, expires_at,
+            Namespace.STRIPE, command.payment_intent, command.kind, command.credits, PAID_CREDITS_PRIORITY, expires_at,
             amount_minor=command.amount_minor, currency=command.currency, payment_intent=command.payment_intent,
             purchase=command.purchase, attempt=command.attempt,
         )  # fmt: skip
@@ -156,8 +157,8 @@ class Book:
     def promote(self, command: Promotion) -> Transfer:
         """Grants what an operator gives; it is gone at once where its time is over already."""
         transfer = self._grant(
-            Door.OPERATOR, command.reference, Kind.PROMOTION, command.credits, command.priority, command.expires_at,
-            purpose=command.reason,
+            Namespace.OPERATOR, command.reference, Kind.PROMOTION, command.credits, command.priority,
+            command.expires_at, purpose=command.reason,
         )  # fmt: skip
         self._expire_due()
         return transfer
@@ -166,12 +167,12 @@ class Book:
         """Grants, or burns lots; what they do not cover is owed."""
         if command.credits > 0:
             return self._grant(
-                Door.OPERATOR, command.reference, Kind.ADJUSTMENT, command.credits, PRIORITY_OF_PAID_CREDITS, None,
+                Namespace.OPERATOR, command.reference, Kind.ADJUSTMENT, command.credits, PAID_CREDITS_PRIORITY, None,
                 purpose=command.reason,
             )  # fmt: skip
         moves, missing = self._lots.burn(-command.credits)
         return self._post(
-            Door.OPERATOR, command.reference, Kind.ADJUSTMENT, command.credits, moves=moves, owed_change=missing,
+            Namespace.OPERATOR, command.reference, Kind.ADJUSTMENT, command.credits, moves=moves, owed_change=missing,
             purpose=command.reason,
         )  # fmt: skip
 
@@ -195,9 +196,9 @@ class Book:
             paid, receivable_paid = self._pay_debt(-credits)
             owed_change, receivable_change = -paid, -receivable_paid
             self._lots.unreverse(number, -credits)
-            moves = self._coming_in([number], [-credits], paid, receivable_paid)
+            moves = self._incoming_moves([number], [-credits], paid, receivable_paid)
         transfer = self._post(
-            Door.STRIPE, reference, kind, -credits,
+            Namespace.STRIPE, reference, kind, -credits,
             moves=moves, owed_change=owed_change, receivable_change=receivable_change,
             amount_minor=amount_minor, currency=credit.currency, payment_intent=payment_intent,
             purchase=credit.purchase, attempt=credit.attempt,
@@ -223,7 +224,7 @@ class Book:
         """Grants made, as they are now, and what has become of older ones."""
         made: list[Grant] = []
         for number, grant in self.new_grants.items():
-            made.append(grant._replace(**self._lots.rest(number)._asdict()))
+            made.append(grant._replace(**self._lots.amounts(number)._asdict()))
         return made, list(self._lots.changes(self.tenant, self.new_grants))
 
     def closing_holds(self) -> tuple[list[HoldState], list[HoldState]]:
@@ -235,30 +236,30 @@ class Book:
     def _expire_due(self) -> None:
         """What expires pays what is owed first: it comes back for that. So no more is lost than was available."""
         for lot in self._lots.due(self.now):
-            rest = self._lots.expire(lot.number)
+            remainder = self._lots.expire(lot.number)
             self._post(
-                Door.SYSTEM,
+                Namespace.SYSTEM,
                 f"expiry:{lot.number}:{self.version + 1}",
                 Kind.EXPIRY,
-                -rest,
-                moves=([lot.number], [-rest]),
+                -remainder,
+                moves=([lot.number], [-remainder]),
             )
-            paid, receivable_paid = self._pay_debt(rest)
+            paid, receivable_paid = self._pay_debt(remainder)
             self._reverse_expiry(lot.number, paid, paid, receivable_paid)
 
     def _reverse_expiry(self, number: int, credits: int, paid: int = 0, receivable_paid: int = 0) -> None:
         """Returns up to `credits` that have expired to their grant: for a reversal to take, or to pay what is owed."""
         returned = self._lots.unexpire(number, credits)
         if returned:
-            moves = self._coming_in([number], [returned], paid, receivable_paid)
+            moves = self._incoming_moves([number], [returned], paid, receivable_paid)
             self._post(
-                Door.SYSTEM, f"expiry_reversal:{number}:{self.version + 1}", Kind.EXPIRY_REVERSAL, returned,
+                Namespace.SYSTEM, f"expiry_reversal:{number}:{self.version + 1}", Kind.EXPIRY_REVERSAL, returned,
                 moves=moves, owed_change=-paid, receivable_change=-receivable_paid,
             )  # fmt: skip
 
     def _grant(
         self,
-        door: Door,
+        namespace: Namespace,
         reference: str,
         kind: Kind,
         credits: int,
@@ -277,24 +278,24 @@ class Book:
         self._grants_made += 1
         number = self._grants_made
         grant = Grant(
-            self.tenant, number, door, reference, payment_intent, credits, credits, priority, expires_at, self.now,
+            self.tenant, number, namespace, reference, payment_intent, credits, credits, priority, expires_at, self.now,
         )  # fmt: skip
         self.new_grants[number] = grant
         self._lots.add(grant)
-        moves = self._coming_in([number], [credits], paid, receivable_paid)
+        moves = self._incoming_moves([number], [credits], paid, receivable_paid)
         return self._post(
-            door, reference, kind, credits, moves=moves, owed_change=-paid,
+            namespace, reference, kind, credits, moves=moves, owed_change=-paid,
             receivable_change=-receivable_paid, amount_minor=amount_minor, currency=currency,
             payment_intent=payment_intent, purchase=purchase, attempt=attempt, purpose=purpose,
         )  # fmt: skip
 
-    def _put_back(self, hold: HoldState, captured: int) -> None:
+    def _release_remainder(self, hold: HoldState, captured: int) -> None:
         """Releases what the first `captured` credits of a hold leave of it."""
-        rest = hold.credits - captured
-        if not rest:
+        remainder = hold.credits - captured
+        if not remainder:
             return
-        kept = dict(zip(*_first(hold, captured), strict=True))
-        paid, receivable_paid = self._pay_debt(rest)
+        kept = dict(zip(*_first_lots(hold, captured), strict=True))
+        paid, receivable_paid = self._pay_debt(remainder)
         numbers: list[int] = []
         returned: list[int] = []
         for number, credits in zip(hold.grant_numbers, hold.grant_credits, strict=True):
@@ -303,14 +304,14 @@ class Book:
                 returned.append(credits - kept.get(number, 0))
                 self._lots.unhold(number, returned[-1])
                 self._lots.put_back(number, returned[-1])
-        moves = self._coming_in(numbers, returned, paid, receivable_paid)
-        self.held -= rest
+        moves = self._incoming_moves(numbers, returned, paid, receivable_paid)
+        self.held -= remainder
         self._post(
-            Door.SYSTEM, f"hold:{hold.reference}:release", Kind.RELEASE, rest, moves=moves,
+            Namespace.SYSTEM, f"hold:{hold.reference}:release", Kind.RELEASE, remainder, moves=moves,
             owed_change=-paid, receivable_change=-receivable_paid, purpose=hold.purpose,
         )  # fmt: skip
 
-    def _ended(self, hold: HoldState, status: HoldStatus, captured: int) -> HoldState:
+    def _end_hold(self, hold: HoldState, status: HoldStatus, captured: int) -> HoldState:
         ended = hold._replace(
             status=status, captured=captured, ended_at=self.now, ended_version=self.version,
             ended_available=self.available,
@@ -318,7 +319,7 @@ class Book:
         self.holds[hold.reference] = ended
         return ended
 
-    def _coming_in(self, numbers: Sequence[int], credits: Sequence[int], paid: int, receivable_paid: int) -> Moves:
+    def _incoming_moves(self, numbers: Sequence[int], credits: Sequence[int], paid: int, receivable_paid: int) -> Moves:
         """The moves of credits that have come to lots, and, after them, of what the first of these pay of a debt."""
         payers: list[int] = []
         payments: list[int] = []
@@ -347,7 +348,7 @@ class Book:
         """Whatever follows is no part of the present run."""
         if self._run is not None:
             by_purpose: dict[str, int] = {}
-            for _tenant, _reference, credits, purpose, _occurred_at in self._run.uses:
+            for _tenant, _reference, credits, purpose, _occurred_at in self._run.debits:
                 by_purpose[purpose] = by_purpose.get(purpose, 0) + credits
             for purpose, credits in by_purpose.items():
                 self._count_usage(purpose, credits)
@@ -365,7 +366,7 @@ class Book:
 
     def _post(
         self,
-        door: Door,
+        namespace: Namespace,
         reference: str,
         kind: Kind,
         change: int,
@@ -394,7 +395,7 @@ class Book:
         self.receivable += receivable_change
         source, destination = (counter, source) if change > 0 else (source, counter)
         transfer = Transfer(
-            self.tenant, door, reference, hashed or input_hash(kind, change, amount_minor, currency), kind,
+            self.tenant, namespace, reference, hashed or input_hash(kind, change, amount_minor, currency), kind,
             source, destination, abs(change), self.version, self.balance, self.available, self.owed, self.receivable,
             moves[0], moves[1], self.now, purpose, occurred_at, amount_minor, currency,
             payment_intent, purchase, attempt, kind is Kind.USAGE and self.available < -self.overdraft_limit,
@@ -403,7 +404,7 @@ class Book:
         return transfer
 
 
-def _first(hold: HoldState, credits: int) -> tuple[list[int], list[int]]:
+def _first_lots(hold: HoldState, credits: int) -> tuple[list[int], list[int]]:
     """The hold's lots that its first `credits` come from, and how many of each."""
     numbers: list[int] = []
     amounts: list[int] = []

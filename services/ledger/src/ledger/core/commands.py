@@ -46,7 +46,7 @@ class OrderKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Unapplied:
+class UnappliedReceipt:
     """A PaymentIntent with our marker succeeded, and what it claims cannot be believed, or has been credited before.
     The tenant is a claim too."""
 
@@ -168,14 +168,14 @@ class Expire:
 
 
 Command = (
-    Credit | Unapplied | RefundSeen | DisputeSeen | Usage | Debit | AllOrNothing | Hold | Capture | Release | Promotion
-    | Adjustment | Expire
+    Credit | UnappliedReceipt | RefundSeen | DisputeSeen | Usage | Debit | AllOrNothing | Hold | Capture | Release
+    | Promotion | Adjustment | Expire
 )  # fmt: skip
 
 #: What dead-letter reasons and logs call each command. Operators search for these: a renamed class keeps its name here.
 COMMAND_NAMES: Mapping[type[Command], str] = {
     Credit: "Credit",
-    Unapplied: "Unapplied",
+    UnappliedReceipt: "Unapplied",
     RefundSeen: "RefundSeen",
     DisputeSeen: "DisputeSeen",
     Usage: "Usage",
@@ -198,14 +198,14 @@ class Posted(NamedTuple):
     available_after: int
     posted_at: datetime
     repeated: bool = False
-    beyond_limit: bool = False
+    over_overdraft_limit: bool = False
 
 
 class Recorded(NamedTuple):
     """Usage is in the books. Nobody waits for its result, so nothing more is told. `repeated` as in `Posted`."""
 
     repeated: bool = False
-    beyond_limit: bool = False
+    over_overdraft_limit: bool = False
 
 
 class HoldStatus(StrEnum):
@@ -243,7 +243,7 @@ class HoldEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class Several:
+class DebitOutcomes:
     """One outcome for each debit of an `AllOrNothing`. Unless all are `Posted`, none is: those that could have been
     are `Withheld`."""
 
@@ -275,7 +275,7 @@ class UnknownTenant:
 
 
 @dataclass(frozen=True, slots=True)
-class BeyondLimit:
+class BalanceOutOfRange:
     """The balance would leave the range of `CREDITS_MAX`."""
 
 
@@ -292,13 +292,13 @@ class CurrencyDiffers:
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class NothingPosted:
     """No credits moved: known already, nothing left to reverse, an unapplied receipt, or nothing due."""
 
 
 Outcome = (
-    Posted | Recorded | Held | Several | Withheld | Conflict | Insufficient | UnknownTenant | UnknownHold | HoldEnded
-    | BeyondLimit | Waiting | CurrencyDiffers | Noted
+    Posted | Recorded | Held | DebitOutcomes | Withheld | Conflict | Insufficient | UnknownTenant | UnknownHold
+    | HoldEnded | BalanceOutOfRange | Waiting | CurrencyDiffers | NothingPosted
 )  # fmt: skip
 
 #: What logs call each outcome; in lower case, the label of `ledger_stripe_events_total`. As with `COMMAND_NAMES`, a
@@ -307,17 +307,17 @@ OUTCOME_NAMES: Mapping[type[Outcome], str] = {
     Posted: "Posted",
     Recorded: "Recorded",
     Held: "Held",
-    Several: "Several",
+    DebitOutcomes: "Several",
     Withheld: "Withheld",
     Conflict: "Conflict",
     Insufficient: "Insufficient",
     UnknownTenant: "UnknownTenant",
     UnknownHold: "UnknownHold",
     HoldEnded: "HoldEnded",
-    BeyondLimit: "BeyondLimit",
+    BalanceOutOfRange: "BeyondLimit",
     Waiting: "Waiting",
     CurrencyDiffers: "CurrencyDiffers",
-    Noted: "Noted",
+    NothingPosted: "Noted",
 }
 
 

@@ -4,7 +4,7 @@ from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from ledger.core.state import Grant, GrantChange, GrantRest
+from ledger.core.state import Grant, GrantAmounts, GrantChange
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -57,7 +57,7 @@ class Lots:
             self._open.sort(key=_rank)
         self._touched: set[int] = set()
 
-    def burn_of_one(self, credits: int) -> int | None:
+    def burn_from_first(self, credits: int) -> int | None:
         """Takes `credits` of what is burnt first, where that has more, and returns its number; else takes nothing."""
         if self._open and (first := self._open[0]).remaining > credits:
             first.remaining -= credits
@@ -137,9 +137,9 @@ class Lots:
             self.take(number, -credits)
             paid = min(-credits, receivable_paid)
             receivable_paid -= paid
-            self._settle(self._by_number[number], paid)
+            self._pay_unpaid(self._by_number[number], paid)
 
-    def _settle(self, payer: Lot, credits: int) -> None:
+    def _pay_unpaid(self, payer: Lot, credits: int) -> None:
         own = min(payer.unpaid, credits)
         payer.unpaid -= own
         credits -= own
@@ -176,12 +176,12 @@ class Lots:
         """Lots whose time is over, with credits that can expire."""
         return [lot for lot in self._open if lot.is_over(now) and lot.may_expire]
 
-    def rest(self, number: int) -> GrantRest:
+    def amounts(self, number: int) -> GrantAmounts:
         """What one grant has now."""
         lot = self._by_number[number]
-        return GrantRest(lot.remaining, lot.held, lot.expired, lot.reversed, lot.unpaid, lot.paid_by_others)
+        return GrantAmounts(lot.remaining, lot.held, lot.expired, lot.reversed, lot.unpaid, lot.paid_by_others)
 
-    def changes(self, tenant: str, but: Iterable[int]) -> Iterator[GrantChange]:
+    def changes(self, tenant: str, excluded: Iterable[int]) -> Iterator[GrantChange]:
         """What has become of the grants that were touched, without those made in this batch (`but`)."""
-        for number in sorted(self._touched.difference(but)):
-            yield GrantChange(tenant, number, *self.rest(number))
+        for number in sorted(self._touched.difference(excluded)):
+            yield GrantChange(tenant, number, *self.amounts(number))

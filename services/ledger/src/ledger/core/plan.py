@@ -8,18 +8,19 @@ from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
 
-from ledger.core.accounts import Door, Kind
+from ledger.core.accounts import Kind, Namespace
 from ledger.core.book import Book
 from ledger.core.commands import (
     Adjustment,
     AllOrNothing,
-    BeyondLimit,
+    BalanceOutOfRange,
     Capture,
     Command,
     Conflict,
     Credit,
     CurrencyDiffers,
     Debit,
+    DebitOutcomes,
     DisputeSeen,
     Expire,
     Held,
@@ -27,15 +28,14 @@ from ledger.core.commands import (
     HoldEnded,
     HoldStatus,
     Insufficient,
-    Noted,
+    NothingPosted,
     Outcome,
     Posted,
     Promotion,
     Recorded,
     RefundSeen,
     Release,
-    Several,
-    Unapplied,
+    UnappliedReceipt,
     UnknownHold,
     UnknownTenant,
     Usage,
@@ -70,7 +70,7 @@ _RECORDED = Recorded()
 def plan(state: State, commands: Sequence[Command], now: datetime) -> Changes:
     """What the commands change, and one outcome for each. `state` must hold everything they touch (see `State`)."""
     planner = _Planner(state, now)
-    outcomes = [planner.use(each) if type(each) is Usage else planner.apply(each) for each in commands]
+    outcomes = [planner.record_usage(each) if type(each) is Usage else planner.execute(each) for each in commands]
     return planner.changes(outcomes)
 
 
@@ -79,7 +79,7 @@ def posts_all(outcomes: Sequence[Outcome]) -> bool:
     if outcomes.count(_RECORDED) == len(outcomes):  # nearly always where there are many
         return True
     return all(
-        posts_all(each.outcomes) if type(each) is Several else type(each) is Posted or type(each) is Recorded
+        posts_all(each.outcomes) if type(each) is DebitOutcomes else type(each) is Posted or type(each) is Recorded
         for each in outcomes
     )
 
@@ -89,17 +89,17 @@ class _Planner:
         self._state = state
         self._now = now
         self._books: dict[str, Book] = {}
-        self._references: dict[tuple[str, Door, str], PostedReference | Transfer] = dict(state.references)
+        self._references: dict[tuple[str, Namespace, str], PostedReference | Transfer] = dict(state.references)
         self._intents: dict[str, PaymentIntent] = {}
         self._orders = dict(state.orders)
-        self._receipts: list[Unapplied] = []
+        self._receipts: list[UnappliedReceipt] = []
         self._refused: list[tuple[PaymentIntent, RefusedReversal]] = []
         self._resolved_receipts: list[tuple[str, str]] = []
 
-    def apply(self, command: Command) -> Outcome:
+    def execute(self, command: Command) -> Outcome:
         match command:
             case Usage():
-                return self.use(command)
+                return self.record_usage(command)
             case Debit():
                 return self._debit(command)
             case AllOrNothing(debits):
@@ -111,18 +111,18 @@ class _Planner:
             case Release():
                 return self._release(command)
             case Promotion() | Adjustment():
-                return self._operate(command)
+                return self._promote_or_adjust(command)
             case Credit():
                 return self._credit(command)
             case RefundSeen():
                 return self._refund(command)
             case DisputeSeen():
                 return self._dispute(command)
-            case Unapplied():
+            case UnappliedReceipt():
                 return self._receipt(command)
             case Expire():
                 self._book(command.tenant)
-                return Noted()
+                return NothingPosted()
             case _:
                 assert_never(command)
 
@@ -152,55 +152,58 @@ class _Planner:
             self._refused,
         )  # fmt: skip
 
-    def use(self, command: Usage) -> Outcome:
+    def record_usage(self, command: Usage) -> Outcome:
         book = self._books.get(command.tenant) or self._book(command.tenant)
         if book is None:
             return UnknownTenant()
-        known = self._used_before(book, command.reference)
+        known = self._posted_by_product(book, command.reference)
         if known is not None:
             same = known.input_hash == input_hash(Kind.USAGE, -command.credits)
             return Recorded(repeated=True) if same else Conflict(command.reference)
-        if book.joins_run(command):
+        if book.append_to_run(command):
             return _RECORDED
-        if not book.can_hold(-command.credits):
-            return BeyondLimit()
-        return Recorded(beyond_limit=self._spend(book, command).beyond_limit)
+        if not book.stays_in_range(-command.credits):
+            return BalanceOutOfRange()
+        return Recorded(over_overdraft_limit=self._spend(book, command).over_overdraft_limit)
 
     def _debit(self, command: Debit) -> Outcome:
         refusal = self._refusal(command, 0)
         if refusal is not None:
             return refusal
         book = self._books[command.tenant]
-        use = Usage(command.tenant, command.reference, command.credits, command.purpose, occurred_at=None)
-        beyond_limit = not book.joins_run(use) and self._spend(book, use).beyond_limit
-        return Posted(book.version, command.credits, book.available, book.now, beyond_limit=beyond_limit)
+        usage = Usage(command.tenant, command.reference, command.credits, command.purpose, occurred_at=None)
+        over_overdraft_limit = not book.append_to_run(usage) and self._spend(book, usage).over_overdraft_limit
+        return Posted(
+            book.version, command.credits, book.available, book.now, over_overdraft_limit=over_overdraft_limit
+        )
 
-    def _spend(self, book: Book, use: Usage) -> Transfer:
-        transfer = self._references[use.tenant, Door.PRODUCT, use.reference] = book.spend(use)
+    def _spend(self, book: Book, usage: Usage) -> Transfer:
+        transfer = self._references[usage.tenant, Namespace.PRODUCT, usage.reference] = book.spend(usage)
         return transfer
 
-    def _used_before(self, book: Book, reference: str) -> PostedReference | Transfer | None:
+    def _posted_by_product(self, book: Book, reference: str) -> PostedReference | Transfer | None:
         """What a product has posted under the reference, in this batch or before it."""
-        if reference in book.used:
-            return book.used_before(reference)
-        return self._references.get((book.tenant, Door.PRODUCT, reference)) if self._references else None
+        if reference in book.run_versions:
+            return book.transfer_in_run(reference)
+        return self._references.get((book.tenant, Namespace.PRODUCT, reference)) if self._references else None
 
-    def _refusal(self, command: Debit, used_before: int) -> Outcome | None:
-        """What answers the debit without posting it, where others have used `used_before`; None: it can be posted."""
+    def _refusal(self, command: Debit, preceding_credits: int) -> Outcome | None:
+        """What answers the debit without posting it, after debits of the same batch that take
+        `preceding_credits`; None if it can be posted."""
         book = self._book(command.tenant)
         if book is None:
             return UnknownTenant()
-        known = self._used_before(book, command.reference)
+        known = self._posted_by_product(book, command.reference)
         if known is not None:
             same = known.input_hash == input_hash(Kind.USAGE, -command.credits)
             return _repeated(known) if same else Conflict(command.reference)
-        if command.credits + used_before > book.spendable(command.may_overdraw):
-            return Insufficient(book.available - used_before)
-        return None if book.can_hold(-command.credits - used_before) else BeyondLimit()
+        if command.credits + preceding_credits > book.spendable(command.may_overdraw):
+            return Insufficient(book.available - preceding_credits)
+        return None if book.stays_in_range(-command.credits - preceding_credits) else BalanceOutOfRange()
 
     def _all_or_nothing(self, debits: Sequence[Debit]) -> Outcome:
         """Looks first, and posts only if every one can be. The same reference twice among them is one debit."""
-        used: dict[str, int] = {}
+        debited: dict[str, int] = {}
         first: dict[tuple[str, str], int] = {}
         refusals: list[Outcome | None] = []
         for debit in debits:
@@ -209,20 +212,20 @@ class _Planner:
                 refusals.append(None if first[name] == debit.credits else Conflict(debit.reference))
                 continue
             first[name] = debit.credits
-            refusal = self._refusal(debit, used.get(debit.tenant, 0))
+            refusal = self._refusal(debit, debited.get(debit.tenant, 0))
             if refusal is None:
-                used[debit.tenant] = used.get(debit.tenant, 0) + debit.credits
+                debited[debit.tenant] = debited.get(debit.tenant, 0) + debit.credits
             refusals.append(refusal)
         if any(refusal is not None and not isinstance(refusal, Posted) for refusal in refusals):
-            return Several(tuple(refusal or Withheld() for refusal in refusals))
-        return Several(tuple(self._debit(debit) for debit in debits))
+            return DebitOutcomes(tuple(refusal or Withheld() for refusal in refusals))
+        return DebitOutcomes(tuple(self._debit(debit) for debit in debits))
 
     def _hold(self, command: Hold) -> Outcome:
         book = self._book(command.tenant)
         if book is None:
             return UnknownTenant()
         hashed = input_hash(Kind.HOLD, -command.credits)
-        known = self._used_before(book, command.reference)
+        known = self._posted_by_product(book, command.reference)
         hold = book.holds.get(command.reference)
         if known is not None:
             if hold is None or known.input_hash != hashed:
@@ -249,8 +252,8 @@ class _Planner:
         beyond = command.credits - hold.credits
         if beyond > 0 and beyond > book.spendable(command.may_overdraw):
             return Insufficient(hold.credits + book.available)
-        if not book.can_hold(-command.credits):
-            return BeyondLimit()
+        if not book.stays_in_range(-command.credits):
+            return BalanceOutOfRange()
         return _ended(book.capture(hold, command), repeated=False)
 
     def _release(self, command: Release) -> Outcome:
@@ -264,17 +267,17 @@ class _Planner:
             return _ended(book.release(hold), repeated=False)
         return HoldEnded(hold.status, hold.captured) if hold.status is HoldStatus.CAPTURED else _ended(hold)
 
-    def _operate(self, command: Promotion | Adjustment) -> Outcome:
+    def _promote_or_adjust(self, command: Promotion | Adjustment) -> Outcome:
         book = self._book(command.tenant)
         if book is None:
             return UnknownTenant()
         kind = Kind.PROMOTION if isinstance(command, Promotion) else Kind.ADJUSTMENT
-        known = self._references.get((command.tenant, Door.OPERATOR, command.reference))
+        known = self._references.get((command.tenant, Namespace.OPERATOR, command.reference))
         if known is not None:
             same = known.input_hash == input_hash(kind, command.credits)
             return _repeated(known) if same else Conflict(command.reference)
-        if not book.can_hold(command.credits):
-            return BeyondLimit()
+        if not book.stays_in_range(command.credits):
+            return BalanceOutOfRange()
         return self._posted(book.promote(command) if isinstance(command, Promotion) else book.adjust(command))
 
     def _credit(self, command: Credit) -> Outcome:
@@ -286,15 +289,15 @@ class _Planner:
             ):  # fmt: skip
                 # What an operator has made of a receipt is the operator's decision, whatever its event says.
                 is_decided = intent.receipt_tenant is not None and not command.by_operator
-                return Noted() if is_decided else Conflict(command.payment_intent)
-            first = self._references.get((command.tenant, Door.STRIPE, command.payment_intent))
-            return Noted() if first is None else _repeated(first)  # None: its transfer is in the archive
+                return NothingPosted() if is_decided else Conflict(command.payment_intent)
+            first = self._references.get((command.tenant, Namespace.STRIPE, command.payment_intent))
+            return NothingPosted() if first is None else _repeated(first)  # None: its transfer is in the archive
         is_copy = any(order in self._orders for order in command.orders)
         if is_copy and not command.by_operator:
             return self._receipt(_copied(command))
         book = self._book(command.tenant) or self._open_book(command.tenant)
-        if not book.can_hold(command.credits):
-            return BeyondLimit()
+        if not book.stays_in_range(command.credits):
+            return BalanceOutOfRange()
         transfer, credit = book.credit(command)
         outcome = self._posted(transfer)
         if is_copy:  # the entry still tells whoever waits for it
@@ -334,7 +337,7 @@ class _Planner:
             )
         after = with_refund(before, command)
         if after is before:
-            return Noted()
+            return NothingPosted()
         is_void = after.refunds[command.refund].is_void
         reference = f"{command.refund}:{command.status}" if is_void else command.refund
         return self._reverse_to(after, reference, Kind.REFUND, command.amount_minor)
@@ -343,10 +346,12 @@ class _Planner:
         before = self._intent(command.payment_intent)
         counted = before.disputes.get(command.dispute)
         if _differs(before, command.currency) and not _was_counted(counted, command.currency):
-            return self._refuse_move(before, command.dispute, command.moved, command.amount_minor, command.currency)
+            return self._refuse_dispute_funds(
+                before, command.dispute, command.moved, command.amount_minor, command.currency
+            )
         after = with_dispute(before, command)
         if after is before:
-            return Noted()
+            return NothingPosted()
         kind = Kind.DISPUTE if command.moved == "withdrawn" else Kind.DISPUTE_WON
         return self._reverse_to(after, f"{command.dispute}:{command.moved}", kind, command.amount_minor)
 
@@ -358,11 +363,11 @@ class _Planner:
         target = credits_to_reverse(intent.credit, intent)
         difference = target - intent.credit.reversed_credits
         if difference == 0:
-            return Noted()
+            return NothingPosted()
         book = self._book(intent.credit.tenant)
         assert book is not None, "who was credited has a balance"
-        if not book.can_hold(-difference):
-            return BeyondLimit()
+        if not book.stays_in_range(-difference):
+            return BalanceOutOfRange()
         transfer = book.reverse(intent.credit, intent.id, reference, kind, difference, amount_minor)
         self._intents[intent.id] = replace(intent, credit=replace(intent.credit, reversed_credits=target))
         return self._posted(transfer)
@@ -372,19 +377,19 @@ class _Planner:
         assert intent.credit is not None, "only a credit has a currency to differ from"
         known = intent.refused.get(refused.reference)
         if known is not None and (known.is_void or not refused.is_void):
-            return Noted()
+            return NothingPosted()
         changed = self._intents[intent.id] = replace(intent, refused={**intent.refused, refused.reference: refused})
         if refused.is_void:
-            return Noted()
+            return NothingPosted()
         self._refused.append((changed, refused))
         return CurrencyDiffers(intent.credit.currency)
 
     def _refuse_dispute(self, payment_intent: str, dispute: str, moved: DisputeState) -> None:
         for name, amount_minor in (("withdrawn", moved.withdrawn_minor), ("reinstated", moved.reinstated_minor)):
             if amount_minor:
-                self._refuse_move(self._intent(payment_intent), dispute, name, amount_minor, moved.currency)
+                self._refuse_dispute_funds(self._intent(payment_intent), dispute, name, amount_minor, moved.currency)
 
-    def _refuse_move(
+    def _refuse_dispute_funds(
         self, intent: PaymentIntent, dispute: str, moved: str, amount_minor: int, currency: str
     ) -> Outcome:
         """As `_refuse`. A dispute whose funds went both ways is void: nobody need look at it any more."""
@@ -395,18 +400,18 @@ class _Planner:
             self._refuse(self._intent(intent.id), replace(other, is_void=True))
         return outcome
 
-    def _receipt(self, command: Unapplied) -> Outcome:
+    def _receipt(self, command: UnappliedReceipt) -> Outcome:
         intent = self._intent(command.payment_intent)
         if intent.credit is None and intent.receipt_tenant is None:
             self._intents[intent.id] = replace(intent, receipt_tenant=command.claimed_tenant)
             self._receipts.append(command)
-        return Noted()
+        return NothingPosted()
 
     def _posted(self, transfer: Transfer) -> Posted:
-        self._references[transfer.tenant, transfer.door, transfer.reference] = transfer
+        self._references[transfer.tenant, transfer.namespace, transfer.reference] = transfer
         return Posted(
             transfer.version, transfer.credits, transfer.available_after, transfer.created_at,
-            beyond_limit=transfer.beyond_limit,
+            over_overdraft_limit=transfer.over_overdraft_limit,
         )  # fmt: skip
 
     def _intent(self, payment_intent: str) -> PaymentIntent:
@@ -419,7 +424,7 @@ class _Planner:
         if book is None and (balance := self._state.balances.get(tenant)) is not None:
             grants, holds = self._state.grants.get(tenant, ()), self._state.holds.get(tenant, ())
             book = self._books[tenant] = Book(balance, grants, self._now, holds)
-            book.end_what_is_due()
+            book.end_due()
         return book
 
     def _open_book(self, tenant: str) -> Book:
@@ -442,8 +447,8 @@ def _was_counted(known: RefundState | DisputeState | None, currency: str) -> boo
     return known is not None and known.currency in {"", currency}
 
 
-def _copied(command: Credit) -> Unapplied:
-    return Unapplied(
+def _copied(command: Credit) -> UnappliedReceipt:
+    return UnappliedReceipt(
         command.tenant, command.payment_intent, command.amount_minor, command.currency, ORDER_ALREADY_CREDITED,
         command.purchase, command.attempt,
     )  # fmt: skip

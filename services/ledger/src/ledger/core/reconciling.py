@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from ledger.core.commands import Credit, DisputeSeen, RefundSeen, Unapplied
+from ledger.core.commands import Credit, DisputeSeen, RefundSeen, UnappliedReceipt
 from ledger.core.reversals import VOID_REFUND_STATUSES
 from ledger.core.state import PaymentIntent
 
@@ -51,7 +51,7 @@ class AtStripe:
     """
 
     payment_intent: str
-    payment: Credit | Unapplied | None
+    payment: Credit | UnappliedReceipt | None
     refunds: Mapping[str, RefundSeen] = field(default_factory=dict[str, RefundSeen])
     disputes: Mapping[str, tuple[DisputeSeen, ...]] = field(default_factory=dict[str, tuple[DisputeSeen, ...]])
     on_their_way: frozenset[str] = frozenset()

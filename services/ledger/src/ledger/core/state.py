@@ -6,13 +6,13 @@ from datetime import date, datetime
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ledger.core.accounts import COUNTER_ACCOUNT, Account, Door, Kind
-from ledger.core.commands import HoldStatus, OrderKey, Outcome, Unapplied, Usage, input_hash
+from ledger.core.accounts import COUNTER_ACCOUNT, Account, Kind, Namespace
+from ledger.core.commands import HoldStatus, OrderKey, Outcome, UnappliedReceipt, Usage, input_hash
 
 
 class ReferenceKey(NamedTuple):
     tenant: str
-    door: Door
+    namespace: Namespace
     reference: str
 
 
@@ -65,7 +65,7 @@ class Grant(NamedTuple):
 
     tenant: str
     number: int
-    door: Door
+    namespace: Namespace
     reference: str
     payment_intent: str | None
     credits: int
@@ -80,7 +80,7 @@ class Grant(NamedTuple):
     paid_by_others: int = 0
 
 
-class GrantRest(NamedTuple):
+class GrantAmounts(NamedTuple):
     """What a batch may change of a grant."""
 
     remaining: int
@@ -188,7 +188,7 @@ class Transfer(NamedTuple):
     """
 
     tenant: str
-    door: Door
+    namespace: Namespace
     reference: str
     input_hash: bytes
     kind: Kind
@@ -210,7 +210,7 @@ class Transfer(NamedTuple):
     payment_intent: str | None = None
     purchase: str | None = None
     attempt: str | None = None
-    beyond_limit: bool = False
+    over_overdraft_limit: bool = False
 
     @property
     def balance_change(self) -> int:
@@ -220,8 +220,8 @@ class Transfer(NamedTuple):
 
 @dataclass(slots=True)
 class UsageRun:
-    """Uses of one tenant that follow each other, each covered by the same grant: nearly all that a busy ledger writes.
-    What they have in common is said once.
+    """Consecutive debits of one tenant, all covered by the same grant: nearly all that a busy ledger writes. What they
+    have in common is kept once.
 
     The first brings the balance to `first_version`, from `opening_balance`; what is held and owed stays as it is.
     """
@@ -234,18 +234,18 @@ class UsageRun:
     receivable: int
     grant_number: int
     created_at: datetime
-    uses: list[Usage]
+    debits: list[Usage]
 
     def transfers(self) -> Iterator[Transfer]:
-        """Each use as the transfer that it is."""
+        """The transfer of each debit."""
         balance = self.opening_balance
-        for version, use in enumerate(self.uses, self.first_version):
-            balance -= use.credits
+        for version, debit in enumerate(self.debits, self.first_version):
+            balance -= debit.credits
             yield Transfer(
-                self.tenant, Door.PRODUCT, use.reference, input_hash(Kind.USAGE, -use.credits), Kind.USAGE,
-                Account.AVAILABLE, COUNTER_ACCOUNT[Kind.USAGE], use.credits, version, balance, balance - self.held,
-                self.owed, self.receivable, (self.grant_number,), (-use.credits,), self.created_at, use.purpose,
-                use.occurred_at,
+                self.tenant, Namespace.PRODUCT, debit.reference, input_hash(Kind.USAGE, -debit.credits), Kind.USAGE,
+                Account.AVAILABLE, COUNTER_ACCOUNT[Kind.USAGE], debit.credits, version, balance, balance - self.held,
+                self.owed, self.receivable, (self.grant_number,), (-debit.credits,), self.created_at, debit.purpose,
+                debit.occurred_at,
             )  # fmt: skip
 
 
@@ -276,8 +276,8 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a batch does. `outcomes` answers the commands in their order; uses of credits are in `runs` where they can
-    be, else in `transfers`."""
+    """What a batch does. `outcomes` answers the commands in their order; debits are in `runs` where they can be,
+    else in `transfers`."""
 
     outcomes: Sequence[Outcome]
     runs: Sequence[UsageRun]
@@ -286,7 +286,7 @@ class Changes:
     new_grants: Sequence[Grant]
     changed_grants: Sequence[GrantChange]
     payment_intents: Sequence[PaymentIntent]
-    receipts: Sequence[Unapplied]
+    receipts: Sequence[UnappliedReceipt]
     resolved_receipts: Sequence[tuple[str, str]]
     """(claimed tenant, PaymentIntent) of receipts whose PaymentIntent has been credited after all."""
     new_holds: Sequence[HoldState] = ()

@@ -8,12 +8,12 @@ from ledger.core.accounts import Kind
 
 #: How many purposes of a day are listed by name; the rest is one sum.
 PURPOSES_OF_DAY_MAX = 100
-REST_OF_PURPOSES = "(other purposes)"
+OTHER_PURPOSES = "(other purposes)"
 
-GRANTING = frozenset([Kind.PURCHASE, Kind.RECHARGE, Kind.PROMOTION, Kind.ADJUSTMENT])
-USING = frozenset([Kind.USAGE, Kind.CAPTURE])
-EXPIRING = frozenset([Kind.EXPIRY, Kind.EXPIRY_REVERSAL])
-REVERSING = frozenset([Kind.REFUND, Kind.DISPUTE, Kind.DISPUTE_WON])
+GRANT_KINDS = frozenset([Kind.PURCHASE, Kind.RECHARGE, Kind.PROMOTION, Kind.ADJUSTMENT])
+SPEND_KINDS = frozenset([Kind.USAGE, Kind.CAPTURE])
+EXPIRY_KINDS = frozenset([Kind.EXPIRY, Kind.EXPIRY_REVERSAL])
+REVERSAL_KINDS = frozenset([Kind.REFUND, Kind.DISPUTE, Kind.DISPUTE_WON])
 
 
 class NotAMonth(ValueError):
@@ -75,8 +75,8 @@ class GrantMove:
     grant_number: int
     kind: Kind
     is_incoming: bool
-    came: int
-    went: int
+    gained: int
+    lost: int
 
 
 @dataclass(slots=True)
@@ -100,18 +100,18 @@ class GrantLine:
     def add(self, move: GrantMove) -> None:
         """Counts a move of the month."""
         if move.is_incoming:
-            self.paid_debt += move.went
-        if move.kind in USING:
-            self.used += move.went
-        elif move.kind in EXPIRING:
-            self.expired += move.came if move.is_incoming else move.went
-        elif move.kind in REVERSING:
-            self.reversed += move.came if move.is_incoming else move.went
-        elif move.kind in GRANTING:
+            self.paid_debt += move.lost
+        if move.kind in SPEND_KINDS:
+            self.used += move.lost
+        elif move.kind in EXPIRY_KINDS:
+            self.expired += move.gained if move.is_incoming else move.lost
+        elif move.kind in REVERSAL_KINDS:
+            self.reversed += move.gained if move.is_incoming else move.lost
+        elif move.kind in GRANT_KINDS:
             if move.is_incoming:
-                self.granted += move.came
+                self.granted += move.gained
             else:
-                self.adjusted += move.went
+                self.adjusted += move.lost
 
     @property
     def change(self) -> int:
@@ -145,7 +145,7 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True)
-class GrantNow:
+class CurrentGrant:
     """A grant as it is today, and what it was made by."""
 
     line: GrantLine
@@ -153,14 +153,14 @@ class GrantNow:
     held: int
 
 
-def statement_of(
+def build_statement(
     tenant: str,
     month: Month,
     opening: Standing,
     closing: Standing,
     totals: Sequence[KindTotal],
-    grants: Iterable[GrantNow],
-    of_month: Iterable[GrantMove],
+    grants: Iterable[CurrentGrant],
+    moves_of_month: Iterable[GrantMove],
     since: Iterable[GrantMove],
     usage: Iterable[DayUsage],
 ) -> Statement:
@@ -173,7 +173,7 @@ def statement_of(
     later = {number: GrantLine(number, "", "", line.created_at, None) for number, line in lines.items()}
     for move in since:
         later[move.grant_number].add(move)
-    for move in of_month:
+    for move in moves_of_month:
         lines[move.grant_number].add(move)
     for number, line in lines.items():
         line.closing -= later[number].change
@@ -191,4 +191,4 @@ def _largest(usage: Iterable[DayUsage]) -> Iterable[DayUsage]:
         yield from purposes[:PURPOSES_OF_DAY_MAX]
         rest = sum(each.credits for each in purposes[PURPOSES_OF_DAY_MAX:])
         if rest:
-            yield DayUsage(day, REST_OF_PURPOSES, rest)
+            yield DayUsage(day, OTHER_PURPOSES, rest)

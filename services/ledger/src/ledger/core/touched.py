@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard, assert_never
 
-from ledger.core.accounts import Door
+from ledger.core.accounts import Namespace
 from ledger.core.commands import (
     Adjustment,
     AllOrNothing,
@@ -18,13 +18,13 @@ from ledger.core.commands import (
     Promotion,
     RefundSeen,
     Release,
-    Unapplied,
+    UnappliedReceipt,
     Usage,
 )
 from ledger.core.state import ReferenceKey
 
-Use = Usage | Debit | AllOrNothing
-_USES = frozenset((Usage, Debit, AllOrNothing))
+DebitCommand = Usage | Debit | AllOrNothing
+_DEBIT_COMMANDS = frozenset((Usage, Debit, AllOrNothing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,41 +44,41 @@ def touched_by(commands: Sequence[Command]) -> Touched:
     return touched
 
 
-def are_uses(commands: Sequence[Command]) -> TypeGuard[Sequence[Use]]:
-    """Whether the commands only use credits, each under a reference that wants to be new. Then a plan that posts all of
-    them is right even if no reference was looked up, unless the key of one refuses to be written twice."""
-    return all(type(each) in _USES for each in commands)
+def are_debits(commands: Sequence[Command]) -> TypeGuard[Sequence[DebitCommand]]:
+    """Whether the commands are debits only. Then a plan that posts all of them is right even if no reference was looked
+    up, unless the primary key of `transfer` finds one that is taken."""
+    return all(type(each) in _DEBIT_COMMANDS for each in commands)
 
 
-def tenants_of_uses(commands: Sequence[Use]) -> set[str]:
+def tenants_of_debits(commands: Sequence[DebitCommand]) -> set[str]:
     """All that such commands touch but for their references."""
-    return {use.tenant for each in commands for use in (each.debits if isinstance(each, AllOrNothing) else (each,))}
+    return {debit.tenant for each in commands for debit in (each.debits if isinstance(each, AllOrNothing) else (each,))}
 
 
 def _add(touched: Touched, command: Command) -> None:
     match command:
         case Usage(tenant, reference) | Debit(tenant, reference):
             touched.tenants.add(tenant)
-            touched.references.append(ReferenceKey(tenant, Door.PRODUCT, reference))
+            touched.references.append(ReferenceKey(tenant, Namespace.PRODUCT, reference))
         case AllOrNothing(debits):
             for debit in debits:
                 _add(touched, debit)
         case Credit(tenant, payment_intent):
             touched.tenants.add(tenant)
-            touched.references.append(ReferenceKey(tenant, Door.STRIPE, payment_intent))
+            touched.references.append(ReferenceKey(tenant, Namespace.STRIPE, payment_intent))
         case Promotion(tenant, reference) | Adjustment(tenant, reference):
             touched.tenants.add(tenant)
-            touched.references.append(ReferenceKey(tenant, Door.OPERATOR, reference))
+            touched.references.append(ReferenceKey(tenant, Namespace.OPERATOR, reference))
         case Hold(tenant, reference):
             touched.tenants.add(tenant)
-            touched.references.append(ReferenceKey(tenant, Door.PRODUCT, reference))
+            touched.references.append(ReferenceKey(tenant, Namespace.PRODUCT, reference))
             touched.holds.add((tenant, reference))
         case Capture(tenant, hold) | Release(tenant, hold):
             touched.tenants.add(tenant)
             touched.holds.add((tenant, hold))
         case Expire(tenant):
             touched.tenants.add(tenant)
-        case Unapplied() | RefundSeen() | DisputeSeen():
+        case UnappliedReceipt() | RefundSeen() | DisputeSeen():
             pass
         case _:
             assert_never(command)
