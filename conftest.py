@@ -17,7 +17,7 @@ from embedded.paths import claim_log_dir
 from embedded.servers import KafkaServer, PostgresServer
 from embedded.simulator import make_simulator, send_webhooks_to
 from embedded.testing import Backend, Databases, ServiceDatabase, running_backend
-from shared.garbage import spare_the_collector
+from shared.garbage import tune_garbage_collector
 
 #: Those who share the fixture `stack`, which takes a while to start: in one process, before everything else.
 ON_ONE_STACK = (
@@ -82,7 +82,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """As the services do once they are loaded: a tenth of what Hypothesis takes was the collector's."""
-    spare_the_collector()
+    tune_garbage_collector()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from shared import jwks as jwks_module
 from shared.auth import LEEWAY_S, Authenticator, Principal, Scope, mint_development_token, principal_of, requires
 from shared.http import Readiness, create_http_app
-from shared.jwks import FETCH_AGAIN_AFTER_S, UNKNOWN_WAITS_S
+from shared.jwks import REFETCH_INTERVAL_S, UNKNOWN_KEY_WAIT_S
 from shared.problems import Problem
 from shared.settings import AuthSettings, InvalidSettings
 
@@ -209,7 +209,7 @@ async def test_a_key_that_the_issuer_has_withdrawn_is_refused_after_the_next_fet
     jwks: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(jwks_module, "FETCHED_EVERY_S", 0.1)
+    monkeypatch.setattr(jwks_module, "REFRESH_INTERVAL_S", 0.1)
     by = authenticator(auth_jwt_secret=None, auth_jwks_url=jwks_url)
     presented = token(rsa_key, "RS256", {"kid": "rsa"})
     assert (await by.verify(presented)).subject == "user_1"
@@ -251,19 +251,19 @@ async def test_an_issuer_that_hangs_delays_no_known_key_and_an_unknown_one_once(
     assert (await by.verify(good)).subject == "user_1"
     keys = by._keys
     assert keys is not None
-    keys._begun_at = -FETCH_AGAIN_AFTER_S  # the issuer may be asked again
+    keys._fetch_started_at = -REFETCH_INTERVAL_S  # the issuer may be asked again
     began = time.monotonic()
     unknown = asyncio.gather(*(refused(by, token(rsa_key, "RS256", {"kid": f"unknown-{n}"})) for n in range(200)))
     await asyncio.sleep(0)
     for _ in range(20):
         assert (await by.verify(good)).subject == "user_1"
-    assert time.monotonic() - began < 20 * UNKNOWN_WAITS_S / 4, "a known key waits for nobody"
+    assert time.monotonic() - began < 20 * UNKNOWN_KEY_WAIT_S / 4, "a known key waits for nobody"
     assert {problem.status for problem in await unknown} == {401}
-    assert time.monotonic() - began < 200 * UNKNOWN_WAITS_S / 4, "they wait together"
+    assert time.monotonic() - began < 200 * UNKNOWN_KEY_WAIT_S / 4, "they wait together"
     began = time.monotonic()
     for n in range(200):
         assert (await refused(by, token(rsa_key, "RS256", {"kid": f"unknown-{n}"}))).status == 401
-    assert time.monotonic() - began < 200 * UNKNOWN_WAITS_S / 20, "what was not found is refused at once"
+    assert time.monotonic() - began < 200 * UNKNOWN_KEY_WAIT_S / 20, "what was not found is refused at once"
     assert asked == 2
     hanging.set()
     await by.close()

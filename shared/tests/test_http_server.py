@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from embedded.ports import reserve
 from load.waiting import until
 from shared import http_server
-from shared.http_server import HEAD_BYTES_MAX, PIPELINED_MAX, ConnectionLimits, State, serve_http
+from shared.http_server import HEAD_BYTES_MAX, PIPELINED_REQUESTS_MAX, ConnectionLimits, State, serve_http
 
 TIMEOUT_S = 10.0
 GET = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"
@@ -175,11 +175,13 @@ async def test_what_is_not_http_1_is_refused_at_once(sent: bytes) -> None:
 
 async def test_requests_in_a_pipeline_are_answered_in_turn_and_no_more_than_a_few_are_kept() -> None:
     async with served() as app:
-        reader, _ = await app.connect(GET * PIPELINED_MAX)
-        assert [await answered(reader) for _ in range(PIPELINED_MAX)] == [b"HTTP/1.1 200 OK ok"] * PIPELINED_MAX
+        reader, _ = await app.connect(GET * PIPELINED_REQUESTS_MAX)
+        assert [await answered(reader) for _ in range(PIPELINED_REQUESTS_MAX)] == [
+            b"HTTP/1.1 200 OK ok"
+        ] * PIPELINED_REQUESTS_MAX
         reader, _ = await app.connect(GET.replace(b"/ ", b"/hold ") + GET * 1_000)
         assert await is_ended(reader)
-        assert app.asked == PIPELINED_MAX + 1
+        assert app.asked == PIPELINED_REQUESTS_MAX + 1
 
 
 async def test_a_connection_can_be_used_again_though_a_body_was_not_read() -> None:

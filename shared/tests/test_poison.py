@@ -8,10 +8,10 @@ from shared.poison import (
     POISON_IN_WINDOW_MAX,
     WINDOW_RECORDS,
     CommittedState,
+    PartitionStop,
     Poison,
     PoisonBudget,
     RecordRefused,
-    Stop,
 )
 
 UNREADABLE = Poison("unreadable")
@@ -22,9 +22,9 @@ def test_five_in_a_row_are_borne_and_the_sixth_is_not() -> None:
     budget = PoisonBudget()
     for offset in range(POISON_IN_A_ROW_MAX):
         assert not budget.is_exceeded_by(UNREADABLE, "acme", offset)
-        budget.count(UNREADABLE, "acme", offset)
+        budget.count_dead_letter(UNREADABLE, "acme", offset)
     assert budget.is_exceeded_by(UNREADABLE, "acme", POISON_IN_A_ROW_MAX)
-    budget.good(POISON_IN_A_ROW_MAX)
+    budget.count_handled(POISON_IN_A_ROW_MAX)
     assert not budget.is_exceeded_by(UNREADABLE, "acme", POISON_IN_A_ROW_MAX + 1)
 
 
@@ -32,8 +32,8 @@ def test_fifty_within_a_thousand_offsets_are_borne_and_one_more_is_not() -> None
     budget = PoisonBudget()
     for offset in range(0, 2 * POISON_IN_WINDOW_MAX, 2):
         assert not budget.is_exceeded_by(UNREADABLE, "acme", offset)
-        budget.count(UNREADABLE, "acme", offset)
-        budget.good(offset + 1)
+        budget.count_dead_letter(UNREADABLE, "acme", offset)
+        budget.count_handled(offset + 1)
     assert budget.is_exceeded_by(UNREADABLE, "acme", WINDOW_RECORDS - 1)
     assert not budget.is_exceeded_by(UNREADABLE, "acme", WINDOW_RECORDS)
 
@@ -42,18 +42,18 @@ def test_a_record_that_comes_again_counts_once() -> None:
     budget = PoisonBudget()
     for _ in range(2 * POISON_IN_A_ROW_MAX):
         assert not budget.is_exceeded_by(UNREADABLE, "acme", 7)
-        budget.count(UNREADABLE, "acme", 7)
+        budget.count_dead_letter(UNREADABLE, "acme", 7)
     assert budget.unreadable == [7]
 
 
 def test_accepted_records_count_nothing_and_those_after_them_do() -> None:
     budget = PoisonBudget()
     for offset in range(POISON_IN_A_ROW_MAX):
-        budget.count(UNREADABLE, "acme", offset)
+        budget.count_dead_letter(UNREADABLE, "acme", offset)
     budget.accepted_to = 100
     for offset in range(POISON_IN_A_ROW_MAX, 100):
         assert not budget.is_exceeded_by(UNREADABLE, "acme", offset)
-        budget.count(UNREADABLE, "acme", offset)
+        budget.count_dead_letter(UNREADABLE, "acme", offset)
     assert budget.is_exceeded_by(UNREADABLE, "acme", 100)
 
 
@@ -61,7 +61,7 @@ def test_refused_records_of_one_tenant_never_stop_a_partition() -> None:
     budget = PoisonBudget()
     for offset in range(20 * WINDOW_RECORDS):
         assert not budget.is_exceeded_by(REFUSED, "acme", offset)
-        budget.count(REFUSED, "acme", offset)
+        budget.count_dead_letter(REFUSED, "acme", offset)
     assert len(budget.refused) == 1
 
 
@@ -69,7 +69,7 @@ def test_refused_records_of_many_tenants_in_a_row_are_borne_until_they_are_fifty
     budget = PoisonBudget()
     for tenant in range(POISON_IN_WINDOW_MAX):
         assert not budget.is_exceeded_by(REFUSED, f"tenant-{tenant}", tenant)
-        budget.count(REFUSED, f"tenant-{tenant}", tenant)
+        budget.count_dead_letter(REFUSED, f"tenant-{tenant}", tenant)
     assert not budget.is_exceeded_by(REFUSED, "tenant-0", POISON_IN_WINDOW_MAX)
     assert budget.is_exceeded_by(REFUSED, "one-more", POISON_IN_WINDOW_MAX)
     assert budget.is_exceeded_by(UNREADABLE, "tenant-0", POISON_IN_WINDOW_MAX)
@@ -78,8 +78,8 @@ def test_refused_records_of_many_tenants_in_a_row_are_borne_until_they_are_fifty
 def test_refused_records_between_unreadable_ones_do_not_make_those_harmless() -> None:
     budget = PoisonBudget()
     for n in range(POISON_IN_A_ROW_MAX):
-        budget.count(UNREADABLE, "acme", WINDOW_RECORDS * n)
-        budget.count(REFUSED, f"tenant-{n}", WINDOW_RECORDS * n + 1)
+        budget.count_dead_letter(UNREADABLE, "acme", WINDOW_RECORDS * n)
+        budget.count_dead_letter(REFUSED, f"tenant-{n}", WINDOW_RECORDS * n + 1)
     assert budget.is_exceeded_by(UNREADABLE, "acme", WINDOW_RECORDS * POISON_IN_A_ROW_MAX)
 
 
@@ -89,7 +89,7 @@ def test_good_records_alone_never_spend_it(batches: list[int]) -> None:
     offset = 0
     for records in batches:
         offset += records
-        budget.good(offset)
+        budget.count_handled(offset)
     assert not budget.is_exceeded_by(UNREADABLE, "acme", offset + 1)
     assert CommittedState(budget).to_metadata() == ""
 
@@ -101,9 +101,9 @@ def test_a_state_is_the_same_after_any_restart(records: list[tuple[str, int]]) -
         error = REFUSED if what == "refused" else UNREADABLE
         for state in (kept, restarted):
             if what == "good":
-                state.budget.good(offset)
+                state.budget.count_handled(offset)
             elif not state.budget.is_exceeded_by(error, f"tenant-{tenant}", offset):
-                state.budget.count(error, f"tenant-{tenant}", offset)
+                state.budget.count_dead_letter(error, f"tenant-{tenant}", offset)
         restarted = CommittedState.from_metadata(restarted.to_metadata())
         for error in (UNREADABLE, REFUSED):
             assert kept.budget.is_exceeded_by(error, "another", offset + 1) == restarted.budget.is_exceeded_by(
@@ -114,10 +114,10 @@ def test_a_state_is_the_same_after_any_restart(records: list[tuple[str, int]]) -
 def test_the_largest_state_fits_beside_an_offset() -> None:
     """Offsets of 19 digits, fifty tenants, and a reason of nothing but characters that JSON writes as six."""
     first = 2**63 - WINDOW_RECORDS
-    budget = PoisonBudget(good_offset=first)
+    budget = PoisonBudget(handled_offset=first)
     for n in range(POISON_IN_WINDOW_MAX):
-        budget.count(REFUSED, f"tenant-{n}", first + n)
-    state = CommittedState(budget, Stop(first + WINDOW_RECORDS, "\0" * 1_000))
+        budget.count_dead_letter(REFUSED, f"tenant-{n}", first + n)
+    state = CommittedState(budget, PartitionStop(first + WINDOW_RECORDS, "\0" * 1_000))
     metadata = state.to_metadata()
     assert len(metadata.encode()) <= METADATA_BYTES_MAX
     assert CommittedState.from_metadata(metadata).budget == budget

@@ -39,9 +39,9 @@ def run_commands(service: str, description: str, commands: Sequence[Command]) ->
         parsers.add_parser(command.name, help=command.help, description=command.help, add_help=False)
     name = parser.parse_args(sys.argv[1:2]).command
     chosen = next(command for command in commands if command.name == name)
-    of_command = argparse.ArgumentParser(prog=f"python -m {service} {name}", description=chosen.help)
-    chosen.add_arguments(of_command)
-    options = of_command.parse_args(sys.argv[2:])
+    command_parser = argparse.ArgumentParser(prog=f"python -m {service} {name}", description=chosen.help)
+    chosen.add_arguments(command_parser)
+    options = command_parser.parse_args(sys.argv[2:])
     exit_with(lambda: chosen.run(options))
 
 

@@ -48,12 +48,12 @@ __all__ = ["ConsumerLoop", "DeadLetterHandler", "Handler", "Subscription"]
 log = get_logger()
 
 START_TIMEOUT_S = 60.0
-START_AGAIN_AFTER_S = 1.0
+START_RETRY_DELAY_S = 1.0
 POLL_TIMEOUT_MS = 200
 OBSERVE_TIMEOUT_S = 2.0
 #: Batches that wait while others are handled: of one partition, and of all together.
-BATCHES_AHEAD = 1
-BATCHES_WAITING_MAX = 1
+PREFETCHED_BATCHES_MAX = 1
+WAITING_BATCHES_MAX = 1
 
 _lag = Gauge("consumer_lag_records", "Records behind the end of the partition.", ["topic", "partition"])
 _held_back = Gauge("consumer_held_back_records", "Records that a stopped partition holds back.", ["topic", "partition"])
@@ -83,7 +83,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self._subscriptions = {topic_prefix + each.topic: each for each in subscriptions}
         self._batch_records_max = batch_records_max
         self._slots = asyncio.Semaphore(partitions_at_once)
-        self._batches_max = partitions_at_once + BATCHES_WAITING_MAX
+        self._batches_max = partitions_at_once + WAITING_BATCHES_MAX
         self._assigned: frozenset[TopicPartition] = frozenset()
         self._partitions: dict[TopicPartition, PartitionState] = {}
         self._is_running = False
@@ -118,33 +118,33 @@ class ConsumerLoop(ConsumerRebalanceListener):
             for fetch in self._fetches:
                 fetch.cancel()
             self._assigned = frozenset()
-            await self._batches_end()
-            self._remove_ended()
+            await self._wait_for_batches()
+            self._remove_finished()
         finally:
             stop.cancel()
             self._is_running = False
-            ends = [*self._fetches, *self._at_work()]
-            for task in ends:
+            tasks = [*self._fetches, *self._running_tasks()]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*ends, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await stop_consumer(self._consumer)
 
     async def _advance(self, stop: asyncio.Task[Any]) -> None:
         """Waits for what comes first: new batches, one that is handled, a partition that may go on, or the end."""
         self._resume_partitions()
-        for partitions in self._to_be_fetched():
+        for partitions in self._next_fetches():
             self._fetches[asyncio.create_task(self._fetch(partitions))] = partitions
         await asyncio.wait(
-            [stop, *self._fetches, *self._at_work()],
+            [stop, *self._fetches, *self._running_tasks()],
             return_when=asyncio.FIRST_COMPLETED,
             timeout=POLL_TIMEOUT_MS / 1000,
         )
         for fetch in [each for each in self._fetches if each.done()]:
             del self._fetches[fetch]
             fetch.result()
-        self._remove_ended()
+        self._remove_finished()
 
-    def _to_be_fetched(self) -> Iterable[frozenset[TopicPartition]]:
+    def _next_fetches(self) -> Iterable[frozenset[TopicPartition]]:
         """The partitions of each fetch to begin. Fetches that wait already are never cancelled: aiokafka would count
         the consumer as polling from then on. A busy partition is fetched alone, a batch ahead, and all others together.
         Where there is nothing to fetch, a fetch of no partition: Kafka takes a member that does not poll for dead."""
@@ -155,7 +155,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         if idle := free - batches.keys():
             yield idle
         for partition in free & batches.keys():
-            if batches[partition] <= BATCHES_AHEAD:
+            if batches[partition] <= PREFETCHED_BATCHES_MAX:
                 yield frozenset([partition])
         if not free and not batches and not self._fetches:
             yield frozenset()
@@ -171,18 +171,18 @@ class ConsumerLoop(ConsumerRebalanceListener):
                 handling = asyncio.create_task(self._handle(state, records, before, state.epoch))
                 state.batches.append(Batch(records[0].offset, state.epoch, handling))
 
-    def _at_work(self) -> Sequence[asyncio.Task[None]]:
+    def _running_tasks(self) -> Sequence[asyncio.Task[None]]:
         """The tasks that handle batches and commit their offsets."""
         batches = [batch.handling for state in self._partitions.values() for batch in state.batches]
-        committing = self._offsets.under_way
+        committing = self._offsets.in_progress
         return batches if committing is None else [*batches, committing]
 
-    async def _batches_end(self) -> None:
+    async def _wait_for_batches(self) -> None:
         """Waits for the batches in flight and their offsets."""
-        while pending := [task for task in self._at_work() if not task.done()]:
+        while pending := [task for task in self._running_tasks() if not task.done()]:
             await asyncio.wait(pending)
 
-    def _remove_ended(self) -> None:
+    def _remove_finished(self) -> None:
         """Raises what ended a batch, or the commit of offsets, and should not have."""
         for state in self._partitions.values():
             while state.batches and state.batches[0].handling.done():
@@ -201,7 +201,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
                 if remaining_s <= 0:
                     raise
                 log.warning("waiting_for_kafka", remaining_s=round(remaining_s), error=str(error))
-                await asyncio.sleep(START_AGAIN_AFTER_S)
+                await asyncio.sleep(START_RETRY_DELAY_S)
 
     async def problem(self) -> str | None:
         """What keeps this consumer from its work, or None. For /readyz."""
@@ -227,7 +227,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         committed. No other batch is begun until partitions are assigned again."""
         log.info("partitions_revoking")
         self._assigned = frozenset()
-        await self._batches_end()
+        await self._wait_for_batches()
         self._committed = None
         for partition in revoked:
             self._partitions.pop(partition, None)

@@ -23,7 +23,7 @@ class OffsetCommits:
         self._committing: asyncio.Task[None] | None = None
 
     @property
-    def under_way(self) -> asyncio.Task[None] | None:
+    def in_progress(self) -> asyncio.Task[None] | None:
         """The commit that has been begun, if there is one."""
         return self._committing
 

@@ -22,7 +22,7 @@ from shared.faults import fault_point
 from shared.kafka import Record
 from shared.logs import get_logger, redact
 from shared.outbox import Outbox, Transaction
-from shared.poison import REASON_CHARACTERS_MAX, CommittedState, Poison, Stop, send_to_dead_letters
+from shared.poison import REASON_CHARACTERS_MAX, CommittedState, PartitionStop, Poison, send_to_dead_letters
 from shared.producer import Sender
 from shared.retries import is_retryable
 from shared.topics import TopicName
@@ -81,7 +81,7 @@ class PartitionState:
     time_outs_in_a_row: int = 0
     resume_at: float | None = None
     committed: CommittedState | None = None  # None: not yet read from the group's offsets
-    stop: Stop | None = None
+    stop: PartitionStop | None = None
 
     def first_unhandled_offset(self) -> int | None:
         """The offset of the first record that was fetched and is not handled yet; None where all are handled."""
@@ -105,7 +105,7 @@ class PartitionState:
         self.resume_at = now_s + delay_s
         return delay_s
 
-    def is_handled(self) -> None:
+    def reset_failures(self) -> None:
         """Forgets the failures: a whole batch has been handled."""
         self.failures = self.time_outs_in_a_row = 0
 
@@ -147,7 +147,7 @@ class BatchProcessor:
             part = parts.popleft()
             try:
                 await self._handle(part)
-                committed.budget.good(part[-1].offset)
+                committed.budget.count_handled(part[-1].offset)
             except Exception as error:
                 if is_retryable(error):
                     self.back_off(state, next_offset, error)
@@ -166,7 +166,7 @@ class BatchProcessor:
                     self.back_off(state, next_offset, failure)
                     return next_offset
             next_offset = part[-1].offset + 1
-        state.is_handled()
+        state.reset_failures()
         return next_offset
 
     def back_off(self, state: PartitionState, offset: int, error: Exception) -> None:
@@ -206,7 +206,7 @@ class BatchProcessor:
     ) -> None:
         """Counts the record, then sends it to the dead letters: whoever has the partition after a crash has to know. A
         worker that has lost the partition learns it by the commit, and sends nothing."""
-        committed.budget.count(error, record.key, record.offset)
+        committed.budget.count_dead_letter(error, record.key, record.offset)
         committed.stop = None
         await self._offsets.commit(state.partition, record.offset, committed)
         subscription = self._subscriptions[record.topic]
@@ -237,7 +237,7 @@ class BatchProcessor:
 
     def _stop(self, state: PartitionState, offset: int, error: Exception) -> None:
         reason = redact(f"{type(error).__name__}: {error}")[:REASON_CHARACTERS_MAX]
-        state.stop = Stop(offset, reason)
+        state.stop = PartitionStop(offset, reason)
         self._pause(state, offset)
         partition_stopped.labels(state.partition.topic, state.partition.partition).set(1)
         log.critical(

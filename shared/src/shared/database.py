@@ -105,29 +105,29 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         if error.connection_invalidated:
             return True
-        of_the_driver = (
+        driver_errors = (
             error.orig,
             getattr(error.orig, "__cause__", None),
         )  # raised by ours, or by SQLAlchemy's adapter
-        if any(isinstance(each, (InternalClientError, InvalidCachedStatementError)) for each in of_the_driver):
+        if any(isinstance(each, (InternalClientError, InvalidCachedStatementError)) for each in driver_errors):
             return True  # asyncpg's own state: the connection broke in the middle, or a migration changed a table
         state: str = getattr(error.orig, "sqlstate", None) or ""
-        return _is_of_the_server(state)
+        return _is_retryable_state(state)
     if isinstance(error, PostgresError):  # as asyncpg raises it when it connects
-        return _is_of_the_server(getattr(error, "sqlstate", None) or "")
+        return _is_retryable_state(getattr(error, "sqlstate", None) or "")
     return False
 
 
 #: https://www.postgresql.org/docs/current/errcodes-appendix.html: 08 connection, 28 login, 40 rollback (deadlock,
 #: serialization), 53 resources, 57 operator intervention (statement time-out, shutdown), 58 the machine.
-_CLASSES_OF_THE_SERVER = frozenset(["08", "28", "40", "53", "57", "58"])
+_RETRYABLE_CLASSES = frozenset(["08", "28", "40", "53", "57", "58"])
 #: 25006 a standby, or a primary that no longer is one; 25P03 idle in transaction; 3D000 no such database; 55000 no
 #: connections allowed; 55P03 lock time-out.
-_STATES_OF_THE_SERVER = frozenset(["25006", "25P03", "3D000", "55000", "55P03"])
+_RETRYABLE_STATES = frozenset(["25006", "25P03", "3D000", "55000", "55P03"])
 
 
-def _is_of_the_server(sqlstate: str) -> bool:
-    return sqlstate[:2] in _CLASSES_OF_THE_SERVER or sqlstate in _STATES_OF_THE_SERVER
+def _is_retryable_state(sqlstate: str) -> bool:
+    return sqlstate[:2] in _RETRYABLE_CLASSES or sqlstate in _RETRYABLE_STATES
 
 
 def is_time_out(error: BaseException) -> bool:

@@ -16,9 +16,9 @@ SERVICES = sorted({reader for topic in TOPICS for reader in topic.readers})
 
 
 async def _show(groups: list[Group]) -> int:
-    sentences = [f"{group.service}: {each}" for group in groups for each in (await group.held_back()).sentences()]
-    print("\n".join(sentences) if sentences else "nothing is held back")  # noqa: T201
-    return 1 if sentences else 0
+    lines = [f"{group.service}: {each}" for group in groups for each in (await group.held_back()).lines()]
+    print("\n".join(lines) if lines else "nothing is held back")  # noqa: T201
+    return 1 if lines else 0
 
 
 async def _accept(group: Group, topic: str, partition: int, until: int) -> int:

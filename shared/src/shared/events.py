@@ -340,7 +340,7 @@ class _Envelope(TypedDict, Generic[EventT]):
 
 
 @lru_cache
-def _read_envelope_of(kind: type[DomainEvent]) -> Callable[[bytes], Any]:
+def _envelope_reader(kind: type[DomainEvent]) -> Callable[[bytes], Any]:
     """Reads an envelope and its data in one pass; the readers of busy topics do little else."""
     adapter = TypeAdapter(_Envelope[kind])  # pyright: ignore[reportInvalidTypeForm]  # made for each kind, once
     return adapter.validator.validate_json
@@ -352,7 +352,7 @@ def decode(value: bytes | None, kind: type[EventT]) -> EventT | None:
     Raises `UndecodableEvent` for anything that is no CloudEvent or whose data does not fit its type.
     """
     try:
-        whole = _read_envelope_of(kind)(value or b"")
+        whole = _envelope_reader(kind)(value or b"")
         if whole["type"] == kind.TYPE:
             return whole["data"]
     except ValidationError:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 Hold = Callable[[], Awaitable[None]]
 
-RELEASE_LOOKED_FOR_EVERY_S = 0.01
+RELEASE_POLL_S = 0.01
 
 _actions: dict[str, tuple[str, int]] = {}
 _holds: dict[str, Hold] = {}
@@ -55,16 +55,16 @@ async def fault_point(name: str) -> None:
     verb, nth = action
     _passes[name] = _passes.get(name, 0) + 1
     if _passes[name] == nth:
-        _note(name)
+        _log_fault_point(name)
         if verb == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
     if verb == "hold" and _passes[name] >= nth:
         release = Path(os.environ["FAULT_POINTS_RELEASE"])
         while not release.exists():  # noqa: ASYNC240, ASYNC110  # another process makes it
-            await asyncio.sleep(RELEASE_LOOKED_FOR_EVERY_S)
+            await asyncio.sleep(RELEASE_POLL_S)
 
 
-def _note(name: str) -> None:
+def _log_fault_point(name: str) -> None:
     log = os.environ.get("FAULT_POINTS_LOG")
     if log:
         with Path(log).open("a") as file:

@@ -3,10 +3,10 @@
 import gc
 
 #: More than a batch leaves behind; Python's own is 700.
-YOUNG_OBJECTS = 200_000
+YOUNG_OBJECTS_MAX = 200_000
 
 
-def spare_the_collector() -> None:
+def tune_garbage_collector() -> None:
     """Call when all is loaded and before the work begins.
 
     A batch or a request makes thousands of values that are in no cycle. At Python's thresholds each batch of the ledger
@@ -15,4 +15,4 @@ def spare_the_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, 20, 20)
+    gc.set_threshold(YOUNG_OBJECTS_MAX, 20, 20)

@@ -20,7 +20,7 @@ from shared.poison import CommittedState
 from shared.topics import TOPICS, dead_letter_name
 
 #: For a whole question to Kafka, which may be several requests.
-QUESTION_TIMEOUT_S = 30.0
+OPERATION_TIMEOUT_S = 30.0
 
 
 class NotAccepted(Exception):
@@ -66,7 +66,7 @@ class HeldBack:
     def __bool__(self) -> bool:
         return bool(self.stopped or self.dead_letters)
 
-    def sentences(self) -> list[str]:
+    def lines(self) -> list[str]:
         """One for each partition and dead-letter topic."""
         return [str(each) for each in (*self.stopped, *self.dead_letters)]
 
@@ -80,7 +80,7 @@ class Group:
         self.service = service
         self._prefix = topic_prefix
         self._group = topic_prefix + service
-        self._accepting = f"{self._group}.accepted-poison"
+        self._acceptance_group = f"{self._group}.accepted-poison"
 
     async def states(self) -> Mapping[TopicPartition, CommittedState]:
         """What the group remembers of its partitions, with what an operator has accepted."""
@@ -130,7 +130,7 @@ class Group:
         last = stop.offset + stop.records - 1
         if not stop.offset <= until <= last:
             raise NotAccepted(f"{name}: offsets {stop.offset} to {last} are held back, {until} is none of them.")
-        async with self._consumer(self._accepting) as consumer:
+        async with self._consumer(self._acceptance_group) as consumer:
             consumer.assign([partition])
             await consumer.commit({partition: until + 1})
         return until + 1 - stop.offset
@@ -154,14 +154,14 @@ class Group:
         return {partition: CommittedState.from_metadata(each.metadata) for partition, each in offsets.items()}
 
     async def _accepted(self, admin: AIOKafkaAdminClient) -> Mapping[TopicPartition, int]:
-        offsets = await admin.list_consumer_group_offsets(self._accepting)
+        offsets = await admin.list_consumer_group_offsets(self._acceptance_group)
         return {partition: each.offset for partition, each in offsets.items() if each.offset >= 0}
 
     @asynccontextmanager
     async def _admin(self) -> AsyncGenerator[AIOKafkaAdminClient]:
         admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap_servers, request_timeout_ms=REQUEST_TIMEOUT_MS)
         try:
-            async with asyncio.timeout(QUESTION_TIMEOUT_S):
+            async with asyncio.timeout(OPERATION_TIMEOUT_S):
                 await admin.start()
                 yield admin
         finally:
@@ -176,7 +176,7 @@ class Group:
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
         try:
-            async with asyncio.timeout(QUESTION_TIMEOUT_S):
+            async with asyncio.timeout(OPERATION_TIMEOUT_S):
                 await consumer.start()
                 yield consumer
         finally:

@@ -81,11 +81,11 @@ def create_http_app(
         )
     app.state.authenticator = authenticator
     app.add_middleware(
-        _BodyLimit,
+        _BodyLimitMiddleware,
         bytes_max=body_bytes_max,
         authenticate=None if authenticator is None else authenticator.authenticate,
     )
-    app.add_middleware(_Trace)
+    app.add_middleware(_TraceMiddleware)
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> dict[str, str]:
@@ -112,7 +112,7 @@ async def serve(app: Any, process: ProcessSettings, stopping: asyncio.Event) -> 
     await serve_http(app, process.http_host, process.http_port, stopping, limits)
 
 
-class _Trace:
+class _TraceMiddleware:
     """Continues the caller's trace, or begins one."""
 
     def __init__(self, app: Any) -> None:
@@ -157,7 +157,7 @@ class BodiesInMemory:
         self._bytes -= held
 
 
-class _BodyLimit:
+class _BodyLimitMiddleware:
     """Refuses bodies of callers without a valid token, those over the limit, announced or not, those that do not
     arrive, and more large ones than memory is meant for. What comes of a refused body is thrown away by the server."""
 
@@ -171,14 +171,14 @@ class _BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        content_length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         deadline = asyncio.get_running_loop().time() + BODY_TIMEOUT_S
         received = held = 0
         is_whole = False
         has_answered = False
         refusal: Problem | None = None
 
-        async def piece() -> Any:
+        async def receive_part() -> Any:
             nonlocal received, held, is_whole
             if not received and self._authenticate is not None:
                 await self._authenticate(scope)
@@ -194,30 +194,30 @@ class _BodyLimit:
             is_whole = not message.get("more_body", False)
             return message
 
-        async def limited() -> Any:
+        async def receive_limited() -> Any:
             nonlocal refusal
             if is_whole:
                 return await receive()
             if refusal is None:
                 try:
-                    return await piece()
+                    return await receive_part()
                 except Problem as problem:
                     refusal = problem
             raise _BodyRefused
 
-        async def unless_refused(message: Any) -> None:
+        async def send_unless_refused(message: Any) -> None:
             nonlocal has_answered
             if refusal is not None and not has_answered:
                 return  # FastAPI answers 400 to a body that it could not read
             has_answered = True
             await send(message)
 
-        if announced.isdigit() and int(announced) > self._bytes_max:
+        if content_length.isdigit() and int(content_length) > self._bytes_max:
             await problem_response(self._too_large())(scope, receive, send)
             return
         try:
             with contextlib.suppress(_BodyRefused):
-                await self._app(scope, limited, unless_refused)
+                await self._app(scope, receive_limited, send_unless_refused)
         finally:
             self._bodies.release(held)
         if refusal is not None and not has_answered:

@@ -37,22 +37,22 @@ IDLE_TIMEOUT_S = 75.0
 #: A request's line and headers; also what comes between two pieces of a body, or after it.
 HEAD_BYTES_MAX = 32 * 1024
 #: Requests of one connection that wait for the answers to those before them.
-PIPELINED_MAX = 8
+PIPELINED_REQUESTS_MAX = 8
 #: Files that a process may need beside its connections: PostgreSQL, Kafka, logs, libraries.
-OTHER_FILES = 256
+RESERVED_FILES = 256
 CONNECTION_BACKLOG_MAX = 1_024
 SHUTDOWN_TIMEOUT_S = 6
 
 _open = Gauge("http_connections", "Connections that callers have open.")
 _ended = Counter("http_connections_ended_total", "Connections that were ended, or refused, for a limit.", ["reason"])
 
-_REFUSED = (
+_REFUSAL_BODY = (
     b'{"type":"about:blank","title":"Service Unavailable","status":503,"code":"too_many_connections",'
     b'"detail":"Too many connections are open. Try again."}'
 )
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n"
-    b"content-type: application/problem+json\r\ncontent-length: %d\r\n\r\n%b" % (len(_REFUSED), _REFUSED)
+    b"content-type: application/problem+json\r\ncontent-length: %d\r\n\r\n%b" % (len(_REFUSAL_BODY), _REFUSAL_BODY)
 )
 
 
@@ -88,54 +88,54 @@ class _Connections:
     def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
         self._addresses: dict[_Connection, str] = {}
-        self._count_of = Counts[str]()
-        self._waited_for: OrderedDict[_Connection, float] = OrderedDict()  # since when, the longest first
+        self._counts_by_address = Counts[str]()
+        self._waiting_since: OrderedDict[_Connection, float] = OrderedDict()  # since when, the longest first
         _open.set_function(lambda: len(self._addresses))
 
     def admit(self, connection: "_Connection", address: str) -> bool:
         """Whether the connection is taken; another may have to make way."""
-        if self._count_of[address] >= self._limits.address_max:
-            longest = next((each for each in self._waited_for if self._addresses[each] == address), None)
+        if self._counts_by_address[address] >= self._limits.address_max:
+            closable = next((each for each in self._waiting_since if self._addresses[each] == address), None)
         elif len(self._addresses) >= self._limits.process_max:
-            longest = next(iter(self._waited_for), None)
+            closable = next(iter(self._waiting_since), None)
         else:
-            longest = connection
-        if longest is None:
+            closable = connection
+        if closable is None:
             _ended.labels("refused").inc()
             return False
-        if longest is not connection:
-            self._end(longest, "made_way")
+        if closable is not connection:
+            self._end(closable, "made_way")
         self._addresses[connection] = address
-        self._count_of[address] += 1
+        self._counts_by_address[address] += 1
         return True
 
-    def waits(self, connection: "_Connection", now: float) -> None:
+    def mark_waiting(self, connection: "_Connection", now: float) -> None:
         """The connection's caller is waited for, beginning now."""
         if connection in self._addresses:
-            self._waited_for[connection] = now
-            self._waited_for.move_to_end(connection)
+            self._waiting_since[connection] = now
+            self._waiting_since.move_to_end(connection)
 
-    def is_busy(self, connection: "_Connection") -> None:
+    def mark_busy(self, connection: "_Connection") -> None:
         """The connection's caller waits for us."""
-        self._waited_for.pop(connection, None)
+        self._waiting_since.pop(connection, None)
 
-    def forget(self, connection: "_Connection") -> None:
+    def remove(self, connection: "_Connection") -> None:
         """The connection is over."""
         address = self._addresses.pop(connection, None)
-        self._waited_for.pop(connection, None)
+        self._waiting_since.pop(connection, None)
         if address is not None:
-            self._count_of[address] -= 1
-            if not self._count_of[address]:
-                del self._count_of[address]
+            self._counts_by_address[address] -= 1
+            if not self._counts_by_address[address]:
+                del self._counts_by_address[address]
 
     def end_overdue(self, now: float) -> None:
         """Ends the connections whose callers have been waited for too long."""
-        for connection, since in list(self._waited_for.items()):
+        for connection, since in list(self._waiting_since.items()):
             if now - since > TIMEOUT_S[connection.state]:
                 self._end(connection, f"{connection.state.value}_timeout")
 
     def _end(self, connection: "_Connection", reason: str) -> None:
-        self.forget(connection)
+        self.remove(connection)
         _ended.labels(reason).inc()
         connection.transport.abort()
 
@@ -145,21 +145,21 @@ class _Connection(HttpToolsProtocol):
 
     def __init__(self, connections: _Connections, **options: Any) -> None:
         super().__init__(**options)
-        self._all = connections
+        self._connections = connections
         self._unread_bytes = 0  # received since a head, a piece of a body or a request was complete
         self.state = State.HEAD
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        if not self._all.admit(self, _address_of(transport)):
+        if not self._connections.admit(self, _address_of(transport)):
             self.parser = None  # type: ignore[assignment]
             transport.write(_REFUSAL)
             transport.close()
             return
         super().connection_made(transport)
-        self._all.waits(self, self.loop.time())
+        self._connections.mark_waiting(self, self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._all.forget(self)
+        self._connections.remove(self)
         if self.parser is not None:
             super().connection_lost(exc)
 
@@ -171,11 +171,11 @@ class _Connection(HttpToolsProtocol):
         if self._unread_bytes > HEAD_BYTES_MAX:
             _ended.labels("head_too_large").inc()
             self.transport.abort()
-        self._note_state()
+        self._update_state()
 
     def on_headers_complete(self) -> None:
         self._unread_bytes = 0
-        if len(self.pipeline) >= PIPELINED_MAX:
+        if len(self.pipeline) >= PIPELINED_REQUESTS_MAX:
             raise ValueError("too many requests in a pipeline")  # httptools makes it a parser's error: 400
         super().on_headers_complete()
 
@@ -191,29 +191,29 @@ class _Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self.cycle.body = bytearray()  # what the app has not read of it
         super().on_response_complete()
-        self._note_state()
+        self._update_state()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._note_state()
+        self._update_state()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._note_state()
+        self._update_state()
 
     def shutdown(self) -> None:
         if self.state in (State.HEAD, State.BODY):
             self.transport.abort()
         super().shutdown()
 
-    def _note_state(self) -> None:
-        before, self.state = self.state, self._state_now()
+    def _update_state(self) -> None:
+        before, self.state = self.state, self._current_state()
         if self.state is State.BUSY:
-            self._all.is_busy(self)
+            self._connections.mark_busy(self)
         elif self.state is not before:
-            self._all.waits(self, self.loop.time())
+            self._connections.mark_waiting(self, self.loop.time())
 
-    def _state_now(self) -> State:
+    def _current_state(self) -> State:
         cycle = self.cycle
         if self.flow.write_paused or self.transport.is_closing():
             return State.ANSWER
@@ -231,7 +231,7 @@ class _Server(Server):
 
     def __init__(self, config: Config, connections: _Connections) -> None:
         super().__init__(config)
-        self._all = connections
+        self._connections = connections
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -239,7 +239,7 @@ class _Server(Server):
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:
-            self._all.end_overdue(asyncio.get_running_loop().time())
+            self._connections.end_overdue(asyncio.get_running_loop().time())
         return await super().on_tick(counter)
 
 
@@ -248,8 +248,8 @@ async def serve_http(app: Any, host: str, port: int, stopping: asyncio.Event, li
 
     Raises OSError where the address cannot be listened at.
     """
-    room = _raise_file_limit(limits.process_max + CONNECTION_BACKLOG_MAX + OTHER_FILES) - OTHER_FILES
-    process_max = max(1, min(limits.process_max, room // 2))
+    files_available = _raise_file_limit(limits.process_max + CONNECTION_BACKLOG_MAX + RESERVED_FILES) - RESERVED_FILES
+    process_max = max(1, min(limits.process_max, files_available // 2))
     connections = _Connections(ConnectionLimits(process_max, limits.address_max))
     config = Config(
         app,
@@ -262,7 +262,7 @@ async def serve_http(app: Any, host: str, port: int, stopping: asyncio.Event, li
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        backlog=max(1, min(CONNECTION_BACKLOG_MAX, room - process_max)),
+        backlog=max(1, min(CONNECTION_BACKLOG_MAX, files_available - process_max)),
         timeout_keep_alive=int(IDLE_TIMEOUT_S),
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )

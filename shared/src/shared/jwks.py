@@ -1,7 +1,7 @@
 """The keys of the tokens' issuer (a JWK set, RFC 7517), fetched in the background: no request waits for the issuer.
 
-A key that is known is used at once, whatever the issuer does. One that is not known has the set fetched again, at most
-every `FETCH_AGAIN_AFTER_S`, and waits for that for `UNKNOWN_WAITS_S`; then it is refused at once for `UNKNOWN_FOR_S`.
+A key that is known is used at once, whatever the issuer does. An unknown one has the set fetched again, at most once in
+`REFETCH_INTERVAL_S`, and waits for that for `UNKNOWN_KEY_WAIT_S`; then it is refused for `UNKNOWN_KEY_CACHED_S`.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from shared.logs import get_logger
 log = get_logger()
 
 #: A key that the issuer has withdrawn is refused after this, plus the time of a fetch, while the issuer answers.
-FETCHED_EVERY_S = 60.0
+REFRESH_INTERVAL_S = 60.0
 #: Keys are trusted for so long after the last answer of an issuer that is away; then they are not known to be good.
-TRUSTED_FOR_S = 3_600.0
+KEYS_MAX_AGE_S = 3_600.0
 FETCH_TIMEOUT_S = 5.0
-FETCH_AGAIN_AFTER_S = 10.0
+REFETCH_INTERVAL_S = 10.0
 #: How long a request whose key is not known waits for a fetch: the issuer may just have made the key.
-UNKNOWN_WAITS_S = 0.5
-UNKNOWN_FOR_S = 10.0
-UNKNOWN_MAX = 1_000
+UNKNOWN_KEY_WAIT_S = 0.5
+UNKNOWN_KEY_CACHED_S = 10.0
+UNKNOWN_KEYS_MAX = 1_000
 
 
 class UnknownKey(Exception):
@@ -41,10 +41,10 @@ class IssuerKeys:
     def __init__(self, url: str) -> None:
         self._client = jwt.PyJWKClient(url, cache_keys=False, cache_jwk_set=False, timeout=int(FETCH_TIMEOUT_S))
         self._keys: dict[str, jwt.PyJWK] = {}
-        self._answered_at: float | None = None
-        self._begun_at: float | None = None
+        self._fetched_at: float | None = None
+        self._fetch_started_at: float | None = None
         self._unknown_until: OrderedDict[str, float] = OrderedDict()
-        self._wanted = asyncio.Event()
+        self._fetch_requested = asyncio.Event()
         self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -60,53 +60,57 @@ class IssuerKeys:
             await asyncio.wait([self._task])
 
     async def key(self, kid: str) -> jwt.PyJWK:
-        """The key. Raises `UnknownKey` or `KeysUnavailable`, within `UNKNOWN_WAITS_S`."""
+        """The key. Raises `UnknownKey` or `KeysUnavailable`, within `UNKNOWN_KEY_WAIT_S`."""
         self.start()
         now = asyncio.get_running_loop().time()
-        if self._is_trusted(now) and kid in self._keys:
+        if self._is_fresh(now) and kid in self._keys:
             return self._keys[kid]
         if self._unknown_until.get(kid, now) > now:
             raise UnknownKey
         if self._may_fetch(now):
             self._idle.clear()
-            self._wanted.set()
+            self._fetch_requested.set()
         await self._wait_for_fetch()
         now = asyncio.get_running_loop().time()
-        if not self._is_trusted(now):
+        if not self._is_fresh(now):
             raise KeysUnavailable
         if kid in self._keys:
             return self._keys[kid]
-        self._note_unknown(kid, now)
+        self._cache_unknown(kid, now)
         raise UnknownKey
 
-    def _is_trusted(self, now: float) -> bool:
-        return self._answered_at is not None and now - self._answered_at <= TRUSTED_FOR_S
+    def _is_fresh(self, now: float) -> bool:
+        return self._fetched_at is not None and now - self._fetched_at <= KEYS_MAX_AGE_S
 
     def _may_fetch(self, now: float) -> bool:
-        return self._begun_at is not None and self._idle.is_set() and now - self._begun_at >= FETCH_AGAIN_AFTER_S
+        return (
+            self._fetch_started_at is not None
+            and self._idle.is_set()
+            and now - self._fetch_started_at >= REFETCH_INTERVAL_S
+        )
 
-    def _note_unknown(self, kid: str, now: float) -> None:
-        self._unknown_until[kid] = now + UNKNOWN_FOR_S
-        while len(self._unknown_until) > UNKNOWN_MAX:
+    def _cache_unknown(self, kid: str, now: float) -> None:
+        self._unknown_until[kid] = now + UNKNOWN_KEY_CACHED_S
+        while len(self._unknown_until) > UNKNOWN_KEYS_MAX:
             self._unknown_until.popitem(last=False)
 
     async def _wait_for_fetch(self) -> None:
         try:
-            async with asyncio.timeout(UNKNOWN_WAITS_S):
+            async with asyncio.timeout(UNKNOWN_KEY_WAIT_S):
                 await self._idle.wait()
         except TimeoutError:
             return
 
     async def _keep_fetching(self) -> None:
         while True:
-            self._wanted.clear()
+            self._fetch_requested.clear()
             self._idle.clear()
-            self._begun_at = asyncio.get_running_loop().time()
+            self._fetch_started_at = asyncio.get_running_loop().time()
             await self._fetch()
             self._idle.set()
             try:
-                async with asyncio.timeout(FETCHED_EVERY_S):
-                    await self._wanted.wait()
+                async with asyncio.timeout(REFRESH_INTERVAL_S):
+                    await self._fetch_requested.wait()
             except TimeoutError:
                 continue
 
@@ -117,10 +121,10 @@ class IssuerKeys:
         except (jwt.PyJWTError, OSError, ValueError) as error:
             log.warning("issuer_keys_not_fetched", error=type(error).__name__)
             return
-        self._take(keys)
+        self._store(keys)
 
-    def _take(self, keys: Sequence[Any]) -> None:
+    def _store(self, keys: Sequence[Any]) -> None:
         self._keys = {key.key_id: key for key in keys if key.key_id}
-        self._answered_at = asyncio.get_running_loop().time()
+        self._fetched_at = asyncio.get_running_loop().time()
         for kid in self._keys.keys() & self._unknown_until.keys():
             del self._unknown_until[kid]

@@ -5,6 +5,6 @@ At Python's thresholds the collector walks over it again and again, which takes 
 
 import gc
 
-from shared.garbage import YOUNG_OBJECTS
+from shared.garbage import YOUNG_OBJECTS_MAX
 
-gc.set_threshold(YOUNG_OBJECTS, 20, 20)
+gc.set_threshold(YOUNG_OBJECTS_MAX, 20, 20)

@@ -19,7 +19,7 @@ _SECRET = re.compile(
 )
 
 #: How often one log statement of Kafka's client may write.
-REPEATED_AFTER_S = 10.0
+REPEAT_INTERVAL_S = 10.0
 
 
 def redact(text: str) -> str:
@@ -51,22 +51,22 @@ def _add_trace(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> Mut
     return event
 
 
-class _Seldom(logging.Filter):
+class _RepeatFilter(logging.Filter):
     """Lets each log statement of Kafka's client through once in 10 s: while Kafka is away it writes 100 lines a
     second, and the lines that matter would be rotated away."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._passed_at: dict[tuple[str, int], float] = {}
+        self._logged_at: dict[tuple[str, int], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.name.startswith("aiokafka"):
             return True
-        where = record.pathname, record.lineno  # as many as there are log statements
+        statement = record.pathname, record.lineno  # as many as there are log statements
         now = time.monotonic()
-        if now - self._passed_at.get(where, -REPEATED_AFTER_S) < REPEATED_AFTER_S:
+        if now - self._logged_at.get(statement, -REPEAT_INTERVAL_S) < REPEAT_INTERVAL_S:
             return False
-        self._passed_at[where] = now
+        self._logged_at[statement] = now
         return True
 
 
@@ -98,7 +98,7 @@ def configure_logging(service: str, level: str) -> None:
             ],
         )
     )
-    handler.addFilter(_Seldom())
+    handler.addFilter(_RepeatFilter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level_number, logging.WARNING))  # libraries: what went wrong only

@@ -58,7 +58,7 @@ async def migrate(service: str, database_url_owner: str, timeout_s: float) -> No
         async with engine.begin() as connection:
             await _lock(service, connection, timeout_s)
             await connection.run_sync(_upgrade, service)
-            await connection.execute(_NO_TEMPORARY_TABLES)
+            await connection.execute(_REVOKE_TEMPORARY_TABLES)
         log.info("migrated")
     finally:
         await engine.dispose()
@@ -66,7 +66,7 @@ async def migrate(service: str, database_url_owner: str, timeout_s: float) -> No
 
 # Nobody needs temporary tables, and functions that run as the owner could be led to them. The owner sees to it, whoever
 # made the database: compose, an operator of a managed PostgreSQL, or the embedded stack.
-_NO_TEMPORARY_TABLES = text("""
+_REVOKE_TEMPORARY_TABLES = text("""
     DO $$ BEGIN EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()); END $$
 """)
 

@@ -9,7 +9,7 @@ ZERO_DECIMAL = frozenset(
     ["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"]
 )
 #: Sent to Stripe times 100 although they have no minor unit, so the last two digits are always 00.
-HUNDREDFOLD_WITHOUT_MINOR_UNIT = frozenset(["isk", "ugx"])
+ZERO_DECIMAL_AS_TWO_DECIMAL = frozenset(["isk", "ugx"])
 #: Three decimals, of which the last must be 0.
 THREE_DECIMAL = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
 
@@ -46,7 +46,7 @@ def is_chargeable(amount_minor: int, currency: str) -> bool:
     """Whether Stripe takes a charge of this size: between minimum and maximum, whole units where asked."""
     if not minimum_charge_minor(currency) <= amount_minor <= maximum_charge_minor(currency):
         return False
-    if currency in HUNDREDFOLD_WITHOUT_MINOR_UNIT:
+    if currency in ZERO_DECIMAL_AS_TWO_DECIMAL:
         return amount_minor % 100 == 0
     if currency in THREE_DECIMAL:
         return amount_minor % 10 == 0

@@ -46,7 +46,7 @@ COALESCING_MAX_S = 1.0
 SEND_TIMEOUT_S = 15.0
 SWEEP_ROWS_MAX = 500
 #: Counting further tells an operator nothing new.
-WAITING_ROWS_MAX = 100_000
+COUNTED_ROWS_MAX = 100_000
 #: Longer than a publisher takes from its announcement to its check (`SEND_TIMEOUT_S` and two statements), and longer
 #: than a process takes to shut down.
 CLAIM = timedelta(seconds=30)
@@ -171,7 +171,7 @@ class OutboxPublisher:
     async def measure(self) -> None:
         """Counts what waits to be published, by any process of this service."""
         async with self._engine.connect() as connection:
-            _waiting.set((await connection.execute(outbox_sql.COUNT_WAITING, {"limit": WAITING_ROWS_MAX})).scalar_one())
+            _waiting.set((await connection.execute(outbox_sql.COUNT_WAITING, {"limit": COUNTED_ROWS_MAX})).scalar_one())
 
     async def _publish(self, events: Sequence[OutboxEvent], keys: set[StateKey], claim: datetime | None = None) -> None:
         states, claim = await self._read_and_announce(keys, claim) if keys else ({}, claim)

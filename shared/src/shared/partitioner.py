@@ -23,12 +23,12 @@ def partition_of(key: bytes | None, partitions: Sequence[int], available: Sequen
 def murmur2(key: bytes) -> int:
     """MurmurHash2 of 32 bits with Kafka's seed (org.apache.kafka.common.utils.Utils.murmur2), unsigned."""
     length = len(key)
-    rest = length & 3
+    tail_length = length & 3
     hashed = _SEED ^ length
     for word in struct.unpack_from(f"<{length >> 2}I", key):
         word = word * _M & _WORD
         hashed = (hashed * _M ^ (word ^ word >> 24) * _M) & _WORD
-    if rest:
-        hashed = (hashed ^ int.from_bytes(key[length - rest :], "little")) * _M & _WORD
+    if tail_length:
+        hashed = (hashed ^ int.from_bytes(key[length - tail_length :], "little")) * _M & _WORD
     hashed = (hashed ^ hashed >> 13) * _M & _WORD
     return hashed ^ hashed >> 15

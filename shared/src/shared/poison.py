@@ -36,7 +36,7 @@ class RecordRefused(Poison):
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class PartitionStop:
     """Where a partition has stopped: at a record that is one too many. `reason` has no secret in it."""
 
     offset: int
@@ -52,27 +52,27 @@ class PoisonBudget:
     often it comes. Records before `accepted_to` do not count: an operator has looked at them.
     """
 
-    good_offset: int = -1
+    handled_offset: int = -1
     unreadable: list[int] = field(default_factory=list[int])
     refused: dict[str, int] = field(default_factory=dict[str, int])
     accepted_to: int = 0
 
-    def good(self, offset: int) -> None:
+    def count_handled(self, offset: int) -> None:
         """Counts records that were handled, the last of which is at `offset`."""
-        self.good_offset = offset
+        self.handled_offset = offset
         if self.unreadable or self.refused:
-            self._forget_before(offset)
+            self._drop_outside_window(offset)
 
     def is_exceeded_by(self, error: Exception, key: str | None, offset: int) -> bool:
         """Whether this record is one too many, so that the partition has to stop before it."""
         if self._is_counted(error, key, offset):
             return False
-        self._forget_before(offset)
+        self._drop_outside_window(offset)
         if len(self.unreadable) + len(self.refused) >= POISON_IN_WINDOW_MAX:
             return True
-        return not isinstance(error, RecordRefused) and self._in_a_row >= POISON_IN_A_ROW_MAX
+        return not isinstance(error, RecordRefused) and self._unreadable_in_a_row >= POISON_IN_A_ROW_MAX
 
-    def count(self, error: Exception, key: str | None, offset: int) -> None:
+    def count_dead_letter(self, error: Exception, key: str | None, offset: int) -> None:
         """Counts a record that goes to the dead letters for this error."""
         if self._is_counted(error, key, offset):
             return
@@ -82,18 +82,18 @@ class PoisonBudget:
             self.unreadable.append(offset)
 
     @property
-    def _in_a_row(self) -> int:
-        return sum(offset > self.good_offset for offset in self.unreadable)
+    def _unreadable_in_a_row(self) -> int:
+        return sum(offset > self.handled_offset for offset in self.unreadable)
 
     def _is_counted(self, error: Exception, key: str | None, offset: int) -> bool:
         if offset < self.accepted_to:
             return True
         return _digest(key) in self.refused if isinstance(error, RecordRefused) else offset in self.unreadable
 
-    def _forget_before(self, offset: int) -> None:
+    def _drop_outside_window(self, offset: int) -> None:
         """Forgets what lies further back than the window; of those in a row, none."""
         first = offset - WINDOW_RECORDS
-        self.unreadable = [each for each in self.unreadable if each > min(first, self.good_offset)]
+        self.unreadable = [each for each in self.unreadable if each > min(first, self.handled_offset)]
         self.refused = {key: each for key, each in self.refused.items() if each > first}
 
 
@@ -102,7 +102,7 @@ class CommittedState:
     """What a group remembers of a partition beside its offset."""
 
     budget: PoisonBudget = field(default_factory=PoisonBudget)
-    stop: Stop | None = None
+    stop: PartitionStop | None = None
 
     def to_metadata(self) -> str:
         """For the committed offset; empty where there is nothing to remember. At most `METADATA_BYTES_MAX`."""
@@ -111,7 +111,7 @@ class CommittedState:
             return ""
         state: dict[str, Any] = {
             "v": _METADATA_VERSION,
-            "good": budget.good_offset,
+            "good": budget.handled_offset,
             "unreadable": budget.unreadable,
             "refused": budget.refused,
         }
@@ -134,7 +134,7 @@ class CommittedState:
                     [int(offset) for offset in state["unreadable"]],
                     {str(key): int(offset) for key, offset in state["refused"].items()},
                 ),
-                None if stop is None else Stop(int(stop["offset"]), str(stop["reason"])),
+                None if stop is None else PartitionStop(int(stop["offset"]), str(stop["reason"])),
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             return cls()

@@ -88,13 +88,13 @@ _DETAILS = {404: "There is nothing here. /docs lists what there is.", 405: "This
 
 
 #: What FastAPI answers, with 400, to a body that is no text. One that is no JSON gets 422, and so does this.
-_UNREADABLE = "There was an error parsing the body"
+_UNREADABLE_BODY_DETAIL = "There was an error parsing the body"
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    if error.detail == _UNREADABLE:
+    if error.detail == _UNREADABLE_BODY_DETAIL:
         return problem_response(Problem(422, "invalid_request", "The body is not JSON in UTF-8."))
     code = _CODES.get(error.status_code, "invalid_request")
     headers = dict(error.headers) if error.headers else None

@@ -133,7 +133,7 @@ def run_process(
             if not stopping.is_set():
                 log.info("stopping")
                 stopping.set()
-                loop.call_later(SHUTDOWN_TIMEOUT_S, _end_at_once)
+                loop.call_later(SHUTDOWN_TIMEOUT_S, _exit_now)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
@@ -161,7 +161,7 @@ def _leaves(error: Exception) -> list[Exception]:
     return [error]
 
 
-def _end_at_once() -> None:
+def _exit_now() -> None:
     log.critical("shutdown_took_too_long", timeout_s=SHUTDOWN_TIMEOUT_S)
     sys.stdout.flush()
     os._exit(1)

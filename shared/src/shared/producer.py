@@ -55,7 +55,7 @@ class Producer:
         except KafkaError as error:
             self._replace_if_broken(producer, error)
             raise
-        acknowledgement.add_done_callback(partial(self._look_at, producer))
+        acknowledgement.add_done_callback(partial(self._check_acknowledgement, producer))
         return acknowledgement
 
     async def problem(self) -> str | None:
@@ -74,20 +74,20 @@ class Producer:
             await asyncio.wait([self._replacing])
         await _stop(self._current)
 
-    def _look_at(self, producer: AIOKafkaProducer, done: asyncio.Future[Any]) -> None:
+    def _check_acknowledgement(self, producer: AIOKafkaProducer, done: asyncio.Future[Any]) -> None:
         error = None if done.cancelled() else done.exception()
         if isinstance(error, KafkaError):
             self._replace_if_broken(producer, error)
 
     def _replace_if_broken(self, producer: AIOKafkaProducer, error: KafkaError) -> None:
-        is_passing = error.retriable or isinstance(error, MessageSizeTooLargeError)
+        is_recoverable = error.retriable or isinstance(error, MessageSizeTooLargeError)
         is_replacing = self._replacing is not None and not self._replacing.done()
-        if is_passing or is_replacing or self._is_stopped or producer is not self._current:
+        if is_recoverable or is_replacing or self._is_stopped or producer is not self._current:
             return
         log.warning("producer_is_replaced", error=type(error).__name__)
-        self._replacing = asyncio.create_task(self._start_another(producer))
+        self._replacing = asyncio.create_task(self._replace(producer))
 
-    async def _start_another(self, broken: AIOKafkaProducer) -> None:
+    async def _replace(self, broken: AIOKafkaProducer) -> None:
         fresh = self._make()
         try:
             async with asyncio.timeout(START_TIMEOUT_S):

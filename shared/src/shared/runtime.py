@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from shared.clock import DatabaseClock
 from shared.consumer import ConsumerLoop, Subscription
 from shared.database import is_transient, make_engine, wait_for_database
-from shared.garbage import spare_the_collector
+from shared.garbage import tune_garbage_collector
 from shared.groups import Group
 from shared.http import Readiness, create_http_app, serve
 from shared.kafka import make_consumer, make_producer
@@ -25,7 +25,7 @@ from shared.settings import KafkaSettings, ProcessSettings
 DRAIN_TIMEOUT_S = 3.0
 SWEEP_EVERY_S = 1.0
 OBSERVE_EVERY_S = 3.0
-MEASURED_AGAIN_AFTER_S = 0.2
+CLOCK_RETRY_DELAY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ async def start_runtime(
         await wait_for_kafka(producer, kafka.kafka_bootstrap_servers, kafka.topic_prefix, process.start_timeout_s)
         publisher = OutboxPublisher(engine, producer, service=service, topic_prefix=kafka.topic_prefix, states=states)
         clock = DatabaseClock(engine)
-        await _measured_once(clock, process.start_timeout_s)
+        await _wait_for_clock(clock, process.start_timeout_s)
         runtime = Runtime(service, engine, producer, Outbox(publisher), publisher, Readiness(), clock)
         runtime.readiness.checks["clock"] = clock.problem
         runtime.readiness.checks["postgresql"] = lambda: _database_answers(engine)
@@ -73,8 +73,8 @@ async def run_api(stopping: asyncio.Event, runtime: Runtime, app: Any, process: 
     """Serves the app and publishes what its requests commit, until `stopping`."""
     async with asyncio.TaskGroup() as tasks:
         publishing = tasks.create_task(runtime.publisher.run())
-        measuring = tasks.create_task(run_job(_measure_clock(runtime)))
-        spare_the_collector()
+        measuring = tasks.create_task(run_job(_clock_job(runtime)))
+        tune_garbage_collector()
         await serve(app, process, stopping)
         await runtime.publisher.drain(DRAIN_TIMEOUT_S)
         publishing.cancel()
@@ -112,29 +112,29 @@ async def run_worker(
     """
     runtime.readiness.checks["consumer"] = loop.problem
     app = create_http_app(f"{runtime.service} worker", description="Health and metrics.", readiness=runtime.readiness)
-    standing_jobs = (
+    common_jobs = (
         Job("sweep_outbox", runtime.publisher.sweep, every_s=SWEEP_EVERY_S),
         Job("measure_outbox", runtime.publisher.measure, every_s=OBSERVE_EVERY_S),
-        _measure_clock(runtime),
+        _clock_job(runtime),
         Job("observe_consumer", loop.observe, every_s=OBSERVE_EVERY_S),
     )
     async with asyncio.TaskGroup() as tasks:
-        endless = [
+        background = [
             tasks.create_task(runtime.publisher.run()),
-            *(tasks.create_task(run_job(job)) for job in standing_jobs),
+            *(tasks.create_task(run_job(job)) for job in common_jobs),
             *(tasks.create_task(run_job(replace(job, run=runtime.clock.guard(job.run)))) for job in jobs),
         ]
         serving = tasks.create_task(serve(app, process, stopping))
-        spare_the_collector()
+        tune_garbage_collector()
         await loop.run(stopping)
-        for job in endless[1:]:
+        for job in background[1:]:
             job.cancel()
         await runtime.publisher.drain(DRAIN_TIMEOUT_S)
-        endless[0].cancel()
+        background[0].cancel()
         await serving
 
 
-async def _measured_once(clock: DatabaseClock, timeout_s: float) -> None:
+async def _wait_for_clock(clock: DatabaseClock, timeout_s: float) -> None:
     """Measures, and again while PostgreSQL goes away in between. Raises what it met last after `timeout_s`."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     while True:
@@ -143,10 +143,10 @@ async def _measured_once(clock: DatabaseClock, timeout_s: float) -> None:
         except Exception as error:
             if not is_transient(error) or asyncio.get_running_loop().time() > deadline:
                 raise
-            await asyncio.sleep(MEASURED_AGAIN_AFTER_S)
+            await asyncio.sleep(CLOCK_RETRY_DELAY_S)
 
 
-def _measure_clock(runtime: Runtime) -> Job:
+def _clock_job(runtime: Runtime) -> Job:
     return Job("measure_clock", runtime.clock.measure, every_s=OBSERVE_EVERY_S)
 
 

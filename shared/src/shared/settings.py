@@ -29,7 +29,7 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
-def _is_postgresql_url(value: SecretStr) -> SecretStr:
+def _check_postgresql_url(value: SecretStr) -> SecretStr:
     try:
         url = make_url(value.get_secret_value())
     except (ArgumentError, ValueError):  # a port that is no number is a ValueError
@@ -39,7 +39,7 @@ def _is_postgresql_url(value: SecretStr) -> SecretStr:
     return value
 
 
-def _secret(pattern: str, kind: str) -> Callable[[SecretStr], SecretStr]:
+def _secret_validator(pattern: str, kind: str) -> Callable[[SecretStr], SecretStr]:
     """Checks that a secret is of its kind, so that one put in another's place stops the process at start. A secret that
     was copied with a blank or a line end would fail at every use without a word. The message never has the secret."""
     expected = re.compile(pattern)
@@ -63,20 +63,24 @@ _SIGNING_KEY = rf"(?!(sk|rk|pk)_|whsec_).{{{SIGNING_KEY_CHARACTERS_MIN},}}"
 StripeSecretKey = Annotated[
     SecretStr,
     AfterValidator(
-        _secret(r"(sk|rk)_(test|live)_.+", "a secret key of Stripe's: sk_test_…, sk_live_…, rk_test_… or rk_live_…")
+        _secret_validator(
+            r"(sk|rk)_(test|live)_.+", "a secret key of Stripe's: sk_test_…, sk_live_…, rk_test_… or rk_live_…"
+        )
     ),
 ]
 #: https://docs.stripe.com/webhooks/signature: the endpoint's secret, not the API key.
 WebhookSecret = Annotated[
     SecretStr,
     AfterValidator(
-        _secret(r"whsec_.+", "the secret of a webhook endpoint: whsec_…, which Stripe shows with the endpoint")
+        _secret_validator(
+            r"whsec_.+", "the secret of a webhook endpoint: whsec_…, which Stripe shows with the endpoint"
+        )
     ),
 ]
 SigningKey = Annotated[
     SecretStr,
     AfterValidator(
-        _secret(
+        _secret_validator(
             _SIGNING_KEY,
             f"a key of {SIGNING_KEY_CHARACTERS_MIN} characters or more that is not one of Stripe's: make one with "
             "`openssl rand -hex 32`",
@@ -91,7 +95,7 @@ def is_live(key: str) -> bool:
 
 
 LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
-PostgresqlUrl = Annotated[SecretStr, AfterValidator(_is_postgresql_url)]
+PostgresqlUrl = Annotated[SecretStr, AfterValidator(_check_postgresql_url)]
 CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 CommaSeparatedWebhookSecrets = Annotated[list[WebhookSecret], NoDecode, BeforeValidator(_split)]
 CommaSeparatedSigningKeys = Annotated[list[SigningKey], NoDecode, BeforeValidator(_split)]

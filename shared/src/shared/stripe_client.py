@@ -65,10 +65,10 @@ async def list_pages(
 
     Raises what `list_page` raises, `NotAList`, and `TooManyPages` where the list goes on after `pages_max` pages.
     """
-    asked: dict[str, Any] = {**parameters, "limit": PAGE_OBJECTS_MAX}
+    query: dict[str, Any] = {**parameters, "limit": PAGE_OBJECTS_MAX}
     pages = 0
     while pages_max is None or pages < pages_max:
-        page = json_of(await list_page(asked))
+        page = json_of(await list_page(query))
         objects = page.get("data")
         if page.get("object") != "list" or not isinstance(objects, list):
             raise NotAList
@@ -78,7 +78,7 @@ async def list_pages(
         last = objects[-1] if objects else None
         if not isinstance(last, dict) or "id" not in last:
             raise NotAList
-        asked["starting_after"] = last["id"]
+        query["starting_after"] = last["id"]
         pages += 1
     raise TooManyPages
 

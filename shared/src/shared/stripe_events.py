@@ -84,7 +84,7 @@ def parse_event(body: bytes) -> StripeEvent:
         raise MalformedEvent(f"not a Stripe event: {type(error).__name__}") from error
 
 
-_of_other_accounts = Counter(
+_events_of_other_accounts = Counter(
     "stripe_events_of_other_accounts_total", "Stripe events of connected accounts: not our money, so they are ignored."
 )
 
@@ -97,7 +97,7 @@ def is_of_own_account(event: StripeEvent) -> bool:
     """
     if event.account is None:
         return True
-    _of_other_accounts.inc()
+    _events_of_other_accounts.inc()
     return False
 
 

@@ -14,7 +14,7 @@ class TopicsWrong(Exception):
     """Topics are missing or not as declared; the message names them and the command that helps."""
 
 
-def _declared(prefix: str) -> Iterator[tuple[str, int, dict[str, str]]]:
+def _declared_topics(prefix: str) -> Iterator[tuple[str, int, dict[str, str]]]:
     for topic in TOPICS:
         yield prefix + topic.name, topic.partitions, topic.configuration()
         for reader in topic.readers:
@@ -35,7 +35,7 @@ async def create_topics(bootstrap_servers: str, prefix: str = "", replication_fa
                 replication_factor=replication_factor,
                 topic_configs={**configuration, "min.insync.replicas": minimum_in_sync, "max.message.bytes": "2097152"},
             )
-            for name, partitions, configuration in _declared(prefix)
+            for name, partitions, configuration in _declared_topics(prefix)
             if name not in existing
         ]
         if missing:
@@ -48,7 +48,7 @@ async def create_topics(bootstrap_servers: str, prefix: str = "", replication_fa
         await admin.close()
 
 
-def _what_to_do(problems: list[str]) -> str:
+def _remedy(problems: list[str]) -> str:
     if any(problem.endswith("is missing") for problem in problems):
         return "Run `python -m shared.topics create`."
     return (
@@ -67,7 +67,7 @@ async def check_topics(bootstrap_servers: str, prefix: str = "") -> None:
             if topic["error_code"] == 0
         }
         problems: list[str] = []
-        declared = list(_declared(prefix))
+        declared = list(_declared_topics(prefix))
         present = [ConfigResource(ConfigResourceType.TOPIC, name) for name, *_ in declared if name in described]
         policies: dict[str, str] = {}
         for response in await admin.describe_configs(present) if present else []:
@@ -81,6 +81,6 @@ async def check_topics(bootstrap_servers: str, prefix: str = "") -> None:
             elif policies.get(name) != configuration["cleanup.policy"]:
                 problems.append(f"{name} is kept by {policies.get(name)!r}, not {configuration['cleanup.policy']!r}")
         if problems:
-            raise TopicsWrong("; ".join(problems) + f". {_what_to_do(problems)}")
+            raise TopicsWrong("; ".join(problems) + f". {_remedy(problems)}")
     finally:
         await admin.close()

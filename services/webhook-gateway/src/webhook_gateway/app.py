@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from shared.garbage import spare_the_collector
+from shared.garbage import tune_garbage_collector
 from shared.http import Readiness, create_http_app, serve
 from shared.kafka import make_producer
 from shared.logs import get_logger
@@ -45,7 +45,7 @@ async def run(settings: AppSettings, stopping: asyncio.Event) -> None:
             readiness=Readiness({"kafka": producer.problem}),
         )
         endpoint = WebhookEndpoint(publisher, secrets=settings.webhook_secrets, livemode=settings.stripe_livemode)
-        spare_the_collector()
+        tune_garbage_collector()
         log.info("serving", path=PATH, port=settings.http_port, livemode=settings.stripe_livemode)
         await serve(Dispatcher(endpoint, app), settings, stopping)
     finally:
