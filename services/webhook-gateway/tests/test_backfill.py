@@ -24,10 +24,10 @@ from shared.kafka import make_producer
 from shared.producer import Producer
 from shared.stripe_events import EVENT_TYPES, STRIPE_API_VERSION, parse_event
 from shared.trace import new_traceparent
-from webhook_gateway.backfill import Backfill
+from webhook_gateway.core.records import record_of
 from webhook_gateway.event_log import EventLog, open_event_log
+from webhook_gateway.jobs.backfill import Backfill
 from webhook_gateway.publisher import EventPublisher
-from webhook_gateway.records import record_of
 from webhook_gateway.stripe_gateway import StripeGateway, StripeRefused, open_stripe_gateway
 
 NOBODY = "http://127.0.0.1:9/api/stripe/webhooks"

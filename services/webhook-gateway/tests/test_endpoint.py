@@ -9,9 +9,9 @@ import pytest
 
 from load.webhooks import signature
 from shared.http import SMALL_BODY_BYTES
-from webhook_gateway import webhooks
+from webhook_gateway.api import webhooks
+from webhook_gateway.api.webhooks import Message, WebhookEndpoint
 from webhook_gateway.publisher import EventPublisher
-from webhook_gateway.webhooks import Message, WebhookEndpoint
 
 
 class Caller:

@@ -20,8 +20,8 @@ from load.webhooks import PATH, body_of, event, signature
 from shared.kafka import make_producer
 from shared.producer import Producer
 from shared.topic_admin import create_topics
+from webhook_gateway.core.records import EventRecord
 from webhook_gateway.publisher import EventPublisher, NotPublished
-from webhook_gateway.records import EventRecord
 
 SECRET = "whsec_test_new_one"
 TOPIC = "stripe.events"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from shared.stripe_events import EVENT_TYPES, MalformedEvent, is_of_own_account, parse_event, routing_key
-from webhook_gateway.rebuilt_events import events_of
+from webhook_gateway.core.rebuilt_events import events_of
 
 
 def an_object(kind: str, status: str, **changes: Any) -> dict[str, Any]:

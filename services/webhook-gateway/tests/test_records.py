@@ -5,7 +5,7 @@ import pytest
 
 from load.webhooks import body_of, event
 from shared.stripe_events import EVENT_TYPES, parse_event
-from webhook_gateway.records import EventRecord, is_taken, record_of
+from webhook_gateway.core.records import EventRecord, is_taken, record_of
 
 AT = datetime(2026, 9, 1, 12, 0, 0, 123456, tzinfo=UTC)
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from load.webhooks import signature
-from webhook_gateway.signature import HEADER_BYTES_MAX, TOLERANCE_S, SignatureRejected, read_header
-from webhook_gateway.signature import verify as verify_claim
+from webhook_gateway.core.signature import HEADER_BYTES_MAX, TOLERANCE_S, SignatureRejected, read_header
+from webhook_gateway.core.signature import verify as verify_claim
 
 NOW = 1_800_000_000.0
 BODY = b'{\n  "id": "evt_1"\n}'

@@ -20,12 +20,16 @@ def _backfill_arguments(parser: ArgumentParser) -> None:
 
 
 def _backfill(options: Namespace) -> int:
-    from webhook_gateway.backfill_process import BACKFILL_REASONS, run, run_once
     from webhook_gateway.settings import BackfillOnceSettings, BackfillSettings
 
     if options.once:
+        from webhook_gateway.commands import backfill_once
+        from webhook_gateway.jobs.backfill import EXPECTED_ERRORS
+
         settings = load_settings(BackfillOnceSettings)
-        return run_service("webhook-gateway-backfill", settings, run_once, BACKFILL_REASONS)
+        return run_service("webhook-gateway-backfill", settings, backfill_once.run, EXPECTED_ERRORS)
+    from webhook_gateway.worker import run
+
     return run_service("webhook-gateway-backfill", load_settings(BackfillSettings), run)
 
 
@@ -35,7 +39,7 @@ def _create_endpoint_arguments(parser: ArgumentParser) -> None:
 
 
 def _create_endpoint(options: Namespace) -> int:
-    from webhook_gateway.create_endpoint import run
+    from webhook_gateway.commands.create_endpoint import run
     from webhook_gateway.settings import EndpointSettings
 
     return run(load_settings(EndpointSettings), options)

@@ -1,7 +1,6 @@
-"""HTTP door: webhooks on the short way, everything else (health, metrics, documentation) through FastAPI."""
+"""The API: webhooks go straight to their endpoint; health, metrics and documentation go through FastAPI."""
 
 import asyncio
-from typing import Any
 
 from shared.garbage import tune_garbage_collector
 from shared.http import Readiness, create_http_app, serve
@@ -10,25 +9,12 @@ from shared.logs import get_logger
 from shared.process import wait_for_kafka
 from shared.producer import Producer
 from shared.topics import TopicName
+from webhook_gateway.api.dispatcher import Dispatcher
+from webhook_gateway.api.webhooks import PATH, WebhookEndpoint
 from webhook_gateway.publisher import EventPublisher
 from webhook_gateway.settings import AppSettings
-from webhook_gateway.webhooks import PATH, WebhookEndpoint
 
 log = get_logger()
-
-
-class Dispatcher:
-    """Sends webhooks to their endpoint before any middleware or routing of the app, which would halve their speed."""
-
-    def __init__(self, webhooks: WebhookEndpoint, app: Any) -> None:
-        self._webhooks = webhooks
-        self._app = app
-
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["path"] == PATH:
-            await self._webhooks(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
 
 
 async def run(settings: AppSettings, stopping: asyncio.Event) -> None:

@@ -4,8 +4,8 @@ from aiokafka.errors import KafkaError
 from prometheus_client import Gauge
 
 from shared.producer import Producer
+from webhook_gateway.core.records import EventRecord
 from webhook_gateway.deadlines import Deadlines
-from webhook_gateway.records import EventRecord
 
 #: How long a webhook waits for Kafka before Stripe is asked to come again. Stripe itself gives up after 10 s or more.
 PUBLISH_TIMEOUT_S = 5.0

@@ -18,10 +18,10 @@ from shared.logs import get_logger
 from shared.problems import Problem, problem_response
 from shared.stripe_events import MalformedEvent, is_of_own_account, parse_event
 from shared.trace import current_traceparent, new_traceparent
+from webhook_gateway.core.records import is_taken, record_of
+from webhook_gateway.core.signature import SignatureRejected, read_header, verify
 from webhook_gateway.deadlines import Deadlines
 from webhook_gateway.publisher import EventPublisher, NotPublished
-from webhook_gateway.records import is_taken, record_of
-from webhook_gateway.signature import SignatureRejected, read_header, verify
 
 PATH = "/api/stripe/webhooks"
 #: From the request's head to the last byte of its body.

@@ -1,9 +1,9 @@
-"""The second door: events that no webhook brought, fetched from Stripe. So a lost webhook heals by itself.
+"""Fetches events that no webhook brought from Stripe and publishes them, so that a lost webhook is made up for.
 
-It asks twice. For what an endpoint has failed to take, which Stripe lists as undelivered; and for all events since its
-cursor, because an endpoint that is disabled, deleted or answered for by somebody else fails nothing: what happened in
-that time is listed as undelivered nowhere. What `stripe.events` has already is not published again, and where that is
-not known it is: a duplicate is harmless.
+It reads two lists. Stripe lists as undelivered what an endpoint failed to acknowledge. An endpoint that was disabled or
+deleted, or whose webhooks another server acknowledged, failed nothing: events of that time are in no such list, so all
+events since the cursor are read too. An event that `stripe.events` is known to hold is not published again. Where that
+is not known it is: every consumer handles duplicates.
 """
 
 import time
@@ -11,26 +11,30 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from aiokafka.errors import KafkaError
 from prometheus_client import Counter
 
 from shared.clock import utc_now
 from shared.logs import get_logger
 from shared.stripe_events import EVENT_TYPES, MalformedEvent, StripeEvent, is_of_own_account, parse_event
 from shared.trace import new_traceparent
+from webhook_gateway.core.records import record_of
 from webhook_gateway.event_log import EventLog
-from webhook_gateway.publisher import EventPublisher
-from webhook_gateway.records import record_of
-from webhook_gateway.stripe_gateway import TYPES_MAX, EventsAsked, StripeGateway
+from webhook_gateway.publisher import EventPublisher, NotPublished
+from webhook_gateway.stripe_gateway import TYPES_MAX, EventsAsked, StripeGateway, StripeRefused
 
 log = get_logger()
 
 #: Stripe keeps events for 30 days.
 WINDOW_S = 30 * 24 * 60 * 60
-#: So much of what is before the cursor is read again: an event may be listed later than it was created.
+#: How far before the cursor events are read again: an event may be listed some time after `created`.
 OVERLAP_S = 600
-#: Events held in memory before they are published; if Stripe has more, the rest follows in another pass.
+#: Events held in memory before they are published. If Stripe lists more, another pass reads the rest.
 PASS_EVENTS_MAX = 5_000
 REMEMBERED_EVENTS_MAX = 100_000
+RUN_TIMEOUT_S = 900.0
+#: What may stop a run although nothing is broken here. The message says what to do.
+EXPECTED_ERRORS = (StripeRefused, NotPublished, KafkaError)
 
 _events = Counter("gateway_backfill_events_total", "Events that no webhook brought.", ["outcome"])
 for _outcome in ("published", "malformed"):  # there from the start, so that the first one is an increase
@@ -49,7 +53,7 @@ class _Found:
 
 
 class Backfill:
-    """Publishes what no webhook has brought, oldest first in each pass."""
+    """Publishes events that no webhook brought, oldest first in each pass."""
 
     def __init__(
         self,
@@ -64,10 +68,9 @@ class Backfill:
         self._known: OrderedDict[str, None] = OrderedDict()
 
     async def run(self, event_log: EventLog) -> int:
-        """Publishes all events of Stripe's 30 days that are not in the topic, and returns how many those were.
+        """Publishes all events of Stripe's 30 days that are not in the topic. Returns how many there were.
 
-        Raises `StripeRefused`, `NotPublished` or `KafkaError`; what was published until then stays published, and the
-        next run goes on there.
+        Raises `StripeRefused`, `NotPublished` or `KafkaError`. The next run continues from what was published.
         """
         oldest = int(time.time()) - WINDOW_S
         published = await self._catch_up(event_log, oldest) + await self._publish_undelivered(event_log, oldest)
@@ -75,7 +78,7 @@ class Backfill:
         return published
 
     async def _catch_up(self, event_log: EventLog, oldest: int) -> int:
-        """All events since the cursor, in passes of bounded size: a span of time that has too many is halved."""
+        """All events since the cursor, in passes of bounded size: a time span with too many events is halved."""
         cursor = await event_log.cursor()
         since = oldest if cursor is None else max(oldest, cursor - OVERLAP_S)
         span_s: int | None = None
@@ -88,7 +91,7 @@ class Backfill:
                 span_s = (min(newest + 1, until or newest + 1) - since) // 2
                 if span_s > 0:
                     continue
-                until = since + 1  # one second has more than a pass holds: it is taken as it is
+                until = since + 1  # a second cannot be halved: this pass holds all of its events
                 found, _ = await self._listed(EventsAsked(since, until), None)
             if found:
                 published += await self._publish(found, await event_log.event_ids(since, until))
@@ -98,7 +101,7 @@ class Backfill:
             since, span_s = until, 2 * (until - since)
 
     async def _publish_undelivered(self, event_log: EventLog, oldest: int) -> int:
-        """What Stripe lists as undelivered. It stays in that list for 30 days, so this process remembers it."""
+        """What Stripe lists as undelivered. It stays listed for 30 days, so published events are remembered."""
         published = 0
         while True:
             asked = EventsAsked(oldest, until=None, are_undelivered=True)
@@ -114,7 +117,7 @@ class Backfill:
     async def _listed(
         self, asked: EventsAsked, events_max: int | None, *, without_known: bool = False
     ) -> tuple[list[_Found], bool]:
-        """Events of all our types, of our own account, and whether there are more than `events_max`."""
+        """Events of our own account and of every type that we take, and whether there are more than `events_max`."""
         found: list[_Found] = []
         for types in _chunks(EVENT_TYPES, TYPES_MAX):
             async for body in self._stripe.events(types, asked):
@@ -127,7 +130,7 @@ class Backfill:
         return found, False
 
     async def _publish(self, found: list[_Found], known: set[str]) -> int:
-        """Those that are not known, oldest first. Stripe lists the newest first, and its times are whole seconds."""
+        """Publishes those that are not known, oldest first. Stripe lists the newest first, in whole seconds."""
         published = 0
         oldest_first = found[::-1]
         for each in sorted(oldest_first, key=lambda each: each.created):

@@ -1,33 +1,29 @@
-"""`ledger.stripe-object-missing`: what the books lack is fetched from Stripe and published as by its own events.
+"""`ledger.stripe-object-missing`: objects that the ledger lacks are fetched from Stripe and published as events.
 
-At least once: an offset is committed after Kafka has acknowledged the events. What cannot be read is set aside.
+At least once: an offset is committed after Kafka has acknowledged the events. An unreadable record is dead-lettered.
 """
-
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client import Counter
 
 from shared.clock import utc_now
 from shared.events import StripeObjectMissing, UndecodableEvent, decode
-from shared.kafka import Record, make_consumer, stop_consumer
+from shared.kafka import Record
 from shared.logs import get_logger
 from shared.poison import send_to_dead_letters
 from shared.producer import Producer
 from shared.stripe_events import MalformedEvent, parse_event
-from shared.topics import TopicName
 from shared.trace import new_traceparent
+from webhook_gateway.core.rebuilt_events import events_of
+from webhook_gateway.core.records import record_of
 from webhook_gateway.publisher import EventPublisher
-from webhook_gateway.rebuilt_events import events_of
-from webhook_gateway.records import record_of
 from webhook_gateway.stripe_gateway import StripeGateway
 
 log = get_logger()
 
 GROUP = "webhook-gateway"
 POLL_TIMEOUT_MS = 500
-#: Records of one run: with a call to Stripe for each, no more than Kafka waits for a member of a group.
+#: Records of one run. Each needs a call to Stripe, and all must fit into `max_poll_interval_ms`.
 RECORDS_MAX = 50
 
 _objects = Counter(
@@ -38,7 +34,7 @@ for _outcome in ("published", "not_at_stripe", "nothing_to_tell", "unreadable"):
 
 
 class Healing:
-    """Reads the topic as a member of the group `webhook-gateway`."""
+    """Reads the topic as a member of the consumer group `webhook-gateway`."""
 
     def __init__(
         self,
@@ -55,8 +51,9 @@ class Healing:
         self._prefix = topic_prefix
 
     async def run(self) -> None:
-        """Publishes what has been asked for since. Raises `StripeRefused`, `NotPublished` or `KafkaError`; the next run
-        goes on where this one has ended."""
+        """Publishes the objects of the next records. Raises `StripeRefused`, `NotPublished` or `KafkaError`.
+
+        The next run continues at the record that failed."""
         fetched = await self._consumer.getmany(timeout_ms=POLL_TIMEOUT_MS, max_records=RECORDS_MAX)
         left: dict[TopicPartition, int] = {partition: records[0].offset for partition, records in fetched.items()}
         try:
@@ -74,7 +71,7 @@ class Healing:
         try:
             missing = decode(record.value, StripeObjectMissing)
         except UndecodableEvent as error:
-            await self._set_aside(record, error)
+            await self._dead_letter(record, error)
             return
         if missing is None:  # of a newer type
             return
@@ -87,7 +84,7 @@ class Healing:
             bodies = events_of(obj)
             events = [(parse_event(body), body) for body in bodies]
         except MalformedEvent as error:
-            await self._set_aside(record, error)
+            await self._dead_letter(record, error)
             return
         for event, body in events:
             await self._publisher.publish(
@@ -96,24 +93,10 @@ class Healing:
         _objects.labels("published" if events else "nothing_to_tell").inc()
         log.warning("missing_object_published", kind=missing.kind, object=missing.object_id, events=len(events))
 
-    async def _set_aside(self, record: Record, error: Exception) -> None:
+    async def _dead_letter(self, record: Record, error: Exception) -> None:
         await send_to_dead_letters(
             self._producer, record, group=GROUP, reason=f"{type(error).__name__}: {error}", tries=1, now=utc_now(),
             topic_prefix=self._prefix,
         )  # fmt: skip
         _objects.labels("unreadable").inc()
         log.error("record_dead_lettered", topic=record.topic, partition=record.partition, offset=record.offset)
-
-
-@asynccontextmanager
-async def open_healing(
-    bootstrap_servers: str, topic_prefix: str, stripe: StripeGateway, publisher: EventPublisher, producer: Producer
-) -> AsyncGenerator[Healing]:
-    """Joins the group, and leaves it at the end."""
-    consumer = make_consumer(bootstrap_servers, "webhook-gateway-healing", topic_prefix + GROUP)
-    consumer.subscribe([topic_prefix + TopicName.STRIPE_OBJECT_MISSING])
-    try:
-        await consumer.start()
-        yield Healing(consumer, stripe, publisher, producer, topic_prefix)
-    finally:
-        await stop_consumer(consumer)

@@ -1,0 +1,1 @@
+"""What the backfill process does periodically."""
