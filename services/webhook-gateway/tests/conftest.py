@@ -1,4 +1,4 @@
-"""A running gateway on real Kafka, and Stripe's side of a webhook."""
+"""A running gateway on real Kafka, and an HTTP client for it."""
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,7 +12,7 @@ from embedded.http_process import HttpProcess
 from embedded.servers import KafkaServer, in_thread
 from shared.topic_admin import create_topics
 
-#: Makes a gateway of its own for a test: `make_gateway("name", kafka, VARIABLE="value")`, not started yet.
+#: Creates a gateway for one test: `make_gateway("name", kafka, VARIABLE="value")`, not started yet.
 MakeGateway = Callable[..., HttpProcess]
 #: As during a rotation.
 SECRETS = "whsec_test_new_one,whsec_test_old_one"

@@ -36,7 +36,7 @@ Published = Callable[[], list["ConsumerRecord[bytes, bytes]"]]
 
 @pytest.fixture
 def lossy_stripe(simulator: Callable[..., HttpProcess]) -> HttpProcess:
-    """A Stripe whose webhooks reach nobody."""
+    """A simulator whose webhooks are lost."""
     return simulator(NOBODY)
 
 
@@ -63,7 +63,7 @@ async def publisher(kafka_server: KafkaServer, topic_prefix: str) -> AsyncIterat
 
 @pytest.fixture
 async def event_log(kafka_server: KafkaServer, topic_prefix: str) -> AsyncIterator[EventLog]:
-    """What the topic has, and a cursor that knows nothing of Stripes of other tests."""
+    """The event log, with the cursor at 0: other tests used other simulators."""
     async with open_event_log(kafka_server.bootstrap_servers, topic_prefix) as event_log:
         await event_log.move_cursor(0)
         yield event_log
@@ -73,7 +73,7 @@ async def event_log(kafka_server: KafkaServer, topic_prefix: str) -> AsyncIterat
 async def consumer(
     kafka_server: KafkaServer, topic_prefix: str, event_log: EventLog
 ) -> AsyncIterator[AIOKafkaConsumer]:
-    """Reads what is published from now on; the cursor is where nothing has been read yet."""
+    """Reads what is published from now on. The cursor is at 0."""
     consumer = AIOKafkaConsumer(
         f"{topic_prefix}stripe.events", bootstrap_servers=kafka_server.bootstrap_servers, auto_offset_reset="latest"
     )
@@ -116,7 +116,7 @@ def cancel_many(sdk: stripe.StripeClient, n: int) -> None:
         sdk.v1.payment_intents.cancel(sdk.v1.payment_intents.create({"amount": 1000, "currency": "usd"}).id)
 
 
-async def test_events_that_no_webhook_brought_are_published_like_those_that_one_did(
+async def test_events_without_a_webhook_are_published_like_those_with_one(
     sdk: stripe.StripeClient,
     asked: StripeGateway,
     publisher: EventPublisher,
@@ -135,7 +135,7 @@ async def test_events_that_no_webhook_brought_are_published_like_those_that_one_
         assert json.loads(record.value or b"") == sdk.v1.events.retrieve(event_id).to_dict(for_json=True)
 
 
-async def test_an_event_is_published_once_whichever_process_finds_it(
+async def test_an_event_is_published_once_even_by_two_backfills(
     sdk: stripe.StripeClient,
     asked: StripeGateway,
     publisher: EventPublisher,
@@ -151,7 +151,7 @@ async def test_an_event_is_published_once_whichever_process_finds_it(
     assert [record.key.decode() for record in await take(consumer, 2) if record.key] == [paid, paid]
 
 
-async def test_an_event_that_a_webhook_brought_is_not_published_again_though_stripe_lists_it(
+async def test_a_published_event_that_stripe_lists_as_undelivered_is_not_published_again(
     sdk: stripe.StripeClient,
     asked: StripeGateway,
     publisher: EventPublisher,
@@ -172,7 +172,7 @@ async def test_an_event_that_a_webhook_brought_is_not_published_again_though_str
     assert [record.key.decode() for record in await take(consumer, 2) if record.key] == [paid, lost]
 
 
-async def test_the_cursor_spares_what_was_read_long_ago(
+async def test_events_long_before_the_cursor_are_not_read_again(
     sdk: stripe.StripeClient,
     lossy_stripe: HttpProcess,
     asked: StripeGateway,
@@ -204,7 +204,7 @@ async def test_the_cursor_spares_what_was_read_long_ago(
 
 
 @pytest.mark.parametrize("pass_events_max", [1_000, 40, 1])
-async def test_it_reads_to_the_last_page_whatever_it_may_hold_in_memory(
+async def test_a_backfill_reads_to_the_last_page_whatever_the_memory_limit(
     sdk: stripe.StripeClient,
     asked: StripeGateway,
     publisher: EventPublisher,
@@ -218,7 +218,7 @@ async def test_it_reads_to_the_last_page_whatever_it_may_hold_in_memory(
     assert len(set(ids)) == 105
 
 
-async def test_what_keeps_stripe_from_answering_is_said(
+async def test_the_error_says_why_stripe_did_not_answer(
     lossy_stripe: HttpProcess, publisher: EventPublisher, event_log: EventLog
 ) -> None:
     wrong_key = stripe_settings(lossy_stripe.url, "sk_test_wrong")
@@ -251,7 +251,7 @@ def command(*arguments: str, env: dict[str, str], cwd: Path) -> "subprocess.Comp
     )
 
 
-async def test_on_command_it_runs_once_and_says_how_many(
+async def test_backfill_once_runs_once_and_logs_the_number_published(
     sdk: stripe.StripeClient,
     lossy_stripe: HttpProcess,
     kafka_server: KafkaServer,
@@ -274,7 +274,7 @@ async def test_on_command_it_runs_once_and_says_how_many(
     assert "sk_test_wrong_0123" not in failed.stdout
 
 
-async def test_events_of_the_time_in_which_stripe_had_disabled_the_endpoint_are_published(
+async def test_events_from_while_the_endpoint_was_disabled_are_published(
     sdk: stripe.StripeClient,
     lossy_stripe: HttpProcess,
     kafka_server: KafkaServer,
@@ -306,7 +306,7 @@ async def test_events_of_the_time_in_which_stripe_had_disabled_the_endpoint_are_
     assert (again.returncode, '"published": 0' in again.stdout) == (0, True), again.stdout + again.stderr
 
 
-async def test_as_a_process_it_outlives_an_outage_of_stripe(
+async def test_the_backfill_process_survives_an_outage_of_stripe(
     sdk: stripe.StripeClient,
     lossy_stripe: HttpProcess,
     kafka_server: KafkaServer,
@@ -345,7 +345,7 @@ async def test_as_a_process_it_outlives_an_outage_of_stripe(
         process.close()
 
 
-async def test_runs_that_fail_count_as_failed_and_make_the_process_not_ready(
+async def test_failed_runs_are_counted_and_make_the_process_not_ready(
     lossy_stripe: HttpProcess, kafka_server: KafkaServer, topic_prefix: str, log_dir: Path, tmp_path: Path
 ) -> None:
     """A refused key: 13 runs were counted as done and /readyz said 200."""
@@ -375,7 +375,7 @@ async def test_runs_that_fail_count_as_failed_and_make_the_process_not_ready(
         process.close()
 
 
-async def test_create_endpoint_asks_for_our_types_in_our_version_and_shows_the_secret_once(
+async def test_create_endpoint_subscribes_to_our_types_and_version_and_prints_the_secret(
     sdk: stripe.StripeClient, lossy_stripe: HttpProcess, kafka_server: KafkaServer, tmp_path: Path
 ) -> None:
     url = "https://billing.example/api/stripe/webhooks"

@@ -5,7 +5,7 @@ import pytest
 from webhook_gateway.deadlines import GRAIN_S, Deadlines
 
 
-async def test_a_wait_that_takes_too_long_ends_with_a_timeout_and_its_task_goes_on() -> None:
+async def test_an_expired_limit_raises_timeout_error_and_the_task_continues() -> None:
     deadlines = Deadlines()
     with pytest.raises(TimeoutError), deadlines.limit(0.01):
         await asyncio.Event().wait()
@@ -15,7 +15,7 @@ async def test_a_wait_that_takes_too_long_ends_with_a_timeout_and_its_task_goes_
     await asyncio.sleep(0)
 
 
-async def test_a_wait_that_ends_in_time_is_left_alone() -> None:
+async def test_a_wait_that_ends_in_time_is_not_cancelled() -> None:
     deadlines = Deadlines()
     for _ in range(3):
         with deadlines.limit(0.2):
@@ -23,7 +23,7 @@ async def test_a_wait_that_ends_in_time_is_left_alone() -> None:
     await asyncio.sleep(2 * GRAIN_S)
 
 
-async def test_of_many_waits_only_the_late_ones_end() -> None:
+async def test_of_many_limits_only_the_expired_ones_end_their_wait() -> None:
     deadlines, release = Deadlines(), asyncio.Event()
 
     async def wait(timeout_s: float) -> str:
@@ -41,7 +41,7 @@ async def test_of_many_waits_only_the_late_ones_end() -> None:
     assert await asyncio.gather(*patient) == ["done"] * 5
 
 
-async def test_a_cancellation_from_outside_stays_one() -> None:
+async def test_a_cancellation_from_outside_is_not_turned_into_a_timeout() -> None:
     deadlines = Deadlines()
 
     async def wait() -> None:
@@ -55,7 +55,7 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
         await task
 
 
-async def test_the_error_of_the_block_is_not_hidden() -> None:
+async def test_an_error_raised_in_the_block_is_not_hidden() -> None:
     deadlines = Deadlines()
     with pytest.raises(KeyError), deadlines.limit(20):
         raise KeyError

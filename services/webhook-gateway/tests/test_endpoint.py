@@ -1,4 +1,4 @@
-"""The ASGI endpoint alone, for what a well-behaved HTTP client does not do."""
+"""The ASGI endpoint alone, with requests that a well-behaved HTTP client does not send."""
 
 import asyncio
 import time
@@ -31,8 +31,8 @@ class Caller:
 
 
 def make_endpoint() -> WebhookEndpoint:
-    nobody: Any = object()  # nothing here gets as far as Kafka
-    publisher: EventPublisher = nobody
+    unused: Any = object()  # no test here publishes
+    publisher: EventPublisher = unused
     return WebhookEndpoint(publisher, secrets=[b"whsec_a"], livemode=False)
 
 
@@ -46,7 +46,7 @@ def call(
     return (endpoint or make_endpoint())(scope, caller.receive, caller.send)
 
 
-async def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_never_ends_is_answered_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhooks, "BODY_TIMEOUT_S", 0.01)
     caller = Caller({"type": "http.request", "body": b"{", "more_body": True})
     await call(caller)
@@ -55,7 +55,7 @@ async def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("before", [[], [{"type": "http.request", "body": b"{", "more_body": True}]])
-async def test_a_caller_that_hangs_up_gets_no_answer(before: list[Message]) -> None:
+async def test_a_caller_that_disconnects_gets_no_answer(before: list[Message]) -> None:
     caller = Caller(*before, {"type": "http.disconnect"})
     await call(caller)
     assert caller.answers == []
@@ -65,19 +65,19 @@ async def test_a_caller_that_hangs_up_gets_no_answer(before: list[Message]) -> N
     "header",
     [None, b"t=1,v1=00", b"v1=00", pytest.param(signature(b"", "whsec_a", at=time.time() - 600).encode(), id="old")],
 )
-async def test_no_body_is_read_whose_header_cannot_be_right(header: bytes | None) -> None:
-    caller = Caller()  # has nothing to give
+async def test_the_body_is_not_read_when_the_signature_header_is_invalid(header: bytes | None) -> None:
+    caller = Caller()  # has no body to read
     await call(caller, [] if header is None else [(b"stripe-signature", header)])
     assert caller.answers[0]["status"] == 400
 
 
-async def test_a_body_announced_too_large_is_refused_whatever_it_holds() -> None:
+async def test_a_content_length_above_the_limit_is_answered_413() -> None:
     caller = Caller({"type": "http.request", "body": b"{}"})
     await call(caller, [(b"content-length", b"1048577")])
     assert caller.answers[0]["status"] == 413
 
 
-async def test_a_fault_of_ours_is_answered_500_and_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_internal_error_is_answered_500_without_details(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("inner detail")
 
@@ -88,7 +88,7 @@ async def test_a_fault_of_ours_is_answered_500_and_tells_nothing(monkeypatch: py
     assert b"inner detail" not in caller.answers[1]["body"]
 
 
-async def test_unfinished_bodies_hold_no_more_memory_than_allowed_and_small_ones_still_come_through(
+async def test_unfinished_bodies_are_limited_in_memory_and_small_ones_are_still_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(webhooks, "LARGE_BODIES_BYTES_MAX", 3_000)
@@ -107,4 +107,4 @@ async def test_unfinished_bodies_hold_no_more_memory_than_allowed_and_small_ones
     await asyncio.wait(tasks)
     after = Caller({**part, "more_body": False})
     await call(after, endpoint=endpoint)
-    assert after.answers[0]["status"] == 400  # not signed: it was read to its end
+    assert after.answers[0]["status"] == 400  # the body was read; its signature is wrong

@@ -1,4 +1,4 @@
-"""What the books lack, asked for in Kafka, fetched from the simulated Stripe and published; by the running process."""
+"""The running backfill process fetches objects named in `ledger.stripe-object-missing` and publishes their events."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ async def prefix(kafka_server: KafkaServer, tmp_path: Path) -> str:
 
 @pytest.fixture
 def account(simulator: Callable[..., HttpProcess]) -> HttpProcess:
-    """A Stripe with no endpoint: its events reach nobody."""
+    """A simulator without a webhook endpoint."""
     return simulator()
 
 
@@ -48,7 +48,7 @@ def sdk(account: HttpProcess) -> stripe.StripeClient:
 async def backfill(
     kafka_server: KafkaServer, prefix: str, account: HttpProcess, log_dir: Path, tmp_path: Path
 ) -> AsyncIterator[HttpProcess]:
-    """The backfill's process, whose backfill has run while there was nothing, and does not come again."""
+    """The backfill process. Its backfill has run, with nothing to publish, and does not run again in this test."""
     process = HttpProcess(
         "gateway-healing",
         ["webhook_gateway", "backfill"],
@@ -110,7 +110,7 @@ def missing(kind: str, name: str) -> bytes:
     return encode(event, event_id=f"evt_{name}", now=utc_now())
 
 
-async def test_every_kind_of_object_is_published_as_stripe_has_it_and_twice_the_same(
+async def test_every_kind_of_object_is_published_and_a_repeated_request_publishes_the_same_events(
     kafka_server: KafkaServer, prefix: str, account: HttpProcess, sdk: stripe.StripeClient, backfill: HttpProcess
 ) -> None:
     asking = Asking(kafka_server, prefix)
@@ -152,7 +152,7 @@ async def test_every_kind_of_object_is_published_as_stripe_has_it_and_twice_the_
     assert 'job_runs_total{job="heal",outcome="failed"} 2.0' in metrics, "Stripe's rate limit: tried again"
 
 
-async def test_what_was_asked_for_is_not_done_again_by_the_next_process(
+async def test_a_restarted_process_does_not_repeat_handled_requests(
     kafka_server: KafkaServer, prefix: str, sdk: stripe.StripeClient, backfill: HttpProcess
 ) -> None:
     asking = Asking(kafka_server, prefix)

@@ -1,4 +1,4 @@
-"""The gateway when Kafka is slow, dead or late, and when it is told to stop. This Kafka belongs to these tests."""
+"""The gateway while Kafka is slow, down or not started yet, and when it is stopped. Uses a Kafka of its own."""
 
 import asyncio
 import json
@@ -79,7 +79,7 @@ async def count(kafka: Kafka, event_id: str) -> int:
         await consumer.stop()
 
 
-async def test_while_kafka_is_dead_webhooks_are_answered_503_and_then_accepted_again_without_a_restart(
+async def test_webhooks_are_answered_503_while_kafka_is_down_and_accepted_afterwards(
     kafka: Kafka, make_gateway: Callable[..., HttpProcess]
 ) -> None:
     gateway = make_gateway("gateway-kafka-dies", kafka.server)
@@ -133,7 +133,7 @@ async def test_sigterm_lets_requests_in_flight_finish(kafka: Kafka, make_gateway
         assert await count(kafka, sent["id"]) == 1
 
 
-async def test_a_gateway_started_before_kafka_waits_says_so_and_then_serves(
+async def test_a_gateway_started_before_kafka_logs_that_it_waits_and_then_serves(
     kafka: Kafka, make_gateway: Callable[..., HttpProcess]
 ) -> None:
     kafka.kill()
@@ -146,7 +146,7 @@ async def test_a_gateway_started_before_kafka_waits_says_so_and_then_serves(
         assert (await post(client)).status_code == 200
 
 
-def test_a_gateway_without_kafka_gives_up_with_a_reason(make_gateway: Callable[..., HttpProcess]) -> None:
+def test_a_gateway_without_kafka_exits_with_a_reason(make_gateway: Callable[..., HttpProcess]) -> None:
     gateway = make_gateway("gateway-alone", KafkaServer("127.0.0.1:9"), START_TIMEOUT_S="1")
     gateway.launch()
     assert gateway.process.wait(20) == 1
@@ -155,7 +155,7 @@ def test_a_gateway_without_kafka_gives_up_with_a_reason(make_gateway: Callable[.
     assert "KAFKA_BOOTSTRAP_SERVERS" in last["reason"]
 
 
-def test_a_gateway_on_a_kafka_without_topics_names_the_command_that_helps(
+def test_a_gateway_without_topics_exits_and_names_the_command_that_creates_them(
     kafka: Kafka, make_gateway: Callable[..., HttpProcess]
 ) -> None:
     gateway = make_gateway("gateway-no-topics", kafka.server, TOPIC_PREFIX="not-created.", START_TIMEOUT_S="1")
@@ -178,7 +178,7 @@ def test_every_missing_variable_is_named_at_once(make_gateway: Callable[..., Htt
         assert f"{name}: Field required" in str(caught.value)
 
 
-async def test_no_more_than_the_limit_wait_for_kafka_and_the_wait_is_bounded(
+async def test_publications_that_wait_for_kafka_are_limited_in_number_and_time(
     kafka: Kafka, producer: Producer, publisher: EventPublisher
 ) -> None:
     await publisher.publish(RECORD)
@@ -223,7 +223,7 @@ async def is_published(publisher: EventPublisher) -> bool:
 
 
 def skip_a_sequence_number(producer: object) -> None:
-    """As if a batch of every partition had been given up."""
+    """Skips a sequence number of every partition, as after a batch that was given up."""
     transactions = producer._txn_manager  # type: ignore[attr-defined]
     for partition in list(transactions._sequence_numbers):
         transactions.increment_sequence_number(partition, 5)

@@ -1,4 +1,4 @@
-"""Events made of an object: which ones, in which order, and the same ids for the same."""
+"""Which events are made of an object, in which order, and with which ids."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def moved(*amounts_minor: int) -> dict[str, Any]:
         (an_object("customer", "active"), []),
     ],
 )
-def test_an_object_tells_what_its_own_events_would_have_told(obj: dict[str, Any], types: list[str]) -> None:
+def test_rebuilt_events_have_the_types_of_the_lost_ones(obj: dict[str, Any], types: list[str]) -> None:
     events = [parse_event(body) for body in events_of(obj)]
     assert [event.type for event in events] == types
     assert set(types) <= set(EVENT_TYPES)
@@ -47,14 +47,14 @@ def test_an_object_tells_what_its_own_events_would_have_told(obj: dict[str, Any]
         assert routing_key(event) == (obj["id"] if obj["object"] == "payment_intent" else "pi_1")
 
 
-def test_the_same_is_the_same_event_and_another_status_is_another() -> None:
+def test_an_event_id_depends_on_the_object_and_its_status_only() -> None:
     pending, failed = an_object("refund", "pending"), an_object("refund", "failed")
     assert events_of(pending) == events_of(dict(pending))
     ids = {parse_event(body).id for obj in (pending, failed) for body in events_of(obj)}
     assert len(ids) == 2
 
 
-def test_an_object_without_its_fields_is_refused() -> None:
+def test_an_object_without_required_fields_is_malformed() -> None:
     with pytest.raises(MalformedEvent):
         events_of({"object": "refund", "id": "re_1", "status": "failed"})
     with pytest.raises(MalformedEvent):

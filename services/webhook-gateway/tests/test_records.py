@@ -27,15 +27,15 @@ def record(**changes: Any) -> EventRecord:
         ({"object": "customer", "id": "cus_1"}, b"cus_1"),
     ],
 )
-def test_a_payment_and_all_that_follows_it_share_a_key(obj: dict[str, Any], key: bytes) -> None:
+def test_events_of_one_payment_share_a_key(obj: dict[str, Any], key: bytes) -> None:
     assert record(data={"object": obj}).key == key
 
 
-def test_an_object_without_any_id_is_keyed_by_its_event() -> None:
+def test_an_object_without_an_id_is_keyed_by_its_event() -> None:
     assert record(id="evt_7", data={"object": {"object": "payment_intent"}}).key == b"evt_7"
 
 
-def test_the_headers_say_what_the_bytes_are() -> None:
+def test_headers_describe_the_event() -> None:
     assert dict(record(id="evt_7").headers) == {
         "stripe-event-id": b"evt_7",
         "stripe-event-type": b"payment_intent.succeeded",
@@ -46,6 +46,6 @@ def test_the_headers_say_what_the_bytes_are() -> None:
     }
 
 
-def test_only_types_that_somebody_reads_are_taken() -> None:
+def test_only_subscribed_types_are_taken() -> None:
     assert all(is_taken(parse_event(body_of(event(kind)))) for kind in EVENT_TYPES)
     assert not is_taken(parse_event(body_of(event("invoice.paid"))))

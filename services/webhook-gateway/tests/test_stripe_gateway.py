@@ -1,4 +1,4 @@
-"""Whatever answers in Stripe's place, the backfill takes nothing from it, and nothing for missing."""
+"""An answer that is not Stripe's, such as a proxy's page, is an error: never an event, and never a missing object."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from webhook_gateway.stripe_gateway import EventsAsked, StripeRefused, open_stri
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-async def test_what_is_not_stripes_is_no_answer(page: Page) -> None:
+async def test_an_answer_that_is_not_stripes_is_refused(page: Page) -> None:
     with proxy(page) as url:
         async with open_stripe_gateway(stripe_settings(url, "sk_test_x")) as gateway:
             with pytest.raises(StripeRefused):

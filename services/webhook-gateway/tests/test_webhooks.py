@@ -1,4 +1,4 @@
-"""The webhook door over real HTTP, to real Kafka."""
+"""Webhooks over real HTTP, to real Kafka."""
 
 import asyncio
 import secrets
@@ -78,7 +78,7 @@ async def test_a_signed_event_reaches_kafka_byte_for_byte(
 
 
 @pytest.mark.parametrize("secret", [NEW_SECRET, OLD_SECRET])
-async def test_during_a_rotation_both_secrets_are_good(client: httpx.AsyncClient, secret: str) -> None:
+async def test_during_a_rotation_both_secrets_are_accepted(client: httpx.AsyncClient, secret: str) -> None:
     assert (await post(client, body_of(event()), secret)).status_code == 200
 
 
@@ -92,7 +92,7 @@ async def test_after_a_rotation_the_old_secret_is_refused(
         assert_problem(await post(client, body_of(event()), OLD_SECRET), 400, "signature_invalid")
 
 
-async def test_what_cannot_be_trusted_is_refused(client: httpx.AsyncClient) -> None:
+async def test_an_untrusted_webhook_is_refused(client: httpx.AsyncClient) -> None:
     body = body_of(event())
     assert_problem(await post(client, body, None), 400, "signature_missing")
     assert_problem(await post(client, body, "whsec_of_another"), 400, "signature_invalid")
@@ -105,7 +105,7 @@ async def test_what_cannot_be_trusted_is_refused(client: httpx.AsyncClient) -> N
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"null", b"[]", b'"evt_1"', b"\xff\xfe", b"{}", b'{"id": "evt_1", "type": "x"}', b"[" * 5_000]
 )
-async def test_what_is_no_event_is_refused_though_it_is_signed(client: httpx.AsyncClient, body: bytes) -> None:
+async def test_a_signed_body_that_is_not_an_event_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
     assert_problem(await post(client, body), 400, "not_an_event")
 
 
@@ -136,7 +136,7 @@ async def test_other_methods_are_refused(client: httpx.AsyncClient, method: str)
     assert response.headers["allow"] == "POST"
 
 
-async def test_the_largest_body_is_published_and_one_byte_more_is_refused(
+async def test_a_body_of_the_maximum_size_is_published_and_a_larger_one_refused(
     client: httpx.AsyncClient, kafka_server: KafkaServer, topic: str
 ) -> None:
     sent = event(padding="")
@@ -148,7 +148,7 @@ async def test_the_largest_body_is_published_and_one_byte_more_is_refused(
     assert_problem(await post(client, body + b" "), 413, "body_too_large")
 
 
-async def test_a_body_that_does_not_announce_its_size_is_refused_at_the_limit(client: httpx.AsyncClient) -> None:
+async def test_a_body_without_content_length_is_refused_above_the_limit(client: httpx.AsyncClient) -> None:
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(40):
             yield b" " * 64 * 1024
@@ -157,7 +157,7 @@ async def test_a_body_that_does_not_announce_its_size_is_refused_at_the_limit(cl
     assert_problem(await client.post(PATH, content=endless(), headers=headers), 413, "body_too_large")
 
 
-async def test_an_unannounced_body_within_the_limit_is_published(
+async def test_a_body_without_content_length_is_published_within_the_limit(
     client: httpx.AsyncClient, kafka_server: KafkaServer, topic: str
 ) -> None:
     sent = event()
@@ -172,7 +172,7 @@ async def test_an_unannounced_body_within_the_limit_is_published(
     assert (await published(kafka_server, topic, sent["id"])).value == body
 
 
-async def test_a_type_that_nobody_reads_is_acknowledged_counted_and_not_published(
+async def test_an_event_of_another_type_is_acknowledged_counted_and_not_published(
     client: httpx.AsyncClient, kafka_server: KafkaServer, topic: str
 ) -> None:
     ignored, taken = event("invoice.paid"), event()
@@ -189,7 +189,9 @@ async def test_a_type_that_nobody_reads_is_acknowledged_counted_and_not_publishe
                 break
 
 
-async def test_many_at_once_are_all_published(client: httpx.AsyncClient, kafka_server: KafkaServer, topic: str) -> None:
+async def test_concurrent_webhooks_are_all_published(
+    client: httpx.AsyncClient, kafka_server: KafkaServer, topic: str
+) -> None:
     events = [event() for _ in range(200)]
     answers = await asyncio.gather(*(post(client, body_of(each)) for each in events))
     assert {answer.status_code for answer in answers} == {200}
@@ -201,7 +203,7 @@ async def test_many_at_once_are_all_published(client: httpx.AsyncClient, kafka_s
                 break
 
 
-async def test_health_metrics_and_documentation_are_beside_it(client: httpx.AsyncClient) -> None:
+async def test_health_metrics_and_documentation_are_served(client: httpx.AsyncClient) -> None:
     await post(client, body_of(event()), "whsec_of_another")
     assert (await client.get("/healthz")).json() == {"status": "ok"}
     assert (await client.get("/readyz")).json() == {"status": "ready"}
@@ -211,7 +213,7 @@ async def test_health_metrics_and_documentation_are_beside_it(client: httpx.Asyn
     assert_problem(await client.get("/no/such/path"), 404, "not_found")
 
 
-async def test_nothing_secret_is_logged(client: httpx.AsyncClient, gateway: HttpProcess) -> None:
+async def test_no_secret_is_logged(client: httpx.AsyncClient, gateway: HttpProcess) -> None:
     sent = event(client_secret=f"pi_1_secret_{secrets.token_hex(8)}")
     body = body_of(sent)
     await post(client, body, "whsec_of_another")

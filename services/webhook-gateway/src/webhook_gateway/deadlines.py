@@ -1,13 +1,13 @@
-"""`asyncio.timeout` for the hot path: coarse, and a seventh of its price.
+"""Timeouts for the hot path: coarser than `asyncio.timeout`, at a seventh of the cost.
 
-One timer looks at all limits four times a second, instead of each making and cancelling a timer of its own.
+One timer checks all limits four times a second, instead of one timer for each.
 """
 
 import asyncio
 from types import TracebackType
 from typing import Self
 
-#: How much later than asked a limit may end a wait.
+#: How much later than its time a limit may expire.
 GRAIN_S = 0.25
 
 
@@ -40,7 +40,7 @@ class Deadlines:
 
 
 class Limit:
-    """One limit of one task. The task is cancelled inside the block when it is over, as `asyncio.timeout` does it."""
+    """One limit of one task. When it expires, the task is cancelled inside the block, as `asyncio.timeout` does."""
 
     __slots__ = ("_deadlines", "_has_expired", "_task", "_timeout_s", "ends_at")
 

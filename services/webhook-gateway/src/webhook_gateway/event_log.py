@@ -1,7 +1,7 @@
-"""What `stripe.events` holds already, and how far the backfill has read Stripe's list of events.
+"""Which events `stripe.events` holds already, and how far the backfill has read Stripe's list of events.
 
-The gateway has no database. Its cursor is the metadata of an offset that a group of its own commits in `stripe.events`:
-it goes where the topic goes, so that a topic that was lost is filled again from Stripe's 30 days.
+The gateway has no database. Its cursor is the metadata of an offset that a consumer group commits in `stripe.events`.
+If the topic is lost, so is the cursor, and the backfill fills the topic again from Stripe's 30 days.
 """
 
 from collections.abc import AsyncGenerator
@@ -20,15 +20,15 @@ log = get_logger()
 
 CURSOR_GROUP = "webhook-gateway-cursor"
 _READ_UNTIL = "stripe-events-read-until="
-#: By how much the clocks of Stripe and of the gateways, which put the time on records, may differ.
+#: By how much Stripe's clock may differ from those of the gateways, which set the records' timestamps.
 CLOCK_DIFFERENCE_S = 600
-#: Records that one look into the topic reads at most. An event that is not among them is published again.
+#: The most records that one call reads. An event that is not among them is published again.
 RECORDS_MAX = 50_000
 POLL_TIMEOUT_MS = 500
 
 
 class EventLog:
-    """The topic as the backfill sees it. Every method raises `KafkaError` while Kafka does not answer."""
+    """What the backfill reads from the topic. Every method raises `KafkaError` while Kafka does not answer."""
 
     def __init__(self, consumer: AIOKafkaConsumer, admin: AIOKafkaAdminClient, topic: str, group: str) -> None:
         self._consumer = consumer
@@ -38,20 +38,20 @@ class EventLog:
         self._cursor_partition = TopicPartition(topic, 0)
 
     async def cursor(self) -> int | None:
-        """`created` of the newest event up to which Stripe's list has been published, in epoch seconds; None where
-        nothing is known: the first time, or because Kafka has forgotten it."""
+        """All of Stripe's list up to this `created`, in epoch seconds, has been published. None where nothing is known:
+        on the first run, or when Kafka no longer has the offset."""
         committed = await self._admin.list_consumer_group_offsets(self._group, partitions=[self._cursor_partition])
         known = committed.get(self._cursor_partition)
         text = known.metadata.removeprefix(_READ_UNTIL) if known is not None else ""
         return int(text) if text.isdigit() else None
 
     async def move_cursor(self, created: int) -> None:
-        """Keeps the cursor. Everything in Stripe's list up to it has been published."""
+        """Sets the cursor, once everything in Stripe's list up to it has been published."""
         await self._consumer.commit({self._cursor_partition: OffsetAndMetadata(0, f"{_READ_UNTIL}{created}")})
 
     async def event_ids(self, since: int, until: int | None) -> set[str]:
-        """Ids of events that were published between `since` and `until` (epoch seconds, None: now), give or take what
-        clocks may differ by; those of the first 50,000 records."""
+        """Ids of events published between `since` and `until` (epoch seconds; None: now), with `CLOCK_DIFFERENCE_S`
+        more on either side. At most those of the first 50,000 records."""
         partitions = list(self._consumer.assignment())
         ends = await self._offsets_at(partitions, None if until is None else until + CLOCK_DIFFERENCE_S)
         starts = await self._offsets_at(partitions, since - CLOCK_DIFFERENCE_S)
@@ -83,7 +83,7 @@ class EventLog:
 
 @asynccontextmanager
 async def open_event_log(bootstrap_servers: str, topic_prefix: str) -> AsyncGenerator[EventLog]:
-    """The log of this stack's `stripe.events`; its connections are closed at the end."""
+    """The log of `stripe.events` with this prefix; its connections are closed at the end."""
     topic, group = topic_prefix + TopicName.STRIPE_EVENTS, topic_prefix + CURSOR_GROUP
     consumer = make_consumer(bootstrap_servers, "webhook-gateway-event-log", group)
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=REQUEST_TIMEOUT_MS)

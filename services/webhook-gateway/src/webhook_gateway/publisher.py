@@ -1,4 +1,4 @@
-"""To Kafka, with its acknowledgement, within a bounded time and a bounded number at once."""
+"""Publishes to Kafka and waits for the acknowledgement, with a limit on the time and on how many may wait."""
 
 from aiokafka.errors import KafkaError
 from prometheus_client import Gauge
@@ -7,16 +7,16 @@ from shared.producer import Producer
 from webhook_gateway.core.records import EventRecord
 from webhook_gateway.deadlines import Deadlines
 
-#: How long a webhook waits for Kafka before Stripe is asked to come again. Stripe itself gives up after 10 s or more.
+#: How long a webhook waits for Kafka before Stripe is told to send it again. Stripe itself gives up after 10 s or more.
 PUBLISH_TIMEOUT_S = 5.0
-#: Requests that wait for Kafka at once; the bodies they hold are at most 1 MiB each.
+#: How many requests may wait for Kafka at once. Each holds a body of at most 1 MiB.
 IN_FLIGHT_MAX = 512
 
 _in_flight = Gauge("gateway_publishing", "Events that wait for Kafka's acknowledgement now.")
 
 
 class NotPublished(Exception):
-    """Kafka has not acknowledged the event; the same again may succeed. `code` is stable."""
+    """Kafka has not acknowledged the event. Retryable. `code` is stable."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)

@@ -8,7 +8,7 @@ from shared.settings import CommaSeparatedWebhookSecrets, KafkaSettings, Process
 
 
 class AppSettings(ProcessSettings, KafkaSettings):
-    """For the webhook door."""
+    """Settings of `app`."""
 
     stripe_webhook_secret: Annotated[
         CommaSeparatedWebhookSecrets,
@@ -18,21 +18,21 @@ class AppSettings(ProcessSettings, KafkaSettings):
 
     @property
     def webhook_secrets(self) -> tuple[bytes, ...]:
-        """The secrets as the signature check wants them."""
+        """The secrets as bytes, for the signature check."""
         return tuple(secret.get_secret_value().encode() for secret in self.stripe_webhook_secret)
 
 
 class BackfillSettings(ProcessSettings, KafkaSettings, StripeSettings):
-    """For the backfill door."""
+    """Settings of `backfill`."""
 
     backfill_every_s: float = Field(300.0, gt=0)
 
 
 class BackfillOnceSettings(BackfillSettings):
-    """For one run of the backfill, which answers no HTTP."""
+    """Settings of `backfill --once`, which answers no HTTP."""
 
     http_port: int = 0
 
 
 class EndpointSettings(StripeSettings):
-    """For creating Stripe's webhook endpoint."""
+    """Settings of `create-endpoint`."""

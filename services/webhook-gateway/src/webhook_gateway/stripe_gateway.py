@@ -1,4 +1,4 @@
-"""What the gateway asks of Stripe: the events it did not get, and the endpoint that sends them."""
+"""The gateway's calls to Stripe: listing events, retrieving objects, and creating the webhook endpoint."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -25,12 +25,12 @@ TYPES_MAX = 20
 
 NOT_STRIPE = "An answer that is not Stripe's. Check STRIPE_API_BASE, and what is between here and Stripe."
 
-#: What can be fetched by its id.
+#: Objects that can be retrieved by their id.
 ObjectKind = Literal["payment_intent", "refund", "dispute"]
 
 
 class StripeRefused(Exception):
-    """Stripe answered no, or not at all; the message says what to do. Nothing was published because of it."""
+    """Stripe refused or did not answer. The message says what to do. Nothing was published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,14 @@ class EventsAsked:
 
 @dataclass(frozen=True, slots=True)
 class CreatedEndpoint:
-    """A webhook endpoint; its secret is told only now."""
+    """A new webhook endpoint. Stripe shows its secret only now."""
 
     id: str
     secret: str
 
 
 class StripeGateway:
-    """Stripe's API, pinned to one version, one attempt a call: whoever asks comes again by himself."""
+    """Stripe's API, pinned to one version, without retries: the next run of a job repeats a failed call."""
 
     def __init__(self, client: stripe.StripeClient) -> None:
         self._client = client
@@ -76,13 +76,13 @@ class StripeGateway:
         params: Any = asked
         try:
             return await within(CALL_TIMEOUT_S, self._client.v1.events.list_async(params))
-        except Exception as error:  # the SDK stumbles over JSON that is not Stripe's
+        except Exception as error:  # the SDK raises anything on JSON that is not Stripe's
             raise StripeRefused(_advice(error)) from error
 
     async def object_of(self, kind: ObjectKind, name: str) -> Mapping[str, Any] | None:
         """An object as it is now, as Stripe's JSON; None where the account has none of this id. Raises `StripeRefused`.
 
-        Stripe says that an object is missing with an error of its own: a proxy's 404 says nothing of it.
+        Only Stripe's own error says that an object is missing. A proxy's 404 does not.
         """
         try:
             match kind:
@@ -104,7 +104,7 @@ class StripeGateway:
         return shown
 
     async def create_endpoint(self, url: str, types: Sequence[str]) -> CreatedEndpoint:
-        """Makes the endpoint that sends us `types`, in the version that we read. Raises `StripeRefused`."""
+        """Creates the endpoint for events of `types` in the pinned API version. Raises `StripeRefused`."""
         try:
             created = await within(
                 CALL_TIMEOUT_S,

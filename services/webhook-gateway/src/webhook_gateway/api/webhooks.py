@@ -1,9 +1,9 @@
 """POST /api/stripe/webhooks: the hot path, plain ASGI.
 
-read the body ─▶ verify the signature ─▶ read what routes it ─▶ publish ─▶ 200 after Kafka's acknowledgement
+read the body ─▶ verify the signature ─▶ parse the event ─▶ publish ─▶ 200 after Kafka's acknowledgement
 
-What cannot be trusted is answered 4xx, what cannot be kept 503: Stripe sends both again, for up to three days, and the
-backfill finds what Stripe has given up on.
+An untrusted request is answered 4xx, and one that cannot be published 503. Stripe repeats both for up to three days.
+The backfill finds the events that Stripe has given up on.
 """
 
 import time
@@ -27,8 +27,8 @@ PATH = "/api/stripe/webhooks"
 #: From the request's head to the last byte of its body.
 BODY_TIMEOUT_S = 10.0
 RETRY_AFTER_S = 5
-#: Stripe's events are a few kB. The signature is over the body, so callers who have not proved yet to be Stripe have
-#: theirs read: together they may hold so much of memory, beyond a small part of each.
+#: Stripe's events are a few kB. The signature covers the body, so bodies of unverified callers must be read. Together,
+#: and beyond a small part of each, they may take this much memory.
 LARGE_BODIES_BYTES_MAX = 64 * 1024 * 1024
 
 Message = MutableMapping[str, Any]
@@ -56,7 +56,7 @@ _ACCEPTED_BODY: Message = {"type": "http.response.body", "body": _BODY}
 
 
 class ClientGone(Exception):
-    """The caller hung up before the body was there; nobody waits for an answer."""
+    """The caller disconnected before it had sent the body."""
 
 
 class WebhookEndpoint:
@@ -84,7 +84,7 @@ class WebhookEndpoint:
             await problem_response(problem)(scope, receive, send)
         except ClientGone:
             _outcomes.labels("client_gone").inc()
-        except Exception as error:  # a fault of ours: Stripe sends it again, and the log says why
+        except Exception as error:  # a bug: Stripe sends the webhook again, and the log says why
             _outcomes.labels("internal_error").inc()
             self._log.error("webhook_failed", exc_info=error)
             await problem_response(
@@ -98,7 +98,7 @@ class WebhookEndpoint:
             _seconds.observe(time.perf_counter() - started)
 
     async def _take(self, scope: dict[str, Any], receive: Receive) -> None:
-        """Returns when the event is kept, or is of a type that nobody reads; raises `Problem` or `ClientGone`."""
+        """Returns once the event is published or need not be; raises `Problem` or `ClientGone`."""
         if scope["method"] != "POST":
             raise Problem(405, "method_not_allowed", "Webhooks are sent with POST.", {"Allow": "POST"})
         signature: bytes | None = None
@@ -109,7 +109,7 @@ class WebhookEndpoint:
                 raise _too_large()
         try:
             claim = read_header(signature, time.time())
-        except SignatureRejected as rejected:  # and its body is not read
+        except SignatureRejected as rejected:  # without reading the body
             raise Problem(400, rejected.code, rejected.detail) from None
         try:
             with self._deadlines.limit(BODY_TIMEOUT_S):
@@ -147,7 +147,7 @@ class WebhookEndpoint:
         self._log.debug("webhook_published", event_id=event.id, type=event.type)
 
     async def _read_body(self, receive: Receive) -> bytes:
-        """The whole body; a Problem 413 beyond the limit, announced or not, and 503 beyond what all may hold."""
+        """The whole body. Raises `Problem`: 413 above the body limit, 503 above the memory limit of all bodies."""
         parts: list[bytes] = []
         bytes_read = 0
         bytes_held = 0

@@ -1,4 +1,4 @@
-"""`python -m webhook_gateway create-endpoint --url URL`: the endpoint at Stripe, with the events that we take."""
+"""`python -m webhook_gateway create-endpoint --url URL`: creates the webhook endpoint at Stripe."""
 
 from argparse import Namespace
 
@@ -9,7 +9,7 @@ from webhook_gateway.stripe_gateway import StripeRefused, open_stripe_gateway
 
 
 def run(settings: EndpointSettings, options: Namespace) -> int:
-    """Makes it, and prints its secret. 1, and why, where Stripe refuses."""
+    """Creates it and prints its secret. Returns 1, with the reason, where Stripe refuses."""
 
     async def work() -> int:
         async with open_stripe_gateway(settings) as stripe:

@@ -1,7 +1,7 @@
-"""The events of an object whose own were lost, made of the object as Stripe has it now. Pure.
+"""Events made of an object as Stripe has it now, in place of its own events, which were lost. Pure.
 
-Stripe keeps events for 30 days and lists them by time, not by object; the object itself is there for ever and says more
-than any event: how it ended. An event's id is made of what it says, so that the same is the same event.
+Stripe keeps events for 30 days and lists them by time, not by object. The object itself stays, and has its final state.
+An event's id is a hash of its type, the object's id and its status: rebuilt twice, it is the same event.
 """
 
 import hashlib
@@ -14,8 +14,8 @@ from shared.stripe_events import STRIPE_API_VERSION, created_of, dispute_moves_o
 
 
 def events_of(obj: Mapping[str, Any]) -> Sequence[bytes]:
-    """What is to be published of a PaymentIntent, refund or dispute, in order, as Stripe's JSON; nothing of a
-    PaymentIntent that has not succeeded, and of other objects. Raises `MalformedEvent`."""
+    """The events of a PaymentIntent, refund or dispute, in order, as Stripe's JSON. None for a PaymentIntent that has
+    not succeeded, or for another object. Raises `MalformedEvent`."""
     return [_event(event_type, obj) for event_type in _types_of(obj)]
 
 

@@ -1,4 +1,4 @@
-"""The record of `stripe.events` that an event becomes. Pure."""
+"""Which events are published to `stripe.events`, and as which records. Pure."""
 
 from datetime import datetime
 from typing import Literal, NamedTuple
@@ -11,7 +11,7 @@ Origin = Literal["webhook", "api"]
 
 
 class EventRecord(NamedTuple):
-    """What is published: Stripe's bytes as they came, and beside them what routes and explains them."""
+    """What is published: Stripe's bytes unchanged, with a key and headers."""
 
     key: bytes
     value: bytes
@@ -19,14 +19,14 @@ class EventRecord(NamedTuple):
 
 
 def is_taken(event: StripeEvent) -> bool:
-    """Whether anybody reads events of this type. The others are acknowledged and counted, not published."""
+    """Whether events of this type are published. The others are only acknowledged and counted."""
     return event.type in _TAKEN
 
 
 def record_of(
     event: StripeEvent, body: bytes, *, origin: Origin, received_at: datetime, traceparent: str
 ) -> EventRecord:
-    """The record of an event, whichever way it reached us."""
+    """The record of an event, from a webhook or from Stripe's API."""
     headers = [
         (Header.EVENT_ID, event.id.encode()),
         (Header.TYPE, event.type.encode()),

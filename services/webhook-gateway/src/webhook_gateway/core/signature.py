@@ -1,4 +1,4 @@
-"""Whether a webhook comes from Stripe. Pure.
+"""Verifies that a webhook comes from Stripe. Pure.
 
 The scheme (https://docs.stripe.com/webhooks#verify-manually) is `Stripe-Signature: t=<seconds>,v1=<hex>[,v1=<hex>…]`,
 where each v1 is HMAC-SHA256 over `<t>.<body>`. While a secret is being rolled, Stripe signs with the old and the new.
@@ -8,7 +8,7 @@ import hmac
 from collections.abc import Sequence
 from typing import NamedTuple
 
-#: How far `t` may be from our clock, before or after: it bounds replays and shows a clock that is wrong.
+#: How far `t` may be from our clock, in either direction. Limits replays, and reveals a wrong clock.
 TOLERANCE_S = 300
 HEADER_BYTES_MAX = 4_096
 #: Digits of `t`; today's have 10.
@@ -25,7 +25,7 @@ class SignatureRejected(Exception):
 
 
 class Claim(NamedTuple):
-    """What a header says, before anything of it is proven: the time as it was signed, and the v1 signatures."""
+    """What a header claims, not verified yet: the signed time, and the v1 signatures."""
 
     timestamp: bytes
     signatures: Sequence[bytes]
@@ -65,7 +65,7 @@ def verify(claim: Claim, body: bytes, secrets: Sequence[bytes]) -> None:
 
 
 def _entries(header: bytes) -> Claim:
-    """The header's entries. Those of other schemes are passed over."""
+    """Parses the header. Entries of other schemes are ignored."""
     timestamps: list[bytes] = []
     signatures: list[bytes] = []
     if len(header) <= HEADER_BYTES_MAX:
