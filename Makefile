@@ -17,14 +17,14 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-header -
 CODE := shared services dev deploy tests benchmarks conftest.py
 # Extra arguments for pytest, the demo or the stack: make test ARGS="-k refund -x"
 ARGS ?=
-# Each has a PostgreSQL and a Kafka of its own; a file's tests stay together.
+# Each test process has its own PostgreSQL and Kafka; the tests of one file run in one process.
 TEST_PROCESSES ?= 2
 
 .PHONY: help
-help: ## list what there is
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1mmake %-16s\033[0m %s\n", $$1, $$2}'
 
-# One stamp for all targets: nothing happens while the lock and the packages' definitions stay as they are.
+# One stamp for all targets: nothing is installed while the lock and the packages' definitions are unchanged.
 .venv/.installed: requirements.lock dev/bootstrap/bootstrap.py dev/bootstrap/uv.txt $(DEFINITIONS)
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed and was not found: install it." >&2; exit 1; }
 	@$(PYTHON) dev/bootstrap/bootstrap.py
@@ -38,7 +38,7 @@ demo: .venv/.installed ## run the demo scenario on a real stack, then check the 
 	@$(BIN)/python -m demo $(ARGS)
 
 .PHONY: up
-up: .venv/.installed ## keep everything serving until Ctrl-C, and print what to try
+up: .venv/.installed ## start everything, serve until Ctrl-C, and print requests to try
 	@$(BIN)/python -m embedded up $(ARGS)
 
 .PHONY: test
@@ -59,7 +59,7 @@ soak: .venv/.installed ## the long fault runs, in full
 	@PREPAID_SOAK=full $(BIN)/pytest -m soak --timeout=3600 $(ARGS)
 
 .PHONY: bench
-bench: .venv/.installed ## measure; prints a table and writes build/bench.json
+bench: .venv/.installed ## run the benchmarks; prints a table and writes build/bench.json
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: lint
@@ -74,12 +74,12 @@ format: .venv/.installed ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix $(wildcard $(CODE))
 
 .PHONY: types
-types: .venv/.installed ## strict types
+types: .venv/.installed ## check types, strictly
 	@echo "── types"
 	@$(BIN)/basedpyright
 
 .PHONY: contracts
-contracts: .venv/.installed ## who may import whom
+contracts: .venv/.installed ## import contracts: which module may import which
 	@echo "── import contracts"
 	@$(BIN)/lint-imports --no-cache
 

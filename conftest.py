@@ -1,6 +1,6 @@
 """Fixtures for every test of the tree: one PostgreSQL and one Kafka a session, started by the first test that asks.
 
-And in which order the tests run: the long ones first, so that several processes (`pytest -n`) end together.
+Long tests run first, so that several processes (`pytest -n`) end at about the same time.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from embedded.simulator import make_simulator, send_webhooks_to
 from embedded.testing import Backend, Databases, ServiceDatabase, running_backend
 from shared.garbage import tune_garbage_collector
 
-#: Those who share the fixture `stack`, which takes a while to start: in one process, before everything else.
+#: Tests that share the fixture `stack`, which is slow to start: in one process, before all others.
 ON_ONE_STACK = (
     "tests/crashes/test_charging.py",
     "tests/crashes/test_fault_points.py",
@@ -53,11 +53,11 @@ LONG = (
     "services/recharge/tests/test_charging.py",
     "tests/crashes/test_credit_and_refund.py",
 )
-TURNS = {file: turn for turn, file in enumerate((*ON_ONE_STACK, *LONG))}
+ORDER = {file: position for position, file in enumerate((*ON_ONE_STACK, *LONG))}
 
 
 class Scheduling(LoadFileScheduling):
-    """Files in their order, whole, to whichever process is free; those on one stack as if they were one file."""
+    """Gives whole files, in order, to whichever process is free. Files that share the stack count as one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
@@ -70,18 +70,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling |
 
 
 def pytest_configure() -> None:
-    """Logs as pytest shows them, with plain tracebacks: structlog's own default has rich draw each with its variables,
-    which takes seconds."""
+    """Logs with plain tracebacks. By default structlog has rich render each with its variables, which takes seconds."""
     plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, plain])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: TURNS.get(item.nodeid.partition("::")[0], len(TURNS)))
+    items.sort(key=lambda item: ORDER.get(item.nodeid.partition("::")[0], len(ORDER)))
 
 
 def pytest_collection_finish() -> None:
-    """As the services do once they are loaded: a tenth of what Hypothesis takes was the collector's."""
+    """As the services do once they are loaded. The garbage collector took a tenth of Hypothesis's time."""
     tune_garbage_collector()
 
 
