@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _exit_with_stdin() -> None:
-    """Ends with whoever holds the other end of stdin, however that one died."""
+    """Ends this process when stdin reaches its end: whoever started it has died."""
     while sys.stdin.buffer.read(1):
         pass
     os._exit(0)

@@ -16,7 +16,7 @@ from stripe_simulator.settings import Settings
 
 @dataclass(frozen=True)
 class ApiRequest:
-    """What events say about the request that caused them."""
+    """The request that events name as their cause."""
 
     request_id: str | None = None
     idempotency_key: str | None = None

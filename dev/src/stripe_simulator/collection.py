@@ -11,7 +11,7 @@ from stripe_simulator.errors import InvalidRequest
 
 @dataclass(frozen=True)
 class PageQuery:
-    """Which part of a list is asked for; `created` is a second, or bounds by `gt`, `gte`, `lt`, `lte`."""
+    """Which part of a list is requested; `created` is a second, or bounds by `gt`, `gte`, `lt`, `lte`."""
 
     limit: int = 10
     starting_after: str | None = None
@@ -59,7 +59,7 @@ class Collection:
         return self._by_id.get(item_id)
 
     def unlist(self, item: Json) -> None:
-        """Keep the object for those who know its id, but in no list any more."""
+        """Remove the object from lists; it can still be retrieved by its id."""
         position = self._position[item["id"]]
         _discard(self._listed, position)
         for field in self._index:

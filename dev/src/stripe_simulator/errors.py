@@ -1,4 +1,4 @@
-"""The answers that are not what was asked for, as Stripe words and codes them.
+"""Stripe's errors, with its wording and codes.
 
 StripeError               any of them: an HTTP status and the body's `error`
 ├── InvalidRequest        400, 401, 404: the caller must change something
@@ -41,7 +41,7 @@ class CardError(StripeError):
 
 
 class ApiError(StripeError):
-    """Something at Stripe's end, as far as the caller can tell."""
+    """An error on Stripe's side, as far as the caller can tell."""
 
     def __init__(self, status: int, message: str, *, code: str | None = None) -> None:
         kind = "api_error" if status >= 500 else "invalid_request_error"

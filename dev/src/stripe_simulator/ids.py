@@ -4,7 +4,7 @@ import secrets
 import string
 
 _ALPHABET = (string.ascii_letters + string.digits).encode()
-# Each byte stands for a letter or digit; that some come a little more often does no harm here.
+# Each byte becomes a letter or digit. Some are slightly more frequent, which does not matter here.
 _LETTER_OF_BYTE = bytes(_ALPHABET[byte % len(_ALPHABET)] for byte in range(256))
 
 

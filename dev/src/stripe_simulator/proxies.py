@@ -1,4 +1,4 @@
-"""What answers in Stripe's place when something between a service and Stripe is wrong: none of it is Stripe's word."""
+"""Answers of proxies and other servers between a service and Stripe. None of them is an answer of Stripe."""
 
 from collections.abc import Generator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""How the simulator is set up; every wait and every store has its limit here."""
+"""The simulator's settings, with a limit for every wait and every store."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run of the simulator is started with."""
+    """Settings of one run."""
 
     secret_key: str = "sk_test_simulator"
     publishable_key: str = "pk_test_simulator"

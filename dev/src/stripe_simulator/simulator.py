@@ -1,4 +1,4 @@
-"""The parts of a running simulator, and what connects them."""
+"""A running simulator: its parts, and how they are connected."""
 
 import asyncio
 from collections.abc import Callable
@@ -28,11 +28,11 @@ class Simulator:
         self.keys = IdempotencyKeys(self.account.clock)
         self.sender = WebhookSender(self.account)
         self.started_over = asyncio.Event()
-        """Set when this account is given up for a new one, for those who wait on its behalf."""
+        """Set on a reset, for requests that wait on behalf of the old account."""
         self._timers: set[asyncio.TimerHandle] = set()
 
     def reset(self) -> None:
-        """Back to how it was right after the start."""
+        """Restore the state right after the start."""
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()

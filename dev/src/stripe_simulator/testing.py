@@ -43,7 +43,7 @@ class RunningSimulator:
         return self.control.get(f"/_sim{path}").raise_for_status().json()
 
     def settle(self, timeout_s: float = 10.0) -> Any:
-        """Wait until no webhook is on its way. Answers where deliveries stand."""
+        """Wait until no delivery is under way. Returns the counts of deliveries."""
         standing = self.post("/webhooks/settle", timeout_s=timeout_s)
         assert standing["settled"], f"webhooks still under way after {timeout_s} s: {standing}"
         return standing
@@ -51,7 +51,7 @@ class RunningSimulator:
 
 @contextmanager
 def run_simulator(*arguments: str, start_timeout_s: float = 20.0) -> Generator[RunningSimulator]:
-    """A simulator on a free port with these command-line arguments; gone at the end."""
+    """A simulator on a free port with these command-line arguments, stopped at the end."""
     port = _free_port()
     command = [sys.executable, "-m", "stripe_simulator", "--port", str(port), "--until-stdin-ends", *arguments]
     process = subprocess.Popen(
@@ -98,7 +98,7 @@ class ReceivedWebhook:
 
 @dataclass
 class WebhookReceiver:
-    """What has been received, and how to answer."""
+    """The received webhooks, and the next answers."""
 
     url: str = ""
     received: list[ReceivedWebhook] = field(default_factory=list[ReceivedWebhook])

@@ -1,4 +1,4 @@
-"""A database that is lent again is as one that was made for the test."""
+"""A database that is reused is as one that was created for the test."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def lend_again(databases: Databases, lent: ServiceDatabase) -> ServiceDatabase:
 
 
 @pytest.mark.parametrize("service", ["ledger", "payments", "recharge"])
-def test_it_has_the_rows_that_a_new_one_has(databases: Databases, service: str) -> None:
+def test_a_reused_database_has_the_rows_of_a_new_one(databases: Databases, service: str) -> None:
     made, lent = databases.create(service), databases.lend(service)
     expected = rows(databases, made)
     databases.server.execute("; ".join(f"DELETE FROM {table}" for table in expected), lent.name)
@@ -40,7 +40,7 @@ def test_it_has_the_rows_that_a_new_one_has(databases: Databases, service: str) 
     databases.drop(made)
 
 
-async def test_it_is_empty_and_nobody_is_connected(databases: Databases) -> None:
+async def test_a_reused_database_is_empty_and_has_no_connections(databases: Databases) -> None:
     first = databases.lend("ledger")
     databases.server.execute(ROW, first.name)
     engine = make_engine(first.worker_url, application_name="test", pool_size=1)
@@ -74,7 +74,7 @@ async def test_it_is_empty_and_nobody_is_connected(databases: Databases) -> None
         "DO $$ BEGIN EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO PUBLIC', current_database()); END $$",
     ],
 )
-def test_one_that_is_no_longer_as_it_was_made_is_lent_to_nobody(databases: Databases, change: str) -> None:
+def test_a_database_whose_schema_was_changed_is_not_reused(databases: Databases, change: str) -> None:
     first = databases.lend("ledger")
     databases.server.execute(change, first.name)
     second = lend_again(databases, first)

@@ -1,4 +1,4 @@
-"""Downloads: verified, retried, never half there."""
+"""Downloads are verified, retried, and never left incomplete."""
 
 import hashlib
 import threading
@@ -70,7 +70,7 @@ def test_every_pinned_jar_has_a_hash() -> None:
     assert pinned[0].file_name == "kafka_2.13-4.4.0.jar"
 
 
-def test_a_busy_mirror_is_asked_again(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_busy_mirror_is_retried(mirror: Mirror, tmp_path: Path) -> None:
     mirror.statuses = [503, 429]
     with httpx.Client() as client:
         jars.fetch(client, mirror.url, jar(), tmp_path)
@@ -79,21 +79,21 @@ def test_a_busy_mirror_is_asked_again(mirror: Mirror, tmp_path: Path) -> None:
     assert (tmp_path / "thing-1.0.jar").read_bytes() == CONTENT
 
 
-def test_a_mirror_that_stays_broken_is_given_up_with_advice(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_mirror_that_stays_broken_fails_with_advice(mirror: Mirror, tmp_path: Path) -> None:
     mirror.statuses = [500] * 10
     with httpx.Client() as client, pytest.raises(JarsUnavailable, match=r"after 4 tries(?s:.*)PREPAID_MAVEN_URL"):
         jars.fetch(client, mirror.url, jar(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_jar_is_not_asked_for_twice(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_missing_jar_is_not_retried(mirror: Mirror, tmp_path: Path) -> None:
     mirror.statuses = [404]
     with httpx.Client() as client, pytest.raises(JarsUnavailable):
         jars.fetch(client, mirror.url, jar(), tmp_path)
     assert len(mirror.paths) == 1
 
 
-def test_another_file_than_the_pinned_one_is_refused(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_file_with_another_hash_is_refused(mirror: Mirror, tmp_path: Path) -> None:
     mirror.content = b"something else"
     with httpx.Client() as client, pytest.raises(JarsUnavailable, match="not the file that was pinned"):
         jars.fetch(client, mirror.url, jar(), tmp_path)

@@ -1,4 +1,4 @@
-"""Whatever ends the owner, and in whatever order: no process and no throw-away data stays."""
+"""However the owner ends, no process and no throw-away data is left behind."""
 
 import json
 import os
@@ -76,13 +76,13 @@ def test_a_signal_to_the_owner_ends_everything(owner: Owner, number: signal.Sign
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent died")
-def test_guards_killed_together_with_the_owner_take_their_children_along(owner: Owner) -> None:
+def test_children_end_when_guards_are_killed_together_with_the_owner(owner: Owner) -> None:
     for pid in (*owner.guards, owner.process.pid, owner.runaway):
         os.kill(pid, signal.SIGKILL)
     eventually(all_gone(owner.everybody), "every process is gone")
 
 
-def test_signals_to_a_guard_are_not_for_its_child(tmp_path: Path) -> None:
+def test_signals_to_a_guard_do_not_reach_its_child(tmp_path: Path) -> None:
     sleeper = ChildProcess(Command("sleeper", ["sleep", "600"], env=dict(os.environ)), tmp_path / "log")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(sleeper.guard_pid, number)
@@ -100,7 +100,7 @@ def test_a_child_that_does_not_become_ready_says_why(tmp_path: Path) -> None:
         child.wait_until(lambda: False, timeout_s=20)
 
 
-def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_program_that_does_not_exist(tmp_path: Path) -> None:
     child = ChildProcess(Command("child", ["/nowhere/to/be/found"]), tmp_path / "log")
     with pytest.raises(NotReady, match=r"(?s)status 127.*/nowhere/to/be/found cannot be started"):
         child.wait_until(lambda: False, timeout_s=20)

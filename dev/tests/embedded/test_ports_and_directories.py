@@ -9,7 +9,7 @@ from embedded.paths import ClaimedDirectory, DirectoryInUse
 from embedded.ports import LOOPBACK, PortInUse, ReservedPort, listens, reserve
 
 
-def test_a_reserved_port_is_nobody_elses() -> None:
+def test_no_other_program_gets_a_reserved_port() -> None:
     mine = ReservedPort()
     with pytest.raises(PortInUse, match=f"Port {mine.number} is taken"):
         ReservedPort(mine.number)
@@ -18,7 +18,7 @@ def test_a_reserved_port_is_nobody_elses() -> None:
     ReservedPort(mine.number).close()
 
 
-def test_our_own_child_listens_on_the_reserved_port_again_and_again() -> None:
+def test_a_child_can_listen_on_the_reserved_port_repeatedly() -> None:
     port = ReservedPort()
     for _ in range(2):
         with port.released() as number, socket.create_server((LOOPBACK, number)):

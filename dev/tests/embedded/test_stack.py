@@ -1,4 +1,4 @@
-"""The stack: parts that find each other, side by side with another one."""
+"""Two stacks side by side, whose parts are connected to each other."""
 
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
@@ -11,7 +11,7 @@ from embedded.process import NotReady
 from embedded.stack import GATEWAY_APP, GATEWAY_BACKFILL, Stack, StackConfig
 
 
-def test_two_stacks_run_side_by_side_and_doors_die_and_come_back() -> None:
+def test_two_stacks_run_side_by_side_and_a_killed_process_restarts() -> None:
     stacks = [
         Stack(StackConfig("test-stack", processes=processes))
         for processes in ((GATEWAY_APP, GATEWAY_BACKFILL), (GATEWAY_APP,))

@@ -1,4 +1,4 @@
-"""`make up`: which Stripe, and what happens to a part that dies."""
+"""`make up`: which Stripe it uses, and how it restarts a process that has died."""
 
 import contextlib
 import socket
@@ -49,7 +49,7 @@ class Mortal:
         self.is_running = True
 
 
-def test_a_part_that_keeps_dying_is_started_later_and_later() -> None:
+def test_the_restart_delay_of_a_part_that_keeps_dying_grows() -> None:
     part, said = Mortal(), list[str]()
     watched = Watched("ledger-app", part)
     starts: list[float] = []
@@ -71,14 +71,14 @@ def test_a_part_that_does_not_start_says_why_and_is_tried_again() -> None:
     assert said.count("it has its reasons") == 2
 
 
-def test_a_part_that_lived_long_is_started_soon_again() -> None:
+def test_the_restart_delay_is_reset_after_a_long_run() -> None:
     part, said = Mortal(), list[str]()
     watched = Watched("kafka", part, restart_delay_s=16.0, started_at=0.0)
     revive(watched, 1000.0, said.append)
     assert said == ["kafka has died; it is started again in 1 s."]
 
 
-def test_a_door_whose_port_is_taken_says_where_it_answers_instead() -> None:
+def test_a_process_whose_port_is_taken_prints_its_other_port() -> None:
     port = GATEWAY_APP.well_known_port
     with contextlib.closing(socket.socket()) as other:
         with contextlib.suppress(OSError):  # then another program has it, which is as good

@@ -1,4 +1,4 @@
-"""One simulator process for all tests, started over for each."""
+"""One simulator process for all tests, reset for each."""
 
 from collections.abc import Iterator
 

@@ -15,7 +15,7 @@ with run_simulator() as simulator:
 """
 
 
-def test_it_ends_with_a_test_run_that_is_killed() -> None:
+def test_a_simulator_ends_when_its_test_run_is_killed() -> None:
     run = subprocess.Popen([sys.executable, "-c", HOLDS_ONE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
     url = run.stdout.readline().strip()

@@ -1,4 +1,4 @@
-"""Faults: each does what it says, to whom it says, as often as it says."""
+"""Each kind of fault: what it does, which requests it hits, and how many."""
 
 import time
 from typing import Any
@@ -15,7 +15,7 @@ def create(client: stripe.StripeClient, **params: Any) -> stripe.PaymentIntent:
     return client.v1.payment_intents.create(given)  # pyright: ignore[reportArgumentType]
 
 
-def test_fault_hits_as_often_as_told_after_those_it_skips(
+def test_fault_hits_count_requests_after_those_it_skips(
     simulator: RunningSimulator, client: stripe.StripeClient
 ) -> None:
     simulator.post("/faults", kind="error_before", path="/v1/payment_intents", count=2, skip=1)
@@ -86,7 +86,7 @@ def test_hanging_answer_may_be_committed_or_not(simulator: RunningSimulator, com
     assert len(simulator.get("/books")["charges"]) == committed
 
 
-def test_request_that_hangs_when_all_is_started_over_leaves_no_trace(simulator: RunningSimulator) -> None:
+def test_request_that_hangs_during_a_reset_is_not_executed_or_logged(simulator: RunningSimulator) -> None:
     simulator.post("/faults", kind="hang", commit="after", seconds=60)
     impatient = simulator.client(http_client=stripe.RequestsClient(timeout=0.5))
     with pytest.raises(stripe.APIConnectionError):

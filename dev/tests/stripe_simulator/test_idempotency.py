@@ -98,7 +98,7 @@ def test_server_error_of_a_front_proxy_is_not_kept(simulator: RunningSimulator, 
     assert pay(client, "k").status == "succeeded"
 
 
-def test_server_error_after_commit_took_the_money_and_its_key_never_says_so(
+def test_server_error_after_the_commit_charged_and_its_key_repeats_the_error(
     simulator: RunningSimulator, client: stripe.StripeClient
 ) -> None:
     simulator.post("/faults", kind="error_after", path="/v1/payment_intents")
@@ -188,7 +188,7 @@ Step = tuple[str, int, str | None]
         max_size=12,
     )
 )
-def test_whatever_is_repeated_or_lost_each_key_takes_money_at_most_once(
+def test_each_key_charges_at_most_once_however_requests_are_repeated_or_lost(
     simulator: RunningSimulator, steps: list[Step]
 ) -> None:
     simulator.post("/reset")

@@ -1,4 +1,4 @@
-"""Payments made by the hundred are as those that come one by one."""
+"""Payments created in bulk are like those created one by one."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ ASKED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("deliver", [True, False])
-def test_each_is_paid_and_its_event_is_told(
+def test_each_payment_is_paid_and_its_event_is_returned(
     simulator: RunningSimulator, client: stripe.StripeClient, deliver: bool
 ) -> None:
     made = simulator.post("/payments", payments=ASKED, deliver=deliver)
@@ -33,7 +33,7 @@ def test_each_is_paid_and_its_event_is_told(
     assert client.v1.refunds.create({"payment_intent": made[7]["payment_intent"]}).amount == 1_007
 
 
-def test_webhooks_are_sent_only_where_that_is_wanted() -> None:
+def test_webhooks_are_sent_only_where_deliver_is_true() -> None:
     with receive_webhooks() as receiver, run_simulator("--webhook-url", receiver.url) as simulator:
         for deliver, expected in ((False, 0), (True, 2)):
             simulator.post("/payments", payments=ASKED[:2], deliver=deliver)
@@ -46,9 +46,7 @@ def test_webhooks_are_sent_only_where_that_is_wanted() -> None:
 @pytest.mark.parametrize(
     "refused", [{"amount_minor": 1}, {"currency": "xxx"}, {"metadata": {"k" * 41: "v"}}, {"metadata": {"k": "v" * 501}}]
 )
-def test_what_stripe_would_refuse_is_refused_with_all_that_was_asked_beside_it(
-    simulator: RunningSimulator, refused: dict[str, Any]
-) -> None:
+def test_one_invalid_payment_refuses_the_whole_request(simulator: RunningSimulator, refused: dict[str, Any]) -> None:
     answer = simulator.control.post("/_sim/payments", json={"payments": [ASKED[0], ASKED[1] | refused]})
     assert answer.status_code == 422, answer.text
     assert simulator.get("/books")["counts"]["payment_intents"] == {}

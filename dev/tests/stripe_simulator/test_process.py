@@ -89,6 +89,6 @@ def test_thousands_of_intents_do_not_slow_it_down() -> None:
 
     early = min(cpu_time_each(50) for _ in range(3))
     cpu_time_each(3000)
-    late = min(cpu_time_each(50) for _ in range(20))  # what else the machine does slows down some of them
-    # Whatever looks through all of them takes twenty times as long by then.
+    late = min(cpu_time_each(50) for _ in range(20))  # other work on the machine slows some of them down
+    # A scan of all of them would take twenty times as long by then.
     assert late < 6 * early, f"{early * 1000:.2f} ms each at first, {late * 1000:.2f} ms after 3,000"

@@ -222,7 +222,7 @@ def test_endpoint_given_at_the_start_survives_a_reset_and_others_do_not(
     assert client.v1.webhook_endpoints.list().data == []
 
 
-def test_hundreds_of_events_all_arrive_however_often_they_are_refused(
+def test_hundreds_of_events_all_arrive_although_many_are_refused(
     simulator: RunningSimulator, client: stripe.StripeClient, receiver: WebhookReceiver, webhook_secret: str
 ) -> None:
     dice = random.Random(1)

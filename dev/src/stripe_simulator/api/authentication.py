@@ -1,4 +1,4 @@
-"""Who is calling: the secret key, or a publishable key for the few calls that Stripe.js makes."""
+"""Authentication by the secret key, or by a publishable key for the few calls that Stripe.js makes."""
 
 import base64
 import binascii

@@ -1,4 +1,4 @@
-"""Which function carries out which of the contract's operations."""
+"""The function that implements each operation of the contract."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""From `a[b][0]=c` to checked parameters: nested by their brackets, then held against the contract's schema."""
+"""Parses parameters such as `a[b][0]=c` into objects, and checks them against the contract's schema."""
 
 import re
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ def nested(pairs: Iterable[tuple[str, str]]) -> Json:
 
 
 def checked(schema: Json, given: Json) -> Json:
-    """The parameters in their types. Raises what Stripe answers for the first one that is wrong."""
+    """The parameters, converted to their types. Raises Stripe's error for the first that is wrong."""
     return _object(schema, given, "")
 
 

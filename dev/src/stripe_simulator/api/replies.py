@@ -29,11 +29,11 @@ def answer_response(
 
 
 class ConnectionCutOff(Exception):
-    """Raised in the middle of an answer: the server can do nothing then but close the connection."""
+    """Raised in the middle of an answer, so that the server must close the connection."""
 
 
 class CutOffResponse(Response):
-    """Closes the connection instead of answering, so that the caller can't know what became of its request."""
+    """Closes the connection instead of answering, so that the outcome is unknown to the caller."""
 
     def __init__(self, body: bytes) -> None:
         super().__init__(body, media_type="application/json")

@@ -1,7 +1,7 @@
 """Answers a request by Stripe's rules for idempotency keys, parameters, retries and failures.
 
-Between claiming an idempotency key and keeping its answer nothing awaits unless a fault asks for it, and the operation
-itself never does, so an operation and its kept answer are one atomic step.
+Between claiming an idempotency key and storing its answer nothing awaits, unless a fault requires it, and the operation
+itself never does. So an operation and its stored answer are one atomic step.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class _Incoming:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What goes back: an answer, or (None) a closed connection."""
+    """What the caller gets: the answer, or a closed connection where `cut_off`."""
 
     answer: Answer
     replayed: bool = False
@@ -66,7 +66,7 @@ class _Outcome:
 
 
 class _Abandoned(Exception):
-    """The request hung until its simulator was started over: nothing may be done or noted for it any more."""
+    """The simulator was reset while the request hung: it must not be executed or logged any more."""
 
 
 class RequestHandler:
@@ -94,7 +94,7 @@ class RequestHandler:
         )
 
     async def refuse_unknown(self, request: Request) -> Response:
-        """404 for what is not an operation, or not one that this simulator carries out."""
+        """404 for an unknown URL, or an operation that the simulator does not implement."""
         received_at = time.time()
         request_id = new_id("req", 14)
         error = InvalidRequest(
@@ -172,7 +172,7 @@ class RequestHandler:
         return await self._lose(_Outcome(answer, fault=fault), fault)
 
     def _run(self, incoming: _Incoming) -> Answer:
-        """Check the parameters and carry the operation out: no awaits, so nothing happens in between."""
+        """Check the parameters and execute the operation. Does not await, so it is atomic."""
         account = self._simulator.account
         account.request = ApiRequest(incoming.request_id, incoming.key)
         spec = incoming.spec
@@ -200,7 +200,7 @@ class RequestHandler:
             self._simulator.keys.keep(incoming.key, answer)
 
     async def _lose(self, outcome: _Outcome, fault: Fault | None) -> _Outcome:
-        """Delay or cut off a finished answer, if a fault says so."""
+        """Delay or cut off the finished answer, if the fault requires it."""
         if fault is None:
             return outcome
         if fault.kind is FaultKind.HANG and fault.commit is HangCommit.BEFORE:
@@ -208,7 +208,7 @@ class RequestHandler:
         return replace(outcome, cut_off=fault.kind is FaultKind.DROP_ANSWER)
 
     async def _hang(self, fault: Fault) -> None:
-        """Wait as long as the fault says. Raises _Abandoned when the simulator is started over meanwhile."""
+        """Wait as long as the fault says. Raises _Abandoned if the simulator is reset meanwhile."""
         try:
             async with asyncio.timeout(self._bounded(fault.seconds)):
                 await self._simulator.started_over.wait()
@@ -220,7 +220,7 @@ class RequestHandler:
         return min(seconds, self._simulator.settings.hang_s_max)
 
     def _facts(self, request: Request, key: str | None, path_params: dict[str, str], params: Json) -> RequestFacts:
-        """What faults match by; the object named in the path lends what the request lacks."""
+        """What faults match by. Fields that the request lacks are those of the object named in its path."""
         account = self._simulator.account
         named = next((found for found in map(account.find, path_params.values()) if found is not None), {})
         metadata: dict[str, str] = dict(named.get("metadata") or {})

@@ -1,4 +1,4 @@
-"""The requests that came in, for tests to assert on."""
+"""A log of requests, for tests to assert on."""
 
 from collections import deque
 from dataclasses import dataclass

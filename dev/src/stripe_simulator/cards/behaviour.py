@@ -50,13 +50,13 @@ class CardState:
     number: str
     set_up_for_off_session: bool = False
     used_up: bool = False
-    """Used without a customer, or detached: it may not be used again."""
+    """Used without a customer, or detached, and so not usable again."""
     override: Behaviour | None = None
     override_uses_left: int | None = None
 
 
 class Outcome(Enum):
-    """What a charge or a setup comes to when it isn't declined."""
+    """The result of a charge or setup that is not declined."""
 
     APPROVED = "approved"
     NEEDS_AUTHENTICATION = "needs_authentication"
@@ -73,7 +73,7 @@ SETUP_AUTHENTICATION_FAILED_CODE = "setup_intent_authentication_failure"
 
 
 def decide_charge(behaviour: Behaviour, *, off_session: bool, set_up: bool, authenticated: bool) -> Outcome | Decline:
-    """What charging the card comes to; off-session nobody is there to authenticate, so that is a decline."""
+    """The result of charging the card. Off-session nobody can authenticate, so required authentication is a decline."""
     if not authenticated and _asks_for_authentication(behaviour.authentication, off_session=off_session, set_up=set_up):
         return AUTHENTICATION_REQUIRED if off_session else Outcome.NEEDS_AUTHENTICATION
     if behaviour.decline is not None:
@@ -82,7 +82,7 @@ def decide_charge(behaviour: Behaviour, *, off_session: bool, set_up: bool, auth
 
 
 def decide_setup(behaviour: Behaviour, *, authenticated: bool) -> Outcome | Decline:
-    """What setting the card up for later comes to."""
+    """The result of setting the card up."""
     asks = behaviour.authentication in (Authentication.ALWAYS, Authentication.UNTIL_SET_UP)
     if asks and not authenticated:
         return Outcome.NEEDS_AUTHENTICATION

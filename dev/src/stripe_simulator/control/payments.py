@@ -1,4 +1,4 @@
-"""A control route that makes payments by the hundred: what a load generator or a long test has to begin with."""
+"""A control route that creates many payments at once, for a load generator or a long test."""
 
 from typing import Any
 

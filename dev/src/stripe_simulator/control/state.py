@@ -1,4 +1,4 @@
-"""Control routes for the whole: health, the books, the clock, the request log, starting over."""
+"""Control routes for the whole simulator: health, all charges, the clock, the request log, reset."""
 
 from collections import Counter
 from dataclasses import asdict

@@ -46,7 +46,7 @@ def record(account: Account, intent: Json, method: Json, declined: Decline | Non
 
 
 def capture(account: Account, charge: Json, amount_minor: int) -> None:
-    """The money of a succeeded charge arrives; what was authorized beyond it is let go."""
+    """Capture a succeeded charge; what was authorized beyond the amount is released."""
     transaction = balance.move(account, "charge", charge["id"], amount_minor, charge["currency"])
     charge |= {"captured": True, "amount_captured": amount_minor, "balance_transaction": transaction["id"]}
 

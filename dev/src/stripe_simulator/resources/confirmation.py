@@ -19,7 +19,7 @@ from stripe_simulator.resources.payment_methods import attach_to, behaviour_now,
 
 
 def confirm_intent(account: Account, intent: Json, method: Json, params: Json) -> None:
-    """Charge the method for the intent. Raises the 402 of a decline after everything it changes has changed."""
+    """Charge the payment method. A decline raises the 402 after it has changed the intent."""
     off_session = bool(params.get("off_session"))
     behaviour = behaviour_now(account, method)
     outcome = decide_charge(
@@ -50,7 +50,7 @@ def finish_authentication(account: Account, intent: Json, *, authenticated: bool
 
 
 def settle_processing(account: Account, intent: Json, declined: Decline | None) -> None:
-    """A payment in process has come through, or been declined after all."""
+    """A `processing` payment has succeeded or been declined."""
     method = account.payment_methods.get(intent["payment_method"])
     assert method is not None
     if declined is None:

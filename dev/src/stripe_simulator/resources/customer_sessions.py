@@ -1,4 +1,4 @@
-"""Customer sessions: what lets Elements show a customer's saved cards."""
+"""Customer sessions, with which Elements shows a customer's saved cards."""
 
 from stripe_simulator.account import Account
 from stripe_simulator.contract import Json

@@ -1,4 +1,4 @@
-"""Events: what happened, for those who missed the webhook."""
+"""Events, listed and retrieved."""
 
 from stripe_simulator.account import Account
 from stripe_simulator.collection import PageQuery

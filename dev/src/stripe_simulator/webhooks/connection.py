@@ -1,7 +1,7 @@
-"""One kept-open HTTP/1.1 connection that posts and reads no more than the status.
+"""A keep-alive HTTP/1.1 connection that posts, and reads only the status of the answer.
 
-A library's client costs 2.5 ms of CPU a request here, ten times as much as this, and storms of webhooks are what the
-simulator is for: it shares two cores with the system that it tests.
+A library's client costs 2.5 ms of CPU a request here, ten times as much. The simulator sends many webhooks at once, and
+may share two cores with the system that it tests.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ class PostConnection:
             try:
                 return await self._exchange(self._streams, request)
             except (OSError, EOFError):
-                self.close()  # it was closed while idle; a new one will tell
+                self.close()  # closed while idle: try a new connection
         try:
             self._streams = await _open(parts, target)
             return await self._exchange(self._streams, request)
         except BaseException:
-            self.close()  # half an exchange may be on it
+            self.close()  # it may hold half an exchange
             raise
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class PostConnection:
         if length.isdigit() and fields.get("connection", "").lower() != "close":
             await reader.readexactly(int(length))
         else:
-            self.close()  # of the body only its end would be of interest
+            self.close()  # the body is not read
         return status
 
 

@@ -1,4 +1,4 @@
-"""Sends events to their endpoints: side by side, signed, again until answered 2xx; at least once, in no order."""
+"""Sends signed events to their endpoints, concurrently and in no order, and repeats each until it is answered 2xx."""
 
 import asyncio
 import random
@@ -69,7 +69,7 @@ class WebhookSender:
         await asyncio.gather(*self._workers, return_exceptions=True)
 
     def reset(self, account: Account) -> None:
-        """Go on with a new account; forget everything queued, held or counted, cut off what is in flight."""
+        """Continue with a new account. Drops everything queued, held or counted, and cuts off what is in flight."""
         self.account = account
         self._cancel_timers()
         self._queue = asyncio.Queue()
