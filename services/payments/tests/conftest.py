@@ -1,4 +1,4 @@
-"""The service in one process, on a real database and a simulated Stripe over HTTP; only its clock is a fake."""
+"""The service in one process, on a real database and a simulated Stripe over HTTP. Only the clock is a fake."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ BOTH = (Scope.BILLING_READ, Scope.BILLING_WRITE)
 
 @dataclass
 class MovableClock:
-    """The real time and what a test adds to it."""
+    """The real time, plus what a test adds to it."""
 
     ahead: timedelta = timedelta()
 
@@ -61,7 +61,7 @@ def running_stripe() -> Iterator[RunningSimulator]:
 
 @pytest.fixture
 def stripe_account(running_stripe: RunningSimulator) -> RunningSimulator:
-    """Stripe, with nothing in it."""
+    """An empty Stripe account."""
     running_stripe.post("/reset")
     return running_stripe
 
@@ -98,7 +98,7 @@ async def gateway(stripe_account: RunningSimulator) -> AsyncIterator[StripeGatew
 
 @pytest.fixture
 async def outbox(worker_engine: AsyncEngine) -> Outbox:
-    """Writes its tables; nothing is sent, so that a test can read what would be."""
+    """Writes its tables and publishes nothing, so that a test can read what would be published."""
     producer = AIOKafkaProducer(bootstrap_servers="127.0.0.1:9")
     return Outbox(
         OutboxPublisher(worker_engine, producer, service="payments", topic_prefix="", states=PUBLISHED_STATES)
@@ -128,25 +128,25 @@ async def http(
         yield client
 
 
-def token(tenant: str | None, scopes: tuple[Scope, ...] = BOTH, *, lives_for_s: int = 600) -> str:
+def token(tenant: str | None, scopes: tuple[Scope, ...] = BOTH, *, expires_in_s: int = 600) -> str:
     return mint_development_token(
         DEVELOPMENT_JWT_SECRET,
         subject=f"user-of-{tenant}",
         tenant=tenant,
         scopes=scopes,
-        expires_at=int(time.time()) + lives_for_s,
+        expires_at=int(time.time()) + expires_in_s,
     )
 
 
 @pytest.fixture
 def token_of() -> Callable[..., str]:
-    """`token_of(tenant, scopes, lives_for_s=…)`."""
+    """`token_of(tenant, scopes, expires_in_s=…)`."""
     return token
 
 
 @pytest.fixture
 def call(http: httpx.AsyncClient) -> Callable[..., Any]:
-    """`await call("acme", "POST", path, {…}, key="k1")` as a user of the tenant; answers the response."""
+    """`await call("acme", "POST", path, {…}, key="k1")` as a user of the tenant; returns the response."""
 
     async def request(
         tenant: str, method: str, path: str, body: Any = None, *, key: str | None = None
@@ -161,7 +161,7 @@ def call(http: httpx.AsyncClient) -> Callable[..., Any]:
 
 @pytest.fixture
 def buy(call: Callable[..., Any]) -> Callable[..., Any]:
-    """`await buy("acme", packageId="starter")`: the created, unconfirmed purchase; another key each time."""
+    """`await buy("acme", packageId="starter")`: the created, unconfirmed purchase. Each call has its own key."""
 
     async def create(tenant: str, *, key: str | None = None, **body: Any) -> dict[str, Any]:
         response = await call(tenant, "POST", "/api/stripe/create-payment-intent", body, key=key or new_id("key"))
@@ -205,7 +205,7 @@ def record(topic: str, value: bytes) -> Record:
 
 @pytest.fixture
 def deliver(worker_engine: AsyncEngine, outbox: Outbox, clock: MovableClock) -> Callable[..., Any]:
-    """`await deliver([{Stripe's event}, …])`: a batch of `stripe.events`, handled in one transaction."""
+    """`await deliver([{…}, …])`: handles these events of Stripe as a batch of `stripe.events`, in one transaction."""
     handler = StripeEventHandler([DEVELOPMENT_SIGNING_KEY], clock)
 
     async def handle(events: Sequence[dict[str, Any]]) -> None:
@@ -217,7 +217,7 @@ def deliver(worker_engine: AsyncEngine, outbox: Outbox, clock: MovableClock) -> 
 
 @pytest.fixture
 def stripe_events(stripe_account: RunningSimulator) -> Callable[[], list[dict[str, Any]]]:
-    """Everything that Stripe would have sent so far, oldest first."""
+    """All events that Stripe would have sent so far, oldest first."""
 
     def listed() -> list[dict[str, Any]]:
         response = stripe_account.control.get(
@@ -229,8 +229,8 @@ def stripe_events(stripe_account: RunningSimulator) -> Callable[[], list[dict[st
 
 
 @pytest.fixture
-def tell(worker_engine: AsyncEngine, outbox: Outbox) -> Callable[..., Any]:
-    """`await tell(BalanceChanged(…), …)`: events of the other services, handled in one transaction a type."""
+def consume(worker_engine: AsyncEngine, outbox: Outbox) -> Callable[..., Any]:
+    """`await consume(BalanceChanged(…), …)`: handles events of other services, in one transaction per type."""
     handlers = {EntryPosted: handle_entries, BalanceChanged: handle_balances, AttemptChanged: handle_attempts}
 
     async def handle(*events: DomainEvent) -> None:
@@ -254,13 +254,13 @@ def save_card(
     stripe_account: RunningSimulator,
     stripe_events: Callable[[], list[dict[str, Any]]],
 ) -> Callable[..., Any]:
-    """`await save_card("acme", "pm_card_visa")`: saved in the browser and told by webhook; answers its id."""
+    """`await save_card("acme", "pm_card_visa")`: saves it as a browser does, delivers its events, returns its id."""
 
     async def save(tenant: str, card: str = "pm_card_visa") -> str:
-        begun = await call(tenant, "POST", "/api/stripe/create-setup-intent")
-        assert begun.status_code == 200, begun.text
+        created = await call(tenant, "POST", "/api/stripe/create-setup-intent")
+        assert created.status_code == 200, created.text
         client = stripe_account.client()
-        setup_intent: str = begun.json()["setupIntentId"]
+        setup_intent: str = created.json()["setupIntentId"]
         confirmed = client.v1.setup_intents.confirm(setup_intent, {"payment_method": card})
         if confirmed.status == "requires_action":
             stripe_account.post(f"/setup_intents/{setup_intent}/authenticate")

@@ -1,4 +1,4 @@
-"""Settings, consent evidence that no purchase alters, asking for a recharge now, and what the tenant is shown."""
+"""Settings and consent of automatic recharge, `trigger-now`, balance and history."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -36,8 +36,8 @@ async def test_enabling_records_who_consented_to_which_text_when_and_on_which_te
     saved = (await call("acme", "PUT", SETTINGS, WANTED)).json()
     assert (saved["enabled"], saved["consent"]["givenBy"]) == (True, "user-of-acme")
     assert (await call("acme", "GET", SETTINGS)).json() == saved
-    evidence = (await rows("SELECT * FROM consent"))[0]
-    assert (evidence.text_version, evidence.given_by, evidence.terms["monthly_cap_minor"]) == (
+    consent = (await rows("SELECT * FROM consent"))[0]
+    assert (consent.text_version, consent.given_by, consent.terms["monthly_cap_minor"]) == (
         "2026-01",
         "user-of-acme",
         20000,
@@ -56,46 +56,46 @@ async def test_enabling_records_who_consented_to_which_text_when_and_on_which_te
         ({"credits": 5}, (422, "invalid_request")),
     ],
 )
-async def test_settings_that_cannot_be_are_problems_and_change_nothing(
+async def test_invalid_settings_are_refused_and_change_nothing(
     call: Call, rows: Call, change: dict[str, Any], expected: tuple[int, str]
 ) -> None:
     assert problem(await call("acme", "PUT", SETTINGS, WANTED | change)) == expected
     assert await rows("SELECT 1 FROM auto_recharge UNION ALL SELECT 1 FROM consent") == []
 
 
-async def test_stopping_needs_no_consent_and_starting_again_does(call: Call, rows: Call) -> None:
+async def test_disabling_needs_no_consent_and_enabling_again_does(call: Call, rows: Call) -> None:
     await call("acme", "PUT", SETTINGS, WANTED)
     stopped = await call("acme", "PUT", SETTINGS, WANTED | {"enabled": False, "consent": None})
     assert (stopped.json()["enabled"], stopped.json()["consent"]["textVersion"]) == (False, "2026-01")
     again = await call("acme", "PUT", SETTINGS, WANTED | {"consent": None})
     assert problem(again) == (422, "consent_required")
     await call("acme", "PUT", SETTINGS, WANTED | {"consent": {"textVersion": "2026-02"}})
-    evidence = await rows("SELECT text_version FROM consent ORDER BY given_at")
-    assert [row.text_version for row in evidence] == ["2026-01", "2026-02"]
+    consents = await rows("SELECT text_version FROM consent ORDER BY given_at")
+    assert [row.text_version for row in consents] == ["2026-01", "2026-02"]
 
 
-async def test_a_purchase_never_alters_settings_or_consent(
+async def test_a_purchase_never_changes_settings_or_consent(
     call: Call, buy: Call, deliver: Call, rows: Call, stripe_account: RunningSimulator, stripe_events: Call
 ) -> None:
-    async def everything() -> list[Any]:
+    async def settings_and_consent() -> list[Any]:
         return [*await rows("SELECT * FROM auto_recharge"), *await rows("SELECT * FROM consent")]
 
     for tenant, wanted in (("acme", WANTED), ("stopped", WANTED | {"enabled": False, "consent": None})):
         assert (await call(tenant, "PUT", SETTINGS, wanted)).status_code == 200
-    before = await everything()
+    before = await settings_and_consent()
     for tenant in ("acme", "stopped", "new"):
         bought = await buy(tenant, packageId="scale", saveCard=True)
         client = stripe_account.client()
         client.v1.payment_intents.confirm(bought["paymentIntentId"], {"payment_method": "pm_card_visa"})
     await deliver(stripe_events())
-    assert await everything() == before
+    assert await settings_and_consent() == before
     assert len((await call("new", "GET", "/api/stripe/payment-methods")).json()["paymentMethods"]) == 1
     assert (await call("new", "GET", SETTINGS)).json()["enabled"] is False
 
 
 @pytest.mark.parametrize("role", ["api_engine", "worker_engine"])
 @pytest.mark.parametrize("statement", ["UPDATE consent SET given_by = 'x'", "DELETE FROM consent"])
-async def test_no_role_of_the_running_service_can_alter_evidence(
+async def test_no_role_of_the_running_service_can_change_consent(
     call: Call, request: pytest.FixtureRequest, role: str, statement: str
 ) -> None:
     await call("acme", "PUT", SETTINGS, WANTED)
@@ -105,13 +105,17 @@ async def test_no_role_of_the_running_service_can_alter_evidence(
             await connection.execute(text(statement))
 
 
-async def test_recharge_now_asks_once_for_ten_minutes(call: Call, save_card: Call, rows: Call) -> None:
+async def test_trigger_now_publishes_one_request_that_expires_after_ten_minutes(
+    call: Call, save_card: Call, rows: Call
+) -> None:
     assert problem(await call("acme", "POST", TRIGGER)) == (400, "idempotency_key_required")
     assert problem(await call("acme", "POST", TRIGGER, key="k")) == (409, "auto_recharge_not_set")
     await call("acme", "PUT", SETTINGS, WANTED)
     assert problem(await call("acme", "POST", TRIGGER, key="k")) == (409, "no_default_card")
     saved = await save_card("acme")
-    assert problem(await call("acme", "POST", TRIGGER, key="k")) == (409, "no_default_card"), "nobody chose it"
+    assert problem(await call("acme", "POST", TRIGGER, key="k")) == (409, "no_default_card"), (
+        "a saved card is not chosen by itself"
+    )
     await call("acme", "POST", f"/api/stripe/payment-methods/{saved}/default")
     asked = await call("acme", "POST", TRIGGER, key="k")
     assert asked.status_code == 202
@@ -122,33 +126,33 @@ async def test_recharge_now_asks_once_for_ten_minutes(call: Call, save_card: Cal
     assert (event.request, event.expires_at - event.requested_at) == (asked.json()["requestId"], timedelta(minutes=10))
 
 
-async def test_recharge_now_waits_for_the_attempt_under_way(call: Call, save_card: Call, tell: Call) -> None:
+async def test_trigger_now_is_refused_while_an_attempt_is_under_way(call: Call, save_card: Call, consume: Call) -> None:
     await save_card("acme")
     await call("acme", "PUT", SETTINGS, WANTED)
-    await tell(EXAMPLES[AttemptChanged].model_copy(update={"state": "unknown"}))
+    await consume(EXAMPLES[AttemptChanged].model_copy(update={"state": "unknown"}))
     assert problem(await call("acme", "POST", TRIGGER, key="k")) == (409, "recharge_under_way")
 
 
-async def test_the_newest_version_of_balance_and_attempt_is_shown_whatever_comes_last(call: Call, tell: Call) -> None:
+async def test_the_newest_version_of_balance_and_attempt_is_shown_in_any_order(call: Call, consume: Call) -> None:
     balance, attempt = EXAMPLES[BalanceChanged], EXAMPLES[AttemptChanged]
     assert (await call("acme", "GET", "/api/credits/balance")).json()["version"] == 0
-    await tell(balance.model_copy(update={"version": 9, "available": 900}))
-    await tell(balance.model_copy(update={"version": 8}), balance.model_copy(update={"version": 7}))
+    await consume(balance.model_copy(update={"version": 9, "available": 900}))
+    await consume(balance.model_copy(update={"version": 8}), balance.model_copy(update={"version": 7}))
     assert (await call("acme", "GET", "/api/credits/balance")).json()["available"] == 900
-    await tell(
+    await consume(
         attempt.model_copy(update={"version": 5, "state": "credited"}),
         attempt.model_copy(update={"version": 4, "state": "charged"}),
     )
-    await tell(attempt.model_copy(update={"version": 3, "state": "charging"}))
+    await consume(attempt.model_copy(update={"version": 3, "state": "charging"}))
     items = (await call("acme", "GET", "/api/credits/history")).json()["items"]
     assert [(item["kind"], item["state"]) for item in items] == [("attempt", "credited")]
 
 
-async def test_history_comes_in_pages_without_gaps_or_repeats(call: Call, buy: Call, tell: Call) -> None:
+async def test_history_pages_have_no_gaps_or_repetitions(call: Call, buy: Call, consume: Call) -> None:
     entry, attempt = EXAMPLES[EntryPosted], EXAMPLES[AttemptChanged]
     entries = [entry.model_copy(update={"reference": f"pi_{number}"}) for number in range(7)]
     attempts = [attempt.model_copy(update={"attempt": f"att_{number}"}) for number in range(5)]
-    await tell(*entries, *entries, *attempts)
+    await consume(*entries, *entries, *attempts)
     for _ in range(3):
         await buy("acme", packageId="starter")
     await buy("other", packageId="starter")

@@ -1,4 +1,4 @@
-"""However events are cut into batches, they leave the same behind."""
+"""The result of Stripe's events does not depend on how they are divided into batches."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from shared.signed_metadata import CreditOrder, sign
 IS_FULL = os.environ.get("PREPAID_SOAK") == "full"
 BEGIN_S = 1_800_000_000
 Call = Callable[..., Any]
-#: (what, of which card or customer or purchase, when): the order in the list is the order in which they come.
+#: (kind, number of the card, customer or purchase, `created` in seconds). A list has them in the order of delivery.
 Fact = tuple[str, int, int]
 
 facts: st.SearchStrategy[list[Fact]] = st.lists(
@@ -41,7 +41,7 @@ facts: st.SearchStrategy[list[Fact]] = st.lists(
 
 @pytest.fixture
 def rows(worker_engine: AsyncEngine) -> Call:
-    """As everywhere, with the worker's role: an example asks often, and a connection of its own each time is slow."""
+    """As in conftest, but with the worker's role: a new connection for each of an example's many queries is slow."""
 
     async def read(sql: str, **parameters: Any) -> Sequence[Any]:
         async with worker_engine.begin() as connection:
@@ -50,8 +50,8 @@ def rows(worker_engine: AsyncEngine) -> Call:
     return read
 
 
-class World:
-    """Two tenants with a customer and a purchase each, and their cards, under names of this world alone."""
+class Scenario:
+    """Two tenants with a customer and a purchase each, and their cards, under names that no other scenario has."""
 
     def __init__(self) -> None:
         self.name = new_id("w")
@@ -59,7 +59,7 @@ class World:
     def tenant(self, number: int) -> str:
         return f"{self.name}-{number}"
 
-    async def begin(self, rows: Call) -> None:
+    async def insert(self, rows: Call) -> None:
         for number in (0, 1):
             values = {"tenant": self.tenant(number), "customer": f"cus_{self.tenant(number)}"}
             await rows("INSERT INTO profile (tenant_id, version) VALUES (:tenant, 1) RETURNING 1", **values)
@@ -114,8 +114,8 @@ class World:
             "data": {"object": body},
         }  # fmt: skip
 
-    async def left(self, rows: Call) -> list[str]:
-        """All that is left behind, without this world's name and without the times at which it was written."""
+    async def result(self, rows: Call) -> list[str]:
+        """All rows, without the scenario's name and without the times at which they were written."""
         queries = (
             "SELECT tenant_id, payment_method, state, has_details, exp_year, seen_at, look_at IS NULL AS is_known"
             " FROM card WHERE tenant_id LIKE :like ORDER BY 1, 2",
@@ -135,17 +135,17 @@ class World:
         ]
 
 
-async def _told(history: Sequence[Fact], cuts: Sequence[bool] | None, rows: Call, deliver: Call) -> list[str]:
-    """What these facts leave behind, cut after each one for which `cuts` says so (None: after every one)."""
-    world = World()
-    await world.begin(rows)
+async def _result_of(history: Sequence[Fact], cuts: Sequence[bool] | None, rows: Call, deliver: Call) -> list[str]:
+    """The rows after these facts. A batch ends after each fact for which `cuts` is true (None: after every one)."""
+    scenario = Scenario()
+    await scenario.insert(rows)
     batch: list[dict[str, Any]] = []
     for position, fact in enumerate(history):
-        batch.append(world.event(fact))
+        batch.append(scenario.event(fact))
         if cuts is None or cuts[position % len(cuts)] or position == len(history) - 1:
             await deliver(batch)
             batch = []
-    return await world.left(rows)
+    return await scenario.result(rows)
 
 
 @pytest.mark.timeout(1800 if IS_FULL else 120)
@@ -158,16 +158,16 @@ async def _told(history: Sequence[Fact], cuts: Sequence[bool] | None, rows: Call
 @example(history=[("attached", 0, 1), ("customer_deleted", 0, 3), ("announced", 2, 3)], cuts=[False])
 @example(history=[("detached", 0, 3), ("attached", 0, 1), ("default_seen", 0, 1)], cuts=[False])
 @given(history=facts, cuts=st.lists(st.booleans(), min_size=1, max_size=6))
-async def test_batches_of_any_cut_leave_the_same_behind(
+async def test_events_have_the_same_result_in_batches_of_any_size(
     rows: Call, deliver: Call, history: list[Fact], cuts: list[bool]
 ) -> None:
-    assert await _told(history, cuts, rows, deliver) == await _told(history, None, rows, deliver)
+    assert await _result_of(history, cuts, rows, deliver) == await _result_of(history, None, rows, deliver)
 
 
 async def test_a_card_attached_before_its_customer_was_deleted_is_never_usable(rows: Call, deliver: Call) -> None:
     """Not even where the older event comes later, in the same batch."""
-    world = World()
-    await world.begin(rows)
-    await deliver([world.event(("customer_deleted", 0, 3)), world.event(("attached", 0, 1))])
+    scenario = Scenario()
+    await scenario.insert(rows)
+    await deliver([scenario.event(("customer_deleted", 0, 3)), scenario.event(("attached", 0, 1))])
     assert await rows("SELECT 1 FROM card WHERE state = 'attached'") == []
     assert [row.default_payment_method for row in await rows("SELECT * FROM profile")] == [None, None]

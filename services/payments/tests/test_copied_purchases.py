@@ -1,4 +1,4 @@
-"""A PaymentIntent with a copy of a purchase's metadata is not the purchase's: another integration can have made it."""
+"""A PaymentIntent with a copy of a purchase's metadata, as another integration may create, is not the purchase's."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +14,12 @@ Call = Callable[..., Any]
 
 
 class Crashed(Exception):
-    """Stands for the end of a process between two steps."""
+    """Simulates a process that ends between two steps."""
 
 
 @pytest.fixture
 async def parameters(call: Call, rows: Call) -> dict[str, Any]:
-    """A purchase whose PaymentIntent was not noted, for the request crashed: what it was to be created with."""
+    """The `create_parameters` of a purchase whose request crashed before it called Stripe."""
 
     async def crash() -> None:
         raise Crashed
@@ -49,7 +49,7 @@ def event(of: dict[str, Any], kind: str) -> dict[str, Any]:
     ("status", "kind"),
     [("canceled", "canceled"), ("requires_payment_method", "created"), ("processing", "processing")],
 )
-async def test_an_event_of_a_copy_is_not_believed_before_the_purchases_own_is_known(
+async def test_an_event_of_a_copy_is_ignored_before_the_own_payment_intent_is_recorded(
     call: Call, rows: Call, deliver: Call, parameters: dict[str, Any], status: str, kind: str
 ) -> None:
     await deliver([event(copy(parameters, status, parameters["customer"]), kind)])
@@ -60,10 +60,10 @@ async def test_an_event_of_a_copy_is_not_believed_before_the_purchases_own_is_kn
     assert resumed.json()["paymentIntentId"] != "pi_copy"
 
 
-async def test_a_paid_copy_has_paid_the_purchase_and_nothing_of_it_is_handed_out(
+async def test_a_paid_copy_pays_the_purchase_and_no_client_secret_is_handed_out(
     call: Call, rows: Call, deliver: Call, parameters: dict[str, Any], stripe_account: RunningSimulator
 ) -> None:
-    """The ledger credits an order to the first PaymentIntent that paid it, so nobody is asked to pay it again."""
+    """The ledger credits an order to the first PaymentIntent that pays it, so its user must not pay again."""
     await deliver([event(copy(parameters, "succeeded"), "succeeded")])
     assert [row.state for row in await rows("SELECT state FROM purchase")] == ["succeeded"]
     resumed = await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
@@ -71,9 +71,14 @@ async def test_a_paid_copy_has_paid_the_purchase_and_nothing_of_it_is_handed_out
     assert stripe_account.get("/books")["counts"]["payment_intents"] == {}
 
 
-@pytest.mark.parametrize("differs", ["amount", "currency", "metadata", "customer"])
-async def test_only_what_was_made_with_its_parameters_is_found(
-    rows: Call, parameters: dict[str, Any], stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any, differs: str
+@pytest.mark.parametrize("changed", ["amount", "currency", "metadata", "customer"])
+async def test_only_a_payment_intent_with_the_same_parameters_is_found(
+    rows: Call,
+    parameters: dict[str, Any],
+    stripe_account: RunningSimulator,
+    sweeper: Sweeper,
+    clock: Any,
+    changed: str,
 ) -> None:
     client = stripe_account.client()
     other = {
@@ -81,8 +86,8 @@ async def test_only_what_was_made_with_its_parameters_is_found(
         "currency": "eur",
         "metadata": {**parameters["metadata"], "credits": "1"},
         "customer": client.v1.customers.create({}).id,
-    }[differs]
-    client.v1.payment_intents.create({**parameters, differs: other})  # pyright: ignore[reportArgumentType]
+    }[changed]
+    client.v1.payment_intents.create({**parameters, changed: other})  # pyright: ignore[reportArgumentType]
     clock.advance(hours=21)
     await sweeper.sweep_purchases()
     [purchase] = await rows("SELECT state, payment_intent FROM purchase")

@@ -1,4 +1,4 @@
-"""Every statement that runs for a batch, a job or a page finds its rows by an index, in tables that are not small."""
+"""Every statement of a batch, a job or a route uses an index in tables of many rows."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -44,27 +44,27 @@ QUERIES: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "billing profiles": (profiles._LOAD, {"tenants": SOME}),
     "default repairs": (profiles._CLAIM_REPAIRS, DUE),
     "customers": (customers._TENANTS, {"stripe_customers": ["cus_1", "cus_2"]}),
-    "forget customers": (customers._FORGET, {"stripe_customers": ["cus_1", "cus_2"]}),
+    "unlink customers": (customers._UNLINK, {"stripe_customers": ["cus_1", "cus_2"]}),
     "lock cards": (cards._LOCK, {"payment_methods": ["pm_1", "pm_2"]}),
-    "whose cards": (cards._TENANTS, {"payment_methods": ["pm_1", "pm_2"]}),
+    "tenants of cards": (cards._TENANTS, {"payment_methods": ["pm_1", "pm_2"]}),
     "cards": (cards._LOAD, PAIR),
     "attached cards": (cards._ATTACHED, {"tenants": SOME}),
-    "attached cards to be looked at": (cards._LOOK_AT_ATTACHED, {"tenants": SOME, "now": utc_now()}),
+    "attached cards to be retrieved": (cards._SCHEDULE_RETRIEVAL_OF_ATTACHED, {"tenants": SOME, "now": utc_now()}),
     "due cards": (cards._CLAIM_DUE, {**DUE, "until": utc_now()}),
-    "old locks": (cards._FORGET_LOCKS, {"before": utc_now().replace(year=2020)}),
+    "old locks": (cards._DELETE_OLD_LOCKS, {"before": utc_now().replace(year=2020)}),
     "purchases": (purchases._LOAD, PAIR),
-    "a purchase for the next customer": (
-        purchases._FOR_NEXT_CUSTOMER,
+    "customer of a purchase": (
+        purchases._CHANGE_CUSTOMER,
         {"tenant": "t1", "purchase": "pur_1", "try": 1, "customer": "cus_2"},
     ),
-    "purchases in a recharge's way": (purchases._CLAIM_IN_THE_WAY, {**DUE, "acted_before": utc_now()}),
-    "a recharge that waits": (purchases._RECHARGE_REQUESTED, {"tenant": "t1", "until": utc_now()}),
+    "purchases that block a recharge": (purchases._CLAIM_BLOCKING_RECHARGE, {**DUE, "acted_before": utc_now()}),
+    "requested recharge": (purchases._RECORD_REQUESTED_RECHARGE, {"tenant": "t1", "until": utc_now()}),
     "due purchases": (purchases._CLAIM_DUE, DUE),
-    "credited purchases": (paid_purchases._FORGET_CREDITED, {"suffix": ":unapplied"}),
+    "credited purchases": (paid_purchases._STOP_WATCHING_CREDITED, {"suffix": ":unapplied"}),
     "overdue credits": (paid_purchases._OVERDUE, {"now": utc_now()}),
     "unfinished purchases": (purchases._COUNT_UNFINISHED, {"tenant": "t1"}),
     "idempotency key": (idempotency._FIND, REQUEST),
-    "old idempotency keys": (idempotency._FORGET, {"before": utc_now().replace(year=2020)}),
+    "old idempotency keys": (idempotency._DELETE_OLD, {"before": utc_now().replace(year=2020)}),
     "attempt under way": (read_models._ATTEMPT_UNDER_WAY, {"tenant": "t1"}),
     "balance": (read_models._BALANCE, {"tenant": "t1"}),
     "history": (read_models._HISTORY, PAGE),
@@ -98,7 +98,7 @@ async def test_statements_use_an_index(engine: AsyncEngine, name: str) -> None:
 
 
 def _scanned(node: Any) -> Iterator[str]:
-    """The tables that a plan reads from end to end, but for the empty ones."""
+    """The tables that a plan scans sequentially, except the empty ones."""
     walk: Callable[[Any], Iterator[str]] = _scanned
     if isinstance(node, list):
         for each in node:

@@ -1,4 +1,4 @@
-"""A tenant's role reads nothing of another tenant, in whatever relation the database has."""
+"""The API's role reads and writes only rows of its tenant, in every relation of the database."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,8 +30,8 @@ RELATIONS = """
 
 
 @pytest.fixture
-async def filled(call: Call, buy: Call, save_card: Call, tell: Call, worker_engine: AsyncEngine) -> None:
-    """Rows of both tenants in every table, by the service's own doors."""
+async def filled(call: Call, buy: Call, save_card: Call, consume: Call, worker_engine: AsyncEngine) -> None:
+    """Rows of both tenants in every table, written through the service's API and handlers."""
     settings = {
         "enabled": True,
         "thresholdCredits": 500,
@@ -46,7 +46,7 @@ async def filled(call: Call, buy: Call, save_card: Call, tell: Call, worker_engi
         assert (await call(tenant, "PUT", "/api/credits/auto-recharge", settings)).status_code == 200
         asked = await call(tenant, "POST", "/api/credits/auto-recharge/trigger-now", key="k")
         assert asked.status_code == 202, asked.text
-        await tell(*(EXAMPLES[kind].model_copy(update={"tenant": tenant})
+        await consume(*(EXAMPLES[kind].model_copy(update={"tenant": tenant})
                      for kind in (AttemptChanged, BalanceChanged, EntryPosted)))  # fmt: skip
         async with worker_engine.begin() as connection:
             await connection.execute(
@@ -54,9 +54,7 @@ async def filled(call: Call, buy: Call, save_card: Call, tell: Call, worker_engi
             )
 
 
-async def test_no_relation_shows_a_tenant_anything_of_another(
-    filled: None, rows: Call, api_engine: AsyncEngine
-) -> None:
+async def test_no_relation_shows_a_tenant_rows_of_another(filled: None, rows: Call, api_engine: AsyncEngine) -> None:
     relations = await rows(RELATIONS)
     assert len(relations) >= 15, "the catalogue was not read"
     readable: set[str] = set()
@@ -108,12 +106,12 @@ async def test_a_tenant_writes_no_row_of_another(filled: None, api_engine: Async
                 await connection.execute(text(statement))
 
 
-async def test_roles_bypass_nothing_and_own_nothing(rows: Call) -> None:
+async def test_roles_bypass_no_row_level_security_and_own_no_tables(rows: Call) -> None:
     roles = await rows(
-        "SELECT rolname, rolbypassrls OR rolsuper AS is_mighty FROM pg_roles WHERE rolname LIKE 'payments_%'"
+        "SELECT rolname, rolbypassrls OR rolsuper AS bypasses FROM pg_roles WHERE rolname LIKE 'payments_%'"
     )
     assert {row.rolname for row in roles} == {"payments_owner", "payments_api", "payments_worker"}
-    assert not any(row.is_mighty for row in roles)
+    assert not any(row.bypasses for row in roles)
     owners = await rows("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
     assert [row.tableowner for row in owners] == ["payments_owner"]
 

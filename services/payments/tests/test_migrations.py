@@ -1,4 +1,4 @@
-"""Migrations make what the code expects, may be started by several at once, and say what they lack."""
+"""Migrations create the tables that the code expects, can be started concurrently, and name what is missing."""
 
 import asyncio
 import subprocess
@@ -32,14 +32,14 @@ EMPTY = "payments_migration_test"
 
 @pytest.fixture
 def empty_database(postgres_server: PostgresServer) -> Iterator[str]:
-    """The owner's address of a database without anything in it."""
+    """The owner's URL of an empty database."""
     postgres_server.execute(f"CREATE DATABASE {EMPTY} OWNER payments_owner")
     yield database_urls(postgres_server, "payments", EMPTY)["DATABASE_URL_OWNER"]
     postgres_server.execute(f"DROP DATABASE {EMPTY} WITH (FORCE)")
 
 
 async def migrate_to(revision: str, database_url_owner: str) -> None:
-    """Brings a database to an older version than ours."""
+    """Migrates a database to an older revision."""
 
     def upgrade(connection: Connection) -> None:
         config = Config()
@@ -56,7 +56,7 @@ async def migrate_to(revision: str, database_url_owner: str) -> None:
         await engine.dispose()
 
 
-async def test_tables_are_as_the_code_describes_them(database: ServiceDatabase) -> None:
+async def test_migrated_tables_match_the_metadata(database: ServiceDatabase) -> None:
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         return [each for each in compare_metadata(context, metadata) if "alembic_version" not in str(each)]
@@ -69,15 +69,15 @@ async def test_tables_are_as_the_code_describes_them(database: ServiceDatabase) 
         await engine.dispose()
 
 
-async def test_several_migrators_at_once_and_again_later(empty_database: str) -> None:
+async def test_concurrent_and_repeated_migrations_succeed(empty_database: str) -> None:
     await asyncio.gather(*(migrate("payments", empty_database, timeout_s=30) for _ in range(3)))
     await migrate("payments", empty_database, timeout_s=30)
 
 
-async def test_a_purchase_of_the_version_before_was_not_insisted_on(
+async def test_a_purchase_written_by_the_previous_version_is_not_insisted(
     empty_database: str, postgres_server: PostgresServer
 ) -> None:
-    def buy_as_the_version_before(purchase: str) -> None:
+    def insert_as_the_previous_version(purchase: str) -> None:
         postgres_server.execute(
             f"""
             INSERT INTO purchase (tenant_id, purchase_id, state, credits, amount_minor, currency, create_parameters,
@@ -88,19 +88,19 @@ async def test_a_purchase_of_the_version_before_was_not_insisted_on(
         )
 
     await migrate_to("0002", empty_database)
-    buy_as_the_version_before("pur_1")
+    insert_as_the_previous_version("pur_1")
     await migrate("payments", empty_database, timeout_s=30)
-    buy_as_the_version_before("pur_2")
+    insert_as_the_previous_version("pur_2")
     found = postgres_server.execute("SELECT purchase_id, insisted FROM purchase ORDER BY 1", EMPTY)
     assert found.splitlines() == ["pur_1|f", "pur_2|f"]
 
 
-async def test_without_postgresql_it_waits_and_then_says_why() -> None:
+async def test_migration_without_postgresql_waits_and_then_fails_with_a_reason() -> None:
     with pytest.raises(DatabaseUnavailable, match="did not answer within"):
         await migrate("payments", "postgresql://payments_owner:x@127.0.0.1:1/payments", timeout_s=0.3)
 
 
-async def test_the_seeded_packages_wait_to_be_published(worker_engine: AsyncEngine, rows: Callable[..., Any]) -> None:
+async def test_seeded_packages_are_marked_for_publishing(worker_engine: AsyncEngine, rows: Callable[..., Any]) -> None:
     marks = await rows("SELECT key FROM outbox_mark WHERE tenant_id = '' AND topic = 'payments.catalog-changed'")
     async with worker_engine.connect() as connection:
         states = await load_credit_packages(connection, [mark.key for mark in marks])
@@ -119,7 +119,7 @@ async def test_the_seeded_packages_wait_to_be_published(worker_engine: AsyncEngi
                        "STRIPE_SECRET_KEY", "METADATA_SIGNING_KEYS", "STRIPE_PUBLISHABLE_KEY"]),
     ],
 )  # fmt: skip
-def test_every_missing_variable_is_named_at_once(
+def test_all_missing_variables_are_named_at_once(
     settings: type[BaseSettings], missing: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in missing:
@@ -129,7 +129,7 @@ def test_every_missing_variable_is_named_at_once(
     assert [name for name in missing if name not in str(named.value)] == []
 
 
-def test_a_process_without_its_variables_ends_with_2(tmp_path: Path) -> None:
+def test_a_process_without_its_variables_exits_with_2(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "payments", "app"], env=inherited(), capture_output=True, text=True, timeout=60,
         check=False, cwd=tmp_path,

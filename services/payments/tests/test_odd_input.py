@@ -1,4 +1,4 @@
-"""Requests that no honest client sends: refused at the door, never a fault of ours, never another tenant's business."""
+"""Malformed and malicious requests: refused, without an internal error and without an effect on another tenant."""
 
 import asyncio
 import base64
@@ -31,7 +31,7 @@ SETTINGS = {"enabled": True, "thresholdCredits": 1, "amountMinor": 5000, "curren
         ("DELETE", "/api/stripe/payment-methods/" + "a" * 256, None),
     ],
 )
-async def test_what_no_text_column_holds_is_refused(call: Call, method: str, path: str, body: Any) -> None:
+async def test_text_that_postgresql_cannot_store_is_refused(call: Call, method: str, path: str, body: Any) -> None:
     response = await call("acme", method, path, body, key="k")
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request"), response.text
 
@@ -49,13 +49,13 @@ async def test_what_no_text_column_holds_is_refused(call: Call, method: str, pat
         7,
     ],
 )
-async def test_a_made_up_cursor_is_refused(call: Call, position: Any) -> None:
+async def test_an_invented_cursor_is_refused(call: Call, position: Any) -> None:
     cursor = base64.urlsafe_b64encode(json.dumps(position).encode()).decode()
     response = await call("acme", "GET", f"/api/credits/history?cursor={cursor}")
     assert (response.status_code, response.json()["code"]) == (422, "invalid_cursor"), response.text
 
 
-async def test_purchases_begun_at_the_same_time_do_not_exceed_the_limit(
+async def test_concurrent_purchases_do_not_exceed_the_limit(
     call: Call, rows: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await call("acme", "POST", CREATE, {"packageId": "starter"}, key="first")
@@ -67,7 +67,7 @@ async def test_purchases_begun_at_the_same_time_do_not_exceed_the_limit(
     assert await rows("SELECT count(*) FROM purchase") == [(2,)]
 
 
-def test_no_tenant_has_the_stripe_key_of_another_ones_customer() -> None:
+def test_no_two_tenants_share_a_stripe_key_for_their_customers() -> None:
     keys = {
         Customer(tenant, generation, {}, None, utc_now()).idempotency_key
         for tenant in ("acme", "acme:2", "2:acme", ":acme")
@@ -77,7 +77,7 @@ def test_no_tenant_has_the_stripe_key_of_another_ones_customer() -> None:
 
 
 @pytest.mark.parametrize("key", ["sk_test_0123456789", "rk_live_0123456789", "whsec_0123456789"])
-def test_a_secret_in_the_place_of_the_publishable_key_is_not_served(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_a_secret_key_as_publishable_key_is_refused_at_start(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("STRIPE_PUBLISHABLE_KEY", key)
     with pytest.raises(InvalidSettings, match="STRIPE_PUBLISHABLE_KEY") as refused:
         load_settings(AppSettings, env_file=None)

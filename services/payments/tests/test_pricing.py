@@ -1,4 +1,4 @@
-"""Prices: packages, custom amounts, and that more money never buys at a worse rate than a package it would pay for."""
+"""Quotes for packages and custom amounts. An amount never buys at a worse rate than a package it would pay for."""
 
 import pytest
 from hypothesis import given
@@ -11,8 +11,8 @@ from payments.core.pricing import (
     Package,
     PackageUnknown,
     best_package_within,
-    price_amount,
-    price_package,
+    quote_amount,
+    quote_package,
 )
 from shared.money import Money
 
@@ -21,7 +21,7 @@ def package(package_id: str, credits: int, price_minor: int, currency: str = "us
     return Package(package_id, 1, package_id.title(), credits, price_minor, currency, active)
 
 
-SHOP = [
+PACKAGES = [
     package("starter", 1000, 1000),
     package("growth", 5500, 5000),
     package("scale", 12000, 10000),
@@ -30,15 +30,15 @@ SHOP = [
 ]
 
 
-def test_a_package_costs_what_it_says() -> None:
-    quote = price_package(SHOP, "growth")
+def test_a_package_is_quoted_at_its_price() -> None:
+    quote = quote_package(PACKAGES, "growth")
     assert (quote.credits, quote.price, quote.package_id) == (5500, Money(5000, "usd"), "growth")
 
 
 @pytest.mark.parametrize("package_id", ["old", "nonsense", ""])
-def test_what_is_not_for_sale_has_no_price(package_id: str) -> None:
+def test_a_package_that_is_not_for_sale_has_no_quote(package_id: str) -> None:
     with pytest.raises(PackageUnknown):
-        price_package(SHOP, package_id)
+        quote_package(PACKAGES, package_id)
 
 
 @pytest.mark.parametrize(
@@ -53,24 +53,24 @@ def test_what_is_not_for_sale_has_no_price(package_id: str) -> None:
     ],
 )
 def test_an_amount_buys_at_the_rate_of_the_best_package_it_would_pay_for(price: Money, credits: int) -> None:
-    assert price_amount(SHOP, price).credits == credits
+    assert quote_amount(PACKAGES, price).credits == credits
 
 
 def test_amounts_that_stripe_would_refuse_are_not_sold() -> None:
     with pytest.raises(AmountBelowMinimum):
-        price_amount(SHOP, Money(49, "usd"))
+        quote_amount(PACKAGES, Money(49, "usd"))
     with pytest.raises(AmountNotChargeable):
-        price_amount(SHOP, Money(100_000_000, "usd"))
+        quote_amount(PACKAGES, Money(100_000_000, "usd"))
     with pytest.raises(CurrencyUnknown):
-        price_amount(SHOP, Money(5000, "chf"))
+        quote_amount(PACKAGES, Money(5000, "chf"))
     with pytest.raises(AmountBelowMinimum) as error:
-        price_amount([package("dear", 1, 10_000)], Money(9_999, "usd"))
+        quote_amount([package("dear", 1, 10_000)], Money(9_999, "usd"))
     assert error.value.minimum == Money(10_000, "usd")
 
 
 def test_the_best_package_within_a_limit_is_the_one_with_the_most_credits_for_the_money() -> None:
-    assert best_package_within(SHOP, Money(999, "usd")) is None
-    best = best_package_within(SHOP, Money(9999, "usd"))
+    assert best_package_within(PACKAGES, Money(999, "usd")) is None
+    best = best_package_within(PACKAGES, Money(9999, "usd"))
     assert best is not None and best.package_id == "growth"
 
 
@@ -88,19 +88,19 @@ packages = st.lists(
 
 
 @given(packages, amounts)
-def test_an_amount_never_buys_less_than_the_packages_it_would_pay_for(shop: list[Package], amount: int) -> None:
-    affordable = [each for each in shop if each.price_minor <= amount]
+def test_an_amount_never_buys_less_than_the_packages_it_would_pay_for(for_sale: list[Package], amount: int) -> None:
+    affordable = [each for each in for_sale if each.price_minor <= amount]
     if not affordable:
         return
-    credits = price_amount(shop, Money(amount, "usd")).credits
+    credits = quote_amount(for_sale, Money(amount, "usd")).credits
     assert all(credits >= each.credits for each in affordable)
 
 
 @given(packages, amounts, amounts)
 def test_more_money_never_buys_fewer_credits_once_a_package_is_paid_for(
-    shop: list[Package], one: int, other: int
+    for_sale: list[Package], one: int, other: int
 ) -> None:
     less, more = sorted((one, other))
-    if less < min(each.price_minor for each in shop):
+    if less < min(each.price_minor for each in for_sale):
         return
-    assert price_amount(shop, Money(less, "usd")).credits <= price_amount(shop, Money(more, "usd")).credits
+    assert quote_amount(for_sale, Money(less, "usd")).credits <= quote_amount(for_sale, Money(more, "usd")).credits

@@ -1,4 +1,4 @@
-"""The two processes on real PostgreSQL and Kafka: what goes in as events comes out over HTTP and as events."""
+"""The API and the worker as processes on real PostgreSQL and Kafka: events go in; responses and events come out."""
 
 import asyncio
 import secrets
@@ -56,14 +56,14 @@ async def start(
     log_dir: Path,
     tmp_path: Path,
 ) -> AsyncIterator[Callable[..., Any]]:
-    """`await start("worker", VARIABLE="value")`: the process, ready."""
+    """`await start("worker", VARIABLE="value")`: the process, once it is ready."""
     made: list[HttpProcess] = []
 
-    async def run(door: str, **variables: str) -> HttpProcess:
+    async def run(command: str, **variables: str) -> HttpProcess:
         process = HttpProcess(
-            f"payments-{door}",
-            ["payments", door],
-            log_file=log_dir / f"payments-{door}.log",
+            f"payments-{command}",
+            ["payments", command],
+            log_file=log_dir / f"payments-{command}.log",
             cwd=tmp_path,
             env={
                 **inherited(),
@@ -90,10 +90,10 @@ async def start(
 
 @pytest.fixture
 async def published(kafka_server: KafkaServer, topic_prefix: str) -> AsyncIterator[Callable[..., Any]]:
-    """`await published(BillingProfile, lambda profile: …)`: the first such event, within a bounded time."""
+    """`await published(BillingProfile, lambda profile: …)`: the first such event; fails after 30 s."""
     consumers: list[AIOKafkaConsumer] = []
 
-    async def wait(kind: type[DomainEvent], fits: Callable[[Any], bool]) -> Any:
+    async def wait(kind: type[DomainEvent], matches: Callable[[Any], bool]) -> Any:
         consumer = AIOKafkaConsumer(
             topic_prefix + kind.TOPIC,
             bootstrap_servers=kafka_server.bootstrap_servers,
@@ -105,7 +105,7 @@ async def published(kafka_server: KafkaServer, topic_prefix: str) -> AsyncIterat
         async with asyncio.timeout(WAIT_S):
             async for message in consumer:
                 event = decode(message.value, kind)
-                if event is not None and fits(event):
+                if event is not None and matches(event):
                     return event
         raise AssertionError("unreachable")
 
@@ -114,7 +114,7 @@ async def published(kafka_server: KafkaServer, topic_prefix: str) -> AsyncIterat
         await consumer.stop()
 
 
-async def test_a_card_is_saved_bought_with_and_published(
+async def test_a_purchase_with_a_saved_card_is_published(
     start: Callable[..., Any],
     published: Callable[..., Any],
     kafka_server: KafkaServer,
@@ -200,7 +200,7 @@ async def test_a_card_is_saved_bought_with_and_published(
     await producer.stop()
 
 
-async def test_an_api_killed_around_its_call_to_stripe_goes_on_with_the_same_key(
+async def test_an_api_killed_after_its_call_to_stripe_continues_under_the_same_key(
     start: Callable[..., Any],
     stripe_account: RunningSimulator,
     token_of: Callable[..., str],
@@ -224,7 +224,7 @@ async def test_an_api_killed_around_its_call_to_stripe_goes_on_with_the_same_key
 
 
 @pytest.mark.parametrize("point", ["payments.handled", "payments.committed"])
-async def test_a_worker_killed_before_or_after_its_commit_loses_and_doubles_nothing(
+async def test_a_worker_killed_around_its_commit_loses_and_repeats_nothing(
     start: Callable[..., Any],
     published: Callable[..., Any],
     kafka_server: KafkaServer,
@@ -265,7 +265,7 @@ async def _is_empty(rows: Callable[..., Any]) -> bool:
     return not await rows("SELECT 1 FROM outbox_mark UNION ALL SELECT 1 FROM outbox")
 
 
-async def test_everything_can_be_published_again(
+async def test_republish_publishes_every_profile_and_package(
     start: Callable[..., Any], published: Callable[..., Any], rows: Callable[..., Any], database: ServiceDatabase
 ) -> None:
     await rows("WITH x AS (INSERT INTO profile (tenant_id, version) VALUES ('acme', 7)) SELECT 1")

@@ -1,4 +1,4 @@
-"""Buying over HTTP, on a real database and the simulated Stripe."""
+"""Purchases over HTTP, on a real database and the simulated Stripe."""
 
 import asyncio
 from collections.abc import Callable
@@ -52,7 +52,7 @@ async def test_a_custom_amount_buys_at_the_rate_of_the_best_package_it_would_pay
         ({}, (422, "invalid_request")),
     ],
 )
-async def test_what_cannot_be_sold_is_a_problem_and_stripe_is_not_asked(
+async def test_a_purchase_that_cannot_be_priced_is_refused_without_calling_stripe(
     call: Call, stripe_account: RunningSimulator, body: dict[str, Any], expected: tuple[int, str]
 ) -> None:
     stripe_account.control.delete("/_sim/requests")
@@ -71,12 +71,12 @@ async def test_tokens_are_checked(http: httpx.AsyncClient, token_of: Callable[..
 
     assert problem(await with_token(None)) == (401, "unauthorized")
     assert problem(await with_token("nonsense")) == (401, "unauthorized")
-    assert problem(await with_token(token_of("acme", lives_for_s=-3600))) == (401, "unauthorized")
+    assert problem(await with_token(token_of("acme", expires_in_s=-3600))) == (401, "unauthorized")
     assert problem(await with_token(token_of("acme", (Scope.BILLING_READ,)))) == (403, "scope_missing")
     assert problem(await with_token(token_of(None))) == (403, "tenant_required")
 
 
-async def test_the_same_request_again_gets_the_same_answer_and_another_one_is_refused(
+async def test_a_repeated_request_gets_the_same_response_and_another_body_is_refused(
     call: Call, stripe_account: RunningSimulator
 ) -> None:
     first = await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
@@ -93,9 +93,7 @@ async def test_the_same_key_of_another_tenant_is_another_request(buy: Call) -> N
     assert one["purchaseId"] != other["purchaseId"]
 
 
-async def test_duplicates_at_the_same_time_make_one_payment_intent(
-    call: Call, stripe_account: RunningSimulator
-) -> None:
+async def test_concurrent_duplicates_create_one_payment_intent(call: Call, stripe_account: RunningSimulator) -> None:
     async def create() -> httpx.Response:
         return await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
 
@@ -108,14 +106,14 @@ async def test_duplicates_at_the_same_time_make_one_payment_intent(
     assert (counts["payment_intents"], counts["customers"]) == ({"requires_payment_method": 1}, 1)
 
 
-async def test_purchases_at_the_same_time_share_one_customer(buy: Call, stripe_account: RunningSimulator) -> None:
+async def test_concurrent_purchases_share_one_customer(buy: Call, stripe_account: RunningSimulator) -> None:
     await asyncio.gather(*(buy("acme", packageId="starter") for _ in range(4)))
     assert stripe_account.get("/books")["counts"]["customers"] == 1
 
 
 @pytest.mark.parametrize("kind", ["error_before", "error_after", "drop_answer"])
 @pytest.mark.parametrize("path", ["/v1/customers", "/v1/payment_intents"])
-async def test_an_error_of_stripes_loses_nothing_and_the_same_key_goes_on(
+async def test_a_request_repeated_after_a_stripe_error_creates_one_payment_intent(
     call: Call, stripe_account: RunningSimulator, kind: str, path: str
 ) -> None:
     stripe_account.post("/faults", kind=kind, path=path)
@@ -129,18 +127,18 @@ async def test_an_error_of_stripes_loses_nothing_and_the_same_key_goes_on(
     assert (counts["payment_intents"], counts["customers"]) == ({"requires_payment_method": 1}, 1)
 
 
-async def test_a_purchase_waits_while_a_card_is_being_charged_unless_its_buyer_insists(call: Call, tell: Call) -> None:
+async def test_a_purchase_is_refused_during_a_recharge_unless_its_user_insists(call: Call, consume: Call) -> None:
     example = EXAMPLES[AttemptChanged]
-    await tell(example.model_copy(update={"tenant": "acme", "state": "charging", "version": 2}))
+    await consume(example.model_copy(update={"tenant": "acme", "state": "charging", "version": 2}))
     body = {"packageId": "starter"}
     assert problem(await call("acme", "POST", CREATE, body, key="k")) == (409, "recharge_under_way")
     insisting = await call("acme", "POST", CREATE, {**body, "insist": True}, key="k")
     assert insisting.status_code == 200
-    await tell(example.model_copy(update={"tenant": "acme", "state": "credited", "version": 4}))
+    await consume(example.model_copy(update={"tenant": "acme", "state": "credited", "version": 4}))
     assert (await call("acme", "POST", CREATE, body, key="k2")).status_code == 200
 
 
-async def test_a_saved_card_pays_and_the_same_key_charges_once(
+async def test_a_repeated_confirmation_charges_a_saved_card_once(
     call: Call, buy: Call, save_card: Call, stripe_account: RunningSimulator
 ) -> None:
     card = await save_card("acme")
@@ -155,36 +153,36 @@ async def test_a_saved_card_pays_and_the_same_key_charges_once(
     assert [charge["amount_minor"] for charge in stripe_account.get("/books")["charges"]] == [1000]
 
 
-async def test_a_saved_card_pays_nothing_while_another_is_being_charged(
-    call: Call, buy: Call, save_card: Call, tell: Call, stripe_account: RunningSimulator
+async def test_a_confirmation_is_refused_during_a_recharge(
+    call: Call, buy: Call, save_card: Call, consume: Call, stripe_account: RunningSimulator
 ) -> None:
     cards = [await save_card("acme"), await save_card("acme")]
     body = {"purchaseId": (await buy("acme", packageId="starter"))["purchaseId"]}
     example = EXAMPLES[AttemptChanged].model_copy(update={"tenant": "acme"})
     for version, state in enumerate(("reserved", "charging", "unknown")):
-        await tell(example.model_copy(update={"state": state, "version": version + 1}))
+        await consume(example.model_copy(update={"state": state, "version": version + 1}))
         waiting = await call("acme", "POST", CONFIRM, {**body, "paymentMethodId": cards[0]}, key="c")
         assert problem(waiting) == (409, "recharge_under_way")
     assert stripe_account.get("/books")["charges"] == []
-    await tell(example.model_copy(update={"state": "credited", "version": 4}))
+    await consume(example.model_copy(update={"state": "credited", "version": 4}))
     paid = await call("acme", "POST", CONFIRM, {**body, "paymentMethodId": cards[1]}, key="c")
     assert (paid.status_code, paid.json()["status"]) == (200, "succeeded"), paid.text
     assert len(stripe_account.get("/books")["charges"]) == 1
 
 
-@pytest.mark.parametrize("insists_on", ["creating", "confirming"])
-async def test_a_saved_card_pays_what_its_buyer_insists_on_while_another_is_being_charged(
-    call: Call, buy: Call, save_card: Call, tell: Call, stripe_account: RunningSimulator, insists_on: str
+@pytest.mark.parametrize("insists_when", ["creating", "confirming"])
+async def test_a_confirmation_succeeds_during_a_recharge_where_its_user_insists(
+    call: Call, buy: Call, save_card: Call, consume: Call, stripe_account: RunningSimulator, insists_when: str
 ) -> None:
     card = await save_card("acme")
     under_way = EXAMPLES[AttemptChanged].model_copy(update={"tenant": "acme", "state": "charging"})
-    if insists_on == "creating":
-        await tell(under_way)
+    if insists_when == "creating":
+        await consume(under_way)
         bought = await buy("acme", packageId="starter", insist=True)
         body = {"purchaseId": bought["purchaseId"], "paymentMethodId": card}
     else:
         bought = await buy("acme", packageId="starter")
-        await tell(under_way)
+        await consume(under_way)
         body = {"purchaseId": bought["purchaseId"], "paymentMethodId": card}
         assert problem(await call("acme", "POST", CONFIRM, body, key="c")) == (409, "recharge_under_way")
         body["insist"] = True
@@ -193,14 +191,14 @@ async def test_a_saved_card_pays_what_its_buyer_insists_on_while_another_is_bein
     assert len(stripe_account.get("/books")["charges"]) == 1
 
 
-async def test_what_has_been_paid_is_answered_also_while_another_card_is_being_charged(
-    call: Call, buy: Call, save_card: Call, tell: Call, stripe_account: RunningSimulator
+async def test_a_paid_purchase_is_confirmed_again_also_during_a_recharge(
+    call: Call, buy: Call, save_card: Call, consume: Call, stripe_account: RunningSimulator
 ) -> None:
     card = await save_card("acme")
     bought = await buy("acme", packageId="starter")
     body = {"purchaseId": bought["purchaseId"], "paymentMethodId": card}
     paid = await call("acme", "POST", CONFIRM, body, key="c")
-    await tell(EXAMPLES[AttemptChanged].model_copy(update={"tenant": "acme", "state": "charging"}))
+    await consume(EXAMPLES[AttemptChanged].model_copy(update={"tenant": "acme", "state": "charging"}))
     for key in ("c", "c2"):
         again = await call("acme", "POST", CONFIRM, body, key=key)
         assert (again.status_code, again.json()) == (200, paid.json())
@@ -208,7 +206,7 @@ async def test_what_has_been_paid_is_answered_also_while_another_card_is_being_c
 
 
 @pytest.mark.parametrize("kind", ["error_before", "error_after", "drop_answer"])
-async def test_a_confirmation_whose_answer_was_lost_charges_once(
+async def test_a_confirmation_whose_response_was_lost_charges_once(
     call: Call, buy: Call, save_card: Call, stripe_account: RunningSimulator, kind: str
 ) -> None:
     card = await save_card("acme")
@@ -222,7 +220,7 @@ async def test_a_confirmation_whose_answer_was_lost_charges_once(
     assert len(stripe_account.get("/books")["charges"]) == 1
 
 
-async def test_a_decline_says_why_and_another_card_may_pay(
+async def test_a_decline_has_its_code_and_another_card_can_pay(
     call: Call, buy: Call, save_card: Call, stripe_account: RunningSimulator
 ) -> None:
     bad = await save_card("acme", "pm_card_chargeCustomerFail")
@@ -237,7 +235,7 @@ async def test_a_decline_says_why_and_another_card_may_pay(
     assert len(stripe_account.get("/books")["charges"]) == 1
 
 
-async def test_a_card_that_wants_authentication_hands_over_to_the_browser(
+async def test_a_card_that_requires_authentication_returns_the_client_secret(
     call: Call, buy: Call, save_card: Call
 ) -> None:
     card = await save_card("acme", "pm_card_authenticationRequired")
@@ -248,7 +246,7 @@ async def test_a_card_that_wants_authentication_hands_over_to_the_browser(
     assert response.json()["clientSecret"] == bought["clientSecret"]
 
 
-async def test_what_belongs_to_another_tenant_does_not_exist(
+async def test_cards_and_purchases_of_another_tenant_are_not_found(
     call: Call, buy: Call, save_card: Call, stripe_account: RunningSimulator
 ) -> None:
     theirs, own = await save_card("other"), await save_card("acme")

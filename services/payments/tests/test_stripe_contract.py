@@ -1,5 +1,5 @@
-"""Every request that we send passes the simulator's check of parameters against Stripe's own description of its API,
-and its answers, errors included, are read as what they are."""
+"""Every request to Stripe passes the simulator, which checks its parameters against Stripe's OpenAPI description. Every
+response, errors included, is translated correctly."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -25,7 +25,7 @@ Call = Callable[..., Any]
 LONG_AGO = utc_now() - timedelta(hours=1)
 
 
-async def test_everything_the_service_does_at_stripe_is_accepted(
+async def test_every_call_of_the_service_is_accepted_by_stripe(
     call: Call,
     buy: Call,
     save_card: Call,
@@ -81,7 +81,7 @@ async def test_everything_the_service_does_at_stripe_is_accepted(
         ({"kind": "drop_answer"}, StripeUnavailable),
     ],
 )
-async def test_failures_are_told_apart(
+async def test_failures_raise_different_errors(
     gateway: StripeGateway, stripe_account: RunningSimulator, fault: dict[str, Any], error: type[Exception]
 ) -> None:
     stripe_account.post("/faults", **fault)
@@ -91,19 +91,19 @@ async def test_failures_are_told_apart(
         assert raised.value.is_answered is (fault["kind"] == "error_before")
 
 
-async def test_refusals_are_told_apart(gateway: StripeGateway, stripe_account: RunningSimulator) -> None:
+async def test_refusals_raise_different_errors(gateway: StripeGateway, stripe_account: RunningSimulator) -> None:
     with pytest.raises(StripeRefused) as refused:
         await gateway.retrieve_payment_intent("pi_none")
     assert refused.value.code == "resource_missing"
     await gateway.create_customer({"description": "one"}, "key")
     with pytest.raises(StripeRefused):
         await gateway.create_customer({"description": "another"}, "key")
-    async with open_stripe_gateway(stripe_settings(stripe_account.url, "sk_test_wrong")) as stranger:
+    async with open_stripe_gateway(stripe_settings(stripe_account.url, "sk_test_wrong")) as other:
         with pytest.raises(StripeMisconfigured):
-            await stranger.create_customer({}, "key")
+            await other.create_customer({}, "key")
 
 
-async def test_a_decline_carries_its_code_and_its_payment_intent(gateway: StripeGateway) -> None:
+async def test_a_decline_has_its_code_and_its_payment_intent(gateway: StripeGateway) -> None:
     created = await gateway.create_payment_intent(
         {
             "amount": 1000,

@@ -1,4 +1,4 @@
-"""What `stripe.events` does to cards, purchases and customers, on a real database; duplicated and out of order."""
+"""The effect of `stripe.events` on cards, purchases and customers, on a real database; duplicated and out of order."""
 
 import asyncio
 import json
@@ -35,16 +35,16 @@ async def history(
 ) -> tuple[str, str, list[dict[str, Any]]]:
     """Two cards of a tenant: one kept and changed twice, one detached; and all events about them, oldest first."""
     client = stripe_account.client()
-    kept, gone = await save_card("acme"), await save_card("acme", "pm_card_mastercard")
+    kept, detached = await save_card("acme"), await save_card("acme", "pm_card_mastercard")
     for year in (2041, 2042):
         stripe_account.post("/clock/advance", seconds=5)
         client.v1.payment_methods.update(kept, {"card": {"exp_month": 1, "exp_year": year}})
-    client.v1.payment_methods.detach(gone)
-    return kept, gone, stripe_events()
+    client.v1.payment_methods.detach(detached)
+    return kept, detached, stripe_events()
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_cards_end_the_same_in_any_order_and_batches_and_duplicated(
+async def test_card_events_have_the_same_result_in_any_order_and_batches_and_duplicated(
     call: Call,
     deliver: Call,
     rows: Call,
@@ -52,20 +52,20 @@ async def test_cards_end_the_same_in_any_order_and_batches_and_duplicated(
     history: tuple[str, str, list[dict[str, Any]]],
     seed: int,
 ) -> None:
-    kept, gone, events = history
+    kept, detached, events = history
     await rows("WITH x AS (DELETE FROM card), y AS (DELETE FROM payment_method_lock) SELECT 1")
     await rows("WITH x AS (UPDATE profile SET default_payment_method = NULL) SELECT 1")
-    chance = random.Random(seed)
+    generator = random.Random(seed)
     shuffled = events * 2
-    chance.shuffle(shuffled)
+    generator.shuffle(shuffled)
     while shuffled:
-        size = chance.randint(1, 5)
+        size = generator.randint(1, 5)
         await deliver(shuffled[:size])
         shuffled = shuffled[size:]
     await sweeper.sweep_cards()
     cards = await rows("SELECT payment_method, state, exp_year FROM card ORDER BY state")
     assert [tuple(card) for card in cards if card.state == "attached"] == [(kept, "attached", 2042)]
-    assert [card.payment_method for card in cards if card.state == "detached"] in ([gone], [])
+    assert [card.payment_method for card in cards if card.state == "detached"] in ([detached], [])
     listed = await shown(call)
     assert [each[:2] for each in listed] == [(kept, 2042)]
 
@@ -73,15 +73,15 @@ async def test_cards_end_the_same_in_any_order_and_batches_and_duplicated(
 async def test_a_card_detached_before_it_was_known_stays_detached(
     call: Call, deliver: Call, rows: Call, history: tuple[str, str, list[dict[str, Any]]]
 ) -> None:
-    kept, gone, events = history
+    kept, detached, events = history
     await rows("WITH x AS (DELETE FROM card), y AS (DELETE FROM payment_method_lock) SELECT 1")
     for event in reversed(events):
         await deliver([event])
     assert [each[0] for each in await shown(call)] == [kept]
-    assert gone not in str(await shown(call))
+    assert detached not in str(await shown(call))
 
 
-async def test_attached_and_detached_in_two_workers_at_once_leave_the_card_detached(
+async def test_concurrent_attached_and_detached_events_leave_the_card_detached(
     worker_engine: AsyncEngine,
     outbox: Outbox,
     deliver: Call,
@@ -89,8 +89,8 @@ async def test_attached_and_detached_in_two_workers_at_once_leave_the_card_detac
     eventually: Call,
     history: tuple[str, str, list[dict[str, Any]]],
 ) -> None:
-    _kept, gone, events = history
-    about = {event["type"]: event for event in events if event["data"]["object"]["id"] == gone}
+    _kept, detached, events = history
+    about = {event["type"]: event for event in events if event["data"]["object"]["id"] == detached}
     for first, second in (("attached", "detached"), ("detached", "attached")):
         await rows("WITH x AS (DELETE FROM card), y AS (DELETE FROM payment_method_lock) SELECT 1")
         handler = StripeEventHandler([DEVELOPMENT_SIGNING_KEY], utc_now)
@@ -100,14 +100,14 @@ async def test_attached_and_detached_in_two_workers_at_once_leave_the_card_detac
             other = asyncio.create_task(deliver([about[f"payment_method.{second}"]]))
             await eventually(lambda: rows("SELECT 1 FROM pg_locks WHERE NOT granted"))
         await other
-        states = [row.state for row in await rows("SELECT state FROM card WHERE payment_method = :id", id=gone)]
+        states = [row.state for row in await rows("SELECT state FROM card WHERE payment_method = :id", id=detached)]
         assert states == ["detached"]
 
 
-async def test_a_card_told_only_by_its_setup_intent_is_fetched_by_a_job(
+async def test_a_card_known_only_from_its_setup_intent_is_retrieved_by_the_sweeper(
     call: Call, deliver: Call, rows: Call, sweeper: Sweeper, history: tuple[str, str, list[dict[str, Any]]]
 ) -> None:
-    kept, _gone, events = history
+    kept, _detached, events = history
     await rows("WITH x AS (DELETE FROM card), y AS (DELETE FROM payment_method_lock) SELECT 1")
     await rows("WITH x AS (UPDATE profile SET default_payment_method = NULL) SELECT 1")
     await deliver([event for event in events if event["type"] == "setup_intent.succeeded"])
@@ -116,7 +116,7 @@ async def test_a_card_told_only_by_its_setup_intent_is_fetched_by_a_job(
     assert await shown(call) == [(kept, 2042, True)]
 
 
-async def test_purchases_are_found_by_signed_metadata_and_nothing_else_moves_them(
+async def test_only_events_with_valid_signed_metadata_change_a_purchase(
     buy: Call, call: Call, deliver: Call, rows: Call, stripe_account: RunningSimulator, stripe_events: Call
 ) -> None:
     bought = await buy("acme", packageId="starter")
@@ -135,7 +135,7 @@ async def test_purchases_are_found_by_signed_metadata_and_nothing_else_moves_the
     assert [(item["kind"], item["state"], item["credits"]) for item in items] == [("purchase", "succeeded", 1000)]
 
 
-async def test_the_profile_moves_on_with_the_purchase_and_the_card_in_the_same_transaction(
+async def test_the_profile_version_increments_with_each_change_of_purchase_or_card(
     buy: Call, deliver: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator, stripe_events: Call
 ) -> None:
     async def version() -> int:
@@ -147,21 +147,21 @@ async def test_the_profile_moves_on_with_the_purchase_and_the_card_in_the_same_t
     await save_card("acme")
     saved = await version()
     bought = await buy("acme", packageId="starter")
-    begun = await version()
-    assert begun == saved + 1
+    created = await version()
+    assert created == saved + 1
     stripe_account.client().v1.payment_intents.confirm(bought["paymentIntentId"], {"payment_method": "pm_card_visa"})
     await deliver(stripe_events())
-    assert await version() == begun + 1
+    assert await version() == created + 1
     await deliver(stripe_events())
-    assert await version() == begun + 1
+    assert await version() == created + 1
 
 
-async def test_a_paid_purchase_stays_open_to_recharge_until_its_credits_are_posted(
+async def test_a_paid_purchase_stays_in_the_profile_until_its_credits_are_posted(
     buy: Call,
     deliver: Call,
     stripe_account: RunningSimulator,
     stripe_events: Call,
-    tell: Call,
+    consume: Call,
     worker_engine: AsyncEngine,
 ) -> None:
     async def profile() -> BillingProfile:
@@ -174,14 +174,14 @@ async def test_a_paid_purchase_stays_open_to_recharge_until_its_credits_are_post
     (opened,) = (await profile()).purchases
     assert (opened.purchase, opened.state) == (bought["purchaseId"], "open")
     stripe_account.client().v1.payment_intents.confirm(bought["paymentIntentId"], {"payment_method": "pm_card_visa"})
-    await deliver(stripe_events())  # the ledger is slower
+    await deliver(stripe_events())  # before the ledger's entry
     paid = await profile()
     assert (paid.open_purchases, paid.credited_in_version) == ((bought["purchaseId"],), 0)
     assert [each.state for each in paid.purchases] == ["succeeded"]
     assert paid.purchases[0].since > opened.since
     update = {"reference": bought["paymentIntentId"], "purchase": bought["purchaseId"], "balance_version": 7}
     for _ in range(2):
-        await tell(EXAMPLES[EntryPosted].model_copy(update=update))
+        await consume(EXAMPLES[EntryPosted].model_copy(update=update))
     credited = await profile()
     assert (credited.open_purchases, credited.credited_in_version) == ((), 7)
     assert credited.version == paid.version + 1
@@ -200,7 +200,7 @@ async def test_a_customer_deleted_at_stripe_is_replaced_by_the_next_purchase(
     assert intent.customer == client.v1.customers.list().data[0].id
 
 
-async def test_our_default_card_wins_over_stripes(
+async def test_the_default_card_of_the_profile_replaces_the_one_at_stripe(
     call: Call, deliver: Call, save_card: Call, sweeper: Sweeper, stripe_account: RunningSimulator, stripe_events: Call
 ) -> None:
     ours, other = await save_card("acme"), await save_card("acme", "pm_card_mastercard")
@@ -222,7 +222,7 @@ async def test_our_default_card_wins_over_stripes(
     assert [each[2] for each in await shown(call)] == [True, False]
 
 
-async def test_what_is_no_stripe_event_is_poison_and_what_is_not_for_us_is_left_alone(deliver: Call) -> None:
+async def test_a_malformed_event_is_poison_and_an_unknown_type_is_ignored(deliver: Call) -> None:
     with pytest.raises(Poison):
         await deliver([{"id": "evt_1"}])
     envelope = {"id": "evt_1", "created": 1, "livemode": False}

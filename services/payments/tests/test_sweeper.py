@@ -1,4 +1,4 @@
-"""What was begun comes to its end, whatever crashed in between, and the sweeper never starts a charge."""
+"""The sweeper ends what was begun, whatever crashed in between, and never starts a charge."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +17,12 @@ Call = Callable[..., Any]
 
 
 class Crashed(Exception):
-    """Stands for the end of a process between two steps: nothing after it runs."""
+    """Simulates a process that ends between two steps."""
 
 
 @pytest.fixture
 def crash_at() -> Any:
-    """`crash_at("payments.purchase_committed")`: the next pass of the point goes no further."""
+    """`crash_at("payments.purchase_committed")`: raises `Crashed` at the next pass of the fault point."""
     points: list[str] = []
 
     def arrange(point: str) -> None:
@@ -44,7 +44,7 @@ async def states(rows: Call) -> list[tuple[str, bool]]:
 
 
 @pytest.mark.parametrize("point", ["payments.purchase_committed", "payments.payment_intent_created"])
-async def test_a_crash_around_the_call_to_stripe_is_resumed_by_the_same_request(
+async def test_the_same_request_continues_after_a_crash_around_the_call_to_stripe(
     call: Call, rows: Call, stripe_account: RunningSimulator, crash_at: Call, point: str
 ) -> None:
     crash_at(point)
@@ -57,13 +57,13 @@ async def test_a_crash_around_the_call_to_stripe_is_resumed_by_the_same_request(
 
 
 @pytest.mark.parametrize("point", ["payments.purchase_committed", "payments.payment_intent_created"])
-async def test_a_crash_around_the_call_to_stripe_is_resumed_by_the_sweeper_and_then_cancelled(
+async def test_the_sweeper_continues_after_a_crash_around_the_call_to_stripe_and_then_cancels(
     call: Call, rows: Call, stripe_account: RunningSimulator, crash_at: Call, sweeper: Sweeper, clock: Any, point: str
 ) -> None:
     crash_at(point)
     await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
     await sweeper.sweep_purchases()
-    assert await states(rows) == [("created", False)], "the request still has its time"
+    assert await states(rows) == [("created", False)], "the row is still left to the request"
     clock.advance(minutes=2)
     await sweeper.sweep_purchases()
     assert await states(rows) == [("open", True)]
@@ -76,7 +76,7 @@ async def test_a_crash_around_the_call_to_stripe_is_resumed_by_the_sweeper_and_t
     assert (books["charges"], books["counts"]["payment_intents"]) == ([], {"canceled": 1})
 
 
-async def test_a_crash_after_the_customer_was_made_makes_no_second_one(
+async def test_a_crash_after_the_customer_was_created_creates_no_second_one(
     call: Call, stripe_account: RunningSimulator, crash_at: Call
 ) -> None:
     crash_at("payments.customer_created")
@@ -85,7 +85,7 @@ async def test_a_crash_after_the_customer_was_made_makes_no_second_one(
     assert stripe_account.get("/books")["counts"]["customers"] == 1
 
 
-async def test_a_paid_purchase_is_not_cancelled_but_followed_when_its_webhook_was_lost(
+async def test_a_paid_purchase_whose_webhook_was_lost_is_retrieved_and_not_canceled(
     buy: Call, rows: Call, stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any
 ) -> None:
     bought = await buy("acme", packageId="starter")
@@ -97,7 +97,7 @@ async def test_a_paid_purchase_is_not_cancelled_but_followed_when_its_webhook_wa
     assert len(stripe_account.get("/books")["charges"]) == 1
 
 
-async def test_a_confirmation_that_crashed_is_found_out_and_charged_once(
+async def test_a_confirmation_that_crashed_is_retrieved_and_charged_once(
     call: Call,
     buy: Call,
     save_card: Call,
@@ -120,7 +120,7 @@ async def test_a_confirmation_that_crashed_is_found_out_and_charged_once(
     assert len(stripe_account.get("/books")["charges"]) == 1
 
 
-async def test_a_payment_in_process_is_followed_until_it_has_come_through(
+async def test_a_payment_in_process_is_retrieved_until_it_succeeds(
     call: Call, buy: Call, save_card: Call, rows: Call, stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any
 ) -> None:
     card = await save_card("acme")
@@ -138,30 +138,30 @@ async def test_a_payment_in_process_is_followed_until_it_has_come_through(
     assert await states(rows) == [("succeeded", True)]
 
 
-@pytest.mark.parametrize("was_made", [True, False])
-async def test_after_the_keys_time_what_was_made_is_looked_for_and_nothing_made_again(
+@pytest.mark.parametrize("was_created", [True, False])
+async def test_after_the_stripe_key_expired_the_sweeper_searches_and_creates_nothing(
     call: Call,
     rows: Call,
     stripe_account: RunningSimulator,
     crash_at: Call,
     sweeper: Sweeper,
     clock: Any,
-    was_made: bool,
+    was_created: bool,
 ) -> None:
-    crash_at("payments.payment_intent_created" if was_made else "payments.purchase_committed")
+    crash_at("payments.payment_intent_created" if was_created else "payments.purchase_committed")
     await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
     clock.advance(hours=21)
     await sweeper.sweep_purchases()
     clock.advance(hours=1)
     await sweeper.sweep_purchases()
-    assert await states(rows) == [("canceled", was_made)]
-    expected = {"canceled": 1} if was_made else {}
+    assert await states(rows) == [("canceled", was_created)]
+    expected = {"canceled": 1} if was_created else {}
     assert stripe_account.get("/books")["counts"]["payment_intents"] == expected
     late = await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
-    assert late.status_code == 200 if was_made else late.json()["code"] == "purchase_canceled"
+    assert late.status_code == 200 if was_created else late.json()["code"] == "purchase_canceled"
 
 
-async def test_while_stripe_is_away_rows_wait_and_nothing_is_lost(
+async def test_rows_stay_due_while_stripe_is_unavailable(
     buy: Call, rows: Call, stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any
 ) -> None:
     await buy("acme", packageId="starter")
@@ -175,7 +175,7 @@ async def test_while_stripe_is_away_rows_wait_and_nothing_is_lost(
     assert await states(rows) == [("canceled", True)]
 
 
-async def test_a_removed_card_is_unusable_at_once_and_detached_when_stripe_is_back(
+async def test_a_removed_card_is_unusable_at_once_and_detached_when_stripe_is_available(
     call: Call, save_card: Call, rows: Call, stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any
 ) -> None:
     card = await save_card("acme")
@@ -190,7 +190,7 @@ async def test_a_removed_card_is_unusable_at_once_and_detached_when_stripe_is_ba
     assert stripe_account.client().v1.payment_methods.retrieve(card).customer is None
 
 
-async def test_old_rows_are_forgotten(buy: Call, save_card: Call, rows: Call, sweeper: Sweeper, clock: Any) -> None:
+async def test_old_rows_are_deleted(buy: Call, save_card: Call, rows: Call, sweeper: Sweeper, clock: Any) -> None:
     await save_card("acme")
     await buy("acme", packageId="starter")
     counted = "SELECT (SELECT count(*) FROM idempotency) + (SELECT count(*) FROM payment_method_lock) AS n"
@@ -216,14 +216,14 @@ def balance(tenant: str, available: int, version: int = 7) -> BalanceChanged:
     ("available", "enabled", "expected"),
     [(499, True, "canceled"), (0, True, "canceled"), (500, True, "open"), (499, False, "open")],
 )
-async def test_a_checkout_left_open_is_cancelled_when_its_tenant_needs_a_recharge(
-    call: Call, buy: Call, rows: Call, tell: Call, sweeper: Sweeper, clock: Any,
+async def test_an_abandoned_purchase_is_canceled_when_its_tenant_needs_a_recharge(
+    call: Call, buy: Call, rows: Call, consume: Call, sweeper: Sweeper, clock: Any,
     available: int, enabled: bool, expected: str,
 ) -> None:  # fmt: skip
     await call("acme", "PUT", "/api/credits/auto-recharge", {**SETTINGS, "enabled": enabled})
-    await tell(balance("acme", available), balance("other", 0))
+    await consume(balance("acme", available), balance("other", 0))
     await buy("acme", packageId="starter")
-    await buy("other", packageId="starter")  # who has no automatic recharge
+    await buy("other", packageId="starter")  # has no automatic recharge
     clock.advance(minutes=4, seconds=50)
     await sweeper.sweep_purchases()
     assert await states(rows) == [("open", True), ("open", True)]
@@ -233,12 +233,12 @@ async def test_a_checkout_left_open_is_cancelled_when_its_tenant_needs_a_recharg
     assert [(row.tenant_id, row.state) for row in found] == [("acme", expected), ("other", "open")]
 
 
-async def test_a_checkout_left_open_is_cancelled_when_a_recharge_is_asked_for(
-    call: Call, buy: Call, rows: Call, tell: Call, save_card: Call, sweeper: Sweeper, clock: Any
+async def test_an_abandoned_purchase_is_canceled_when_a_recharge_is_requested(
+    call: Call, buy: Call, rows: Call, consume: Call, save_card: Call, sweeper: Sweeper, clock: Any
 ) -> None:
     await save_card("acme")
     await call("acme", "PUT", "/api/credits/auto-recharge", SETTINGS)
-    await tell(balance("acme", 5_000))
+    await consume(balance("acme", 5_000))
     await buy("acme", packageId="starter")
     clock.advance(minutes=10)
     await sweeper.sweep_purchases()
@@ -249,11 +249,11 @@ async def test_a_checkout_left_open_is_cancelled_when_a_recharge_is_asked_for(
     assert await states(rows) == [("canceled", True)]
 
 
-async def test_a_checkout_in_a_recharges_way_that_was_paid_is_followed_and_not_cancelled(
-    call: Call, buy: Call, rows: Call, tell: Call, stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any
+async def test_a_paid_purchase_that_blocks_a_recharge_is_retrieved_and_not_canceled(
+    call: Call, buy: Call, rows: Call, consume: Call, stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any
 ) -> None:
     await call("acme", "PUT", "/api/credits/auto-recharge", SETTINGS)
-    await tell(balance("acme", 0))
+    await consume(balance("acme", 0))
     bought = await buy("acme", packageId="starter")
     client = stripe_account.client()
     client.v1.payment_intents.confirm(bought["paymentIntentId"], {"payment_method": "pm_card_visa"})
@@ -263,13 +263,13 @@ async def test_a_checkout_in_a_recharges_way_that_was_paid_is_followed_and_not_c
 
 
 @pytest.mark.parametrize("tries", [1, 2])
-async def test_a_payer_who_has_just_tried_has_five_more_minutes(
-    call: Call, buy: Call, rows: Call, tell: Call, deliver: Call, stripe_account: RunningSimulator,
+async def test_a_user_who_has_just_tried_to_pay_has_five_more_minutes(
+    call: Call, buy: Call, rows: Call, consume: Call, deliver: Call, stripe_account: RunningSimulator,
     stripe_events: Call, sweeper: Sweeper, clock: Any, tries: int,
 ) -> None:  # fmt: skip
-    """Also if the card was declined in the same way before."""
+    """Also where the card was declined for the same reason before."""
     await call("acme", "PUT", "/api/credits/auto-recharge", SETTINGS)
-    await tell(balance("acme", 0))
+    await consume(balance("acme", 0))
     bought = await buy("acme", packageId="starter")
     for _ in range(tries):
         await rows("UPDATE purchase SET state_since = now() - interval '4 minutes' RETURNING 1")

@@ -1,4 +1,4 @@
-"""A purchase that is paid and that the ledger tells nothing of is an alert after 10 minutes."""
+"""A paid purchase without an entry in the ledger is counted after 10 minutes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def job(worker_engine: AsyncEngine, clock: Any) -> Job:
 
 @pytest.fixture
 async def paid(buy: Call, deliver: Call, stripe_account: RunningSimulator, stripe_events: Call) -> dict[str, Any]:
-    """A purchase that payments knows to be paid."""
+    """A purchase that is recorded as paid."""
     bought = await buy("acme", packageId="starter")
     confirm = stripe_account.client().v1.payment_intents.confirm
     confirm(bought["paymentIntentId"], {"payment_method": "pm_card_visa"})
@@ -31,20 +31,20 @@ async def paid(buy: Call, deliver: Call, stripe_account: RunningSimulator, strip
     return bought
 
 
-def shown() -> float | None:
+def counted() -> float | None:
     return REGISTRY.get_sample_value("payments_paid_not_credited")
 
 
 def entry(bought: dict[str, Any], **changes: Any) -> EntryPosted:
-    told = {"tenant": "acme", "reference": bought["paymentIntentId"], "purchase": bought["purchaseId"]}
-    return EXAMPLES[EntryPosted].model_copy(update=told | changes)  # type: ignore[return-value]
+    update = {"tenant": "acme", "reference": bought["paymentIntentId"], "purchase": bought["purchaseId"]}
+    return EXAMPLES[EntryPosted].model_copy(update=update | changes)  # type: ignore[return-value]
 
 
-async def test_it_is_counted_from_the_tenth_minute_on_until_its_entry_comes(
+async def test_a_paid_purchase_is_counted_after_ten_minutes_until_its_entry_comes(
     paid: dict[str, Any],
     job: Job,
     clock: Any,
-    tell: Call,
+    consume: Call,
     sweeper: Sweeper,
     rows: Call,
     stripe_account: RunningSimulator,
@@ -52,41 +52,41 @@ async def test_it_is_counted_from_the_tenth_minute_on_until_its_entry_comes(
     await job.run()
     clock.advance(minutes=9)
     await job.run()
-    assert shown() == 0
+    assert counted() == 0
     clock.advance(minutes=2)
     for _ in range(2):
         await job.run()
-        assert shown() == 1
+        assert counted() == 1
     stripe_account.control.delete("/_sim/requests")
     await sweeper.sweep_purchases()
-    assert stripe_account.get("/requests") == [], "the sweeper has nothing to do with it"
-    await tell(entry(paid))
+    assert stripe_account.get("/requests") == [], "the sweeper ignores paid purchases"
+    await consume(entry(paid))
     await job.run()
-    assert shown() == 0
+    assert counted() == 0
     assert [tuple(row) for row in await rows("SELECT state, look_at FROM purchase")] == [("succeeded", None)]
 
 
-async def test_an_entry_in_time_and_money_that_is_an_unapplied_receipt_are_no_alert(
-    paid: dict[str, Any], job: Job, clock: Any, tell: Call
+async def test_an_unapplied_receipt_counts_as_the_entry(
+    paid: dict[str, Any], job: Job, clock: Any, consume: Call
 ) -> None:
-    await tell(entry(paid, reference=f"{paid['paymentIntentId']}:unapplied", kind="unapplied_receipt", credits=0))
+    await consume(entry(paid, reference=f"{paid['paymentIntentId']}:unapplied", kind="unapplied_receipt", credits=0))
     clock.advance(minutes=11)
     await job.run()
-    assert shown() == 0
+    assert counted() == 0
 
 
 async def test_the_entry_of_another_payment_does_not_count(
-    paid: dict[str, Any], job: Job, clock: Any, tell: Call
+    paid: dict[str, Any], job: Job, clock: Any, consume: Call
 ) -> None:
-    await tell(entry(paid, reference="pi_other"))
-    await tell(entry(paid, tenant="bravo"))
-    await tell(entry(paid, door="product"))
+    await consume(entry(paid, reference="pi_other"))
+    await consume(entry(paid, tenant="bravo"))
+    await consume(entry(paid, door="product"))
     clock.advance(minutes=11)
     await job.run()
-    assert shown() == 1
+    assert counted() == 1
 
 
-async def test_a_purchase_whose_event_was_lost_is_counted_once_the_sweeper_has_found_it_paid(
+async def test_a_purchase_whose_event_was_lost_is_counted_ten_minutes_after_the_sweeper_found_it_paid(
     buy: Call, job: Job, clock: Any, sweeper: Sweeper, stripe_account: RunningSimulator
 ) -> None:
     bought = await buy("acme", packageId="starter")
@@ -95,7 +95,7 @@ async def test_a_purchase_whose_event_was_lost_is_counted_once_the_sweeper_has_f
     clock.advance(minutes=31)
     await sweeper.sweep_purchases()
     await job.run()
-    assert shown() == 0
+    assert counted() == 0
     clock.advance(minutes=10)
     await job.run()
-    assert shown() == 1
+    assert counted() == 1

@@ -1,4 +1,4 @@
-"""What each of the service's processes reads from the environment."""
+"""What each command of the service reads from the environment."""
 
 from typing import Annotated, Self
 
@@ -21,7 +21,7 @@ from shared.settings import (
 class AppSettings(ProcessSettings, KafkaSettings, ApiDatabaseSettings, AuthSettings, SigningSettings, StripeSettings):
     """`python -m payments app`."""
 
-    #: Anybody may read it at /api/stripe/config, so another key put here by mistake must stop us at start.
+    #: Anybody may read it at /api/stripe/config, so the process does not start with another kind of key here.
     stripe_publishable_key: Annotated[
         str, Field(validation_alias=PUBLISHABLE_KEY_NAMES, pattern="^pk_(test|live)_[!-~]+$")
     ]

@@ -1,4 +1,4 @@
-"""What a Stripe event says that concerns payments: a purchase, a saved card, a customer, or nothing. Pure."""
+"""Translates a Stripe event into a fact about a purchase, a saved card or a customer. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from shared.stripe_events import CustomerView, PaymentIntentView, PaymentMethodV
 
 
 @dataclass(frozen=True, slots=True)
-class PurchaseSeen:
+class PurchaseObserved:
     tenant: str
     purchase_id: str
     observation: Observation
@@ -31,15 +31,15 @@ class CardDetached:
 
 
 @dataclass(frozen=True, slots=True)
-class CardAnnounced:
-    """A SetupIntent saved this card; what it looks like is not said."""
+class SetupSucceeded:
+    """A SetupIntent saved this card. The event has no details of the card."""
 
     customer: str
     payment_method: str
 
 
 @dataclass(frozen=True, slots=True)
-class CustomerSeen:
+class CustomerUpdated:
     customer: str
     default_payment_method: str | None
 
@@ -51,16 +51,16 @@ class CustomerDeleted:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """Not for us; `reason` is counted."""
+    """The event changes nothing here. `reason` is a metric label."""
 
     reason: str
 
 
-Fact = PurchaseSeen | CardAttached | CardDetached | CardAnnounced | CustomerSeen | CustomerDeleted | Ignored
+Fact = PurchaseObserved | CardAttached | CardDetached | SetupSucceeded | CustomerUpdated | CustomerDeleted | Ignored
 
 
-def fact_of(event: StripeEvent, signing_keys: Sequence[str]) -> Fact:
-    """Raises `MalformedEvent` where an event of a type that we read lacks what we rely on."""
+def fact_from_event(event: StripeEvent, signing_keys: Sequence[str]) -> Fact:
+    """The fact in an event. Raises `MalformedEvent` where an event of a type that we read lacks a field we need."""
     match event.type.split(".")[0]:
         case "payment_intent":
             return _of_payment_intent(event, signing_keys)
@@ -70,7 +70,7 @@ def fact_of(event: StripeEvent, signing_keys: Sequence[str]) -> Fact:
             view = SetupIntentView.of(event.object)
             if view.status != "succeeded" or view.customer is None or view.payment_method is None:
                 return Ignored("setup_intent_saves_no_card")
-            return CardAnnounced(view.customer, view.payment_method)
+            return SetupSucceeded(view.customer, view.payment_method)
         case "customer":
             return _of_customer(event)
         case _:
@@ -92,7 +92,7 @@ def _of_payment_intent(event: StripeEvent, signing_keys: Sequence[str]) -> Fact:
     if not is_known_status(view.status):
         return Ignored("unknown_status")
     observation = Observation(Source.EVENT, view.id, view.status, view.decline_code or view.error_code, event.created)
-    return PurchaseSeen(order.tenant, order.purchase, observation)
+    return PurchaseObserved(order.tenant, order.purchase, observation)
 
 
 def _of_payment_method(event: StripeEvent) -> Fact:
@@ -105,7 +105,7 @@ def _of_payment_method(event: StripeEvent) -> Fact:
                 return Ignored("not_a_card")
             if view.customer is None:
                 return Ignored("card_of_nobody")
-            return CardAttached(view.customer, view.id, details_of(view), event.created)
+            return CardAttached(view.customer, view.id, card_details(view), event.created)
         case _:
             return Ignored("type")
 
@@ -114,13 +114,13 @@ def _of_customer(event: StripeEvent) -> Fact:
     view = CustomerView.of(event.object)
     match event.type:
         case "customer.updated":
-            return CustomerSeen(view.id, view.default_payment_method)
+            return CustomerUpdated(view.id, view.default_payment_method)
         case "customer.deleted":
             return CustomerDeleted(view.id)
         case _:
             return Ignored("type")
 
 
-def details_of(view: PaymentMethodView) -> CardDetails:
-    """What we keep of a card."""
+def card_details(view: PaymentMethodView) -> CardDetails:
+    """The details that we keep of a card."""
     return CardDetails(view.brand, view.last4, view.exp_month, view.exp_year, view.fingerprint)

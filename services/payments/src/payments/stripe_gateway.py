@@ -1,13 +1,13 @@
 """The only module that imports stripe. No transaction is open while it is awaited.
 
 StripeProblem
-├── CardDeclined         402: another card, or its bank, helps
+├── CardDeclined         402: use another card, or ask the card's bank
 ├── StripeRefused        400, 404: this request can never succeed as it is
-├── StripeMisconfigured  401, 403: the operator has to look at the API key
-├── StripeBusy           409, 429: the same request under the same key, a little later
-└── StripeUnavailable    5xx, time-out, no connection: nobody knows what happened; same key later
+├── StripeMisconfigured  401, 403: the operator has to check the API key
+├── StripeBusy           409, 429: repeat the request under the same key, a little later
+└── StripeUnavailable    5xx, time-out, no connection: the outcome is unknown; repeat it later under the same key
 
-What is not Stripe's own JSON (the page of a proxy, whatever its status) is no answer: `StripeUnavailable`.
+A response that is not Stripe's own JSON, such as a proxy's error page, is `StripeUnavailable` whatever its status.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Mapping
@@ -36,17 +36,17 @@ from shared.stripe_client import (
 from shared.stripe_events import MalformedEvent, PaymentIntentView, PaymentMethodView, SetupIntentView
 
 PAGES_MAX = 100
-#: How far Stripe's clock may be behind ours when we list what was created since our row was.
+#: How far Stripe's clock may be behind ours when we list what was created since our row was written.
 CLOCK_SKEW_S = 300
 
-#: What logs call an object of Stripe's that lacks what we rely on.
+#: What logs call an object of Stripe's that lacks a field we need.
 MALFORMED_OBJECT = "MalformedEvent"
 
 ObjectT = TypeVar("ObjectT", bound=stripe.StripeObject)
 
 
 class StripeProblem(Exception):
-    """Stripe did not do what it was asked. `label` names the kind in logs."""
+    """A call to Stripe failed. `label` names the kind in logs."""
 
     label: ClassVar[str]
 
@@ -78,7 +78,7 @@ class StripeRefused(StripeProblem):
 
     @property
     def is_missing(self) -> bool:
-        """Whether Stripe has not got something that the request names."""
+        """Whether Stripe does not have an object that the request names."""
         return self.code == "resource_missing"
 
 
@@ -95,7 +95,7 @@ class StripeBusy(StripeProblem):
 
 
 class StripeUnavailable(StripeProblem):
-    """No usable answer. `is_answered`: Stripe itself said 5xx, and repeats that under the same idempotency key."""
+    """No usable response. `is_answered`: it was Stripe's own 5xx, which it repeats under the same idempotency key."""
 
     label = "StripeUnavailable"
 
@@ -106,7 +106,7 @@ class StripeUnavailable(StripeProblem):
 
 @dataclass(frozen=True, slots=True)
 class SetupIntentSecret:
-    """What a browser needs for saving a card."""
+    """What a browser needs to save a card."""
 
     setup_intent: str
     client_secret: str
@@ -136,7 +136,7 @@ class StripeGateway:
         return _id(found) == customer and not _shown(found).get("deleted")
 
     async def find_customer(self, metadata: Mapping[str, str], since: datetime) -> str | None:
-        """The customer created since then with this metadata, by listing: lists never lag, searches do."""
+        """The customer created since then with this metadata. Reads lists: they are never behind, unlike searches."""
 
         async def list_page(asked: Mapping[str, Any]) -> stripe.ListObject[stripe.Customer]:
             return await _call(self._client.v1.customers.list_async(_typed(asked)))
@@ -153,17 +153,17 @@ class StripeGateway:
         await _call(self._client.v1.customers.update_async(customer, settings))
 
     async def create_payment_intent(self, parameters: Mapping[str, Any], key: str) -> PaymentIntentView:
-        """Creates it unconfirmed. Under the same key Stripe answers the same again, however old by then."""
+        """Creates it unconfirmed. Under the same key Stripe returns its first response again, however old."""
         created = await _call(
             self._client.v1.payment_intents.create_async(_typed(parameters), options={"idempotency_key": key})
         )
         return _payment_intent(created)
 
     async def find_payment_intent(self, parameters: Mapping[str, Any], since: datetime) -> PaymentIntentView | None:
-        """The PaymentIntent made with these parameters, if one was: lists the customer's to the last page. One that
-        carries a copy of the metadata for another customer, amount or currency is not it.
+        """The PaymentIntent created with these parameters, if there is one. Reads all of the customer's since then.
 
-        Raises `StripeUnavailable` where the list fails in whatever way: that says nothing of what was made.
+        Ignores one that has the same metadata but another customer, amount or currency. Raises `StripeUnavailable`
+        where the list fails in any way, since that does not show what was created.
         """
 
         async def list_page(asked: Mapping[str, Any]) -> stripe.ListObject[stripe.PaymentIntent]:
@@ -176,7 +176,7 @@ class StripeGateway:
         return None
 
     async def confirm_payment_intent(self, payment_intent: str, payment_method: str, key: str) -> PaymentIntentView:
-        """Charges the card while its owner is there. Raises `CardDeclined` for a decline."""
+        """Charges the card while its owner is present. Raises `CardDeclined` for a decline."""
         confirmed = await _call(
             self._client.v1.payment_intents.confirm_async(
                 payment_intent,
@@ -229,7 +229,7 @@ class StripeGateway:
 
 @asynccontextmanager
 async def open_stripe_gateway(settings: StripeSettings) -> AsyncGenerator[StripeGateway]:
-    """A gateway to Stripe, or to `STRIPE_API_BASE`; its connections are closed at the end."""
+    """A gateway to Stripe, or to `STRIPE_API_BASE`. Closes its connections at the end."""
     async with open_stripe_client(settings) as client:
         yield StripeGateway(client)
 
@@ -241,7 +241,7 @@ async def _call(request: Awaitable[ObjectT]) -> ObjectT:
         raise StripeUnavailable(f"no answer within {CALL_TIMEOUT_S:.0f} s", is_answered=False) from error
     except stripe.StripeError as error:
         raise _translated(error) from error
-    except Exception as error:  # the SDK stumbles over JSON that is not Stripe's
+    except Exception as error:  # the SDK raises various errors for JSON that is not Stripe's
         raise _unreadable(type(error).__name__) from error
 
 
@@ -250,7 +250,7 @@ def _unreadable(cause: str) -> StripeUnavailable:
 
 
 def _shown(answer: stripe.StripeObject) -> dict[str, Any]:
-    """The answer as JSON; whatever the SDK has made of it."""
+    """The response as JSON, whatever type the SDK gave it."""
     shown = json_of(answer)
     if not shown:
         raise StripeUnavailable("an answer that is no object", is_answered=False)
@@ -290,7 +290,7 @@ def _created_since(since: datetime) -> dict[str, Any]:
 
 
 def _typed(parameters: Mapping[str, Any]) -> Any:
-    # The SDK's parameter types are TypedDicts; ours come out of the database as they were frozen.
+    # The SDK's parameter types are TypedDicts; ours are read from the database as they were first stored.
     return dict(parameters)
 
 

@@ -1,1 +1,1 @@
-"""The decisions of payments: pure functions and values, no I/O, no clock, no ids made inside."""
+"""The rules of payments: pure functions and values. They do no I/O, read no clock and make no ids."""

@@ -1,17 +1,20 @@
-"""Saved cards, decided from events in whatever order they come. Pure.
+"""Saved cards, decided from Stripe's events in any order. Pure.
 
-A detached card stays detached: Stripe never attaches a card again once it was detached. Otherwise the newer
-`event.created` wins; on a tie with other content the card is retrieved by a job, because seconds cannot tell.
+A detached card stays detached: Stripe never attaches a card again once it was detached. Otherwise the event with the
+newer `created` wins. `created` has whole seconds, so on a tie with different details the sweeper retrieves the card.
 """
 
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
+#: Reasons of failed attempts, as recharge publishes them, after which Stripe is asked for the tenant's cards.
+REASONS_TO_RETRIEVE_CARDS = frozenset(["card_detached", "customer_gone"])
+
 
 @dataclass(frozen=True, slots=True)
 class CardDetails:
-    """What a person may see of a card, and the fingerprint that tells the same card under another id."""
+    """What users may see of a card, and its fingerprint, which is the same for one card under several ids."""
 
     brand: str | None
     last4: str | None
@@ -27,10 +30,10 @@ class CardState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SavedCard:
-    """A card of a tenant. Without `details` it has been announced but not yet seen, so it is not usable.
+    """A card of a tenant. Without `details` only its SetupIntent is known, so it is not usable.
 
-    `seen_at` is the `created` of the event that `details` are from; `look_at` asks for a retrieval;
-    `removal_requested_at` is when its owner removed it, from then on it is never charged.
+    `seen_at` is the `created` of the event that `details` are from. `look_at` is when the sweeper retrieves it.
+    `removal_requested_at` is when its owner removed it; from then on it is never charged.
     """
 
     payment_method: str
@@ -46,8 +49,8 @@ class SavedCard:
         return self.state is CardState.ATTACHED and self.details is not None and self.removal_requested_at is None
 
 
-def announce(card: SavedCard | None, payment_method: str, *, now: datetime) -> SavedCard:
-    """A SetupIntent says that the card is saved, and no more: known cards stay, an unknown one is to be looked at."""
+def set_up(card: SavedCard | None, payment_method: str, *, now: datetime) -> SavedCard:
+    """The card after a succeeded SetupIntent, which has no details of it. An unknown card has to be retrieved."""
     return card or SavedCard(payment_method, CardState.ATTACHED, None, None, look_at=now)
 
 
@@ -67,12 +70,11 @@ def attach(
     return replace(card, look_at=now)
 
 
-def retrieved(card: SavedCard, details: CardDetails | None, *, asked: SavedCard, now: datetime) -> SavedCard:
-    """The card after Stripe was asked; None means that it belongs to nobody any more.
+def apply_retrieval(card: SavedCard, details: CardDetails | None, *, asked: SavedCard, now: datetime) -> SavedCard:
+    """The card after Stripe's answer; `details` are None where the card belongs to no customer of ours.
 
-    `asked` is the card as it was when the question went out. If it has changed since, the answer may be older than what
-    changed it, so Stripe is asked again. `seen_at` stays: the answer is newer than the events compared, and every later
-    event still wins over it.
+    `asked` is the card as it was before the call. If it has changed since, the answer may be older than the change, so
+    the card has to be retrieved again. `seen_at` stays, so that every later event still replaces the answer.
     """
     if card.state is CardState.DETACHED or details is None:
         return detach(card)
@@ -82,21 +84,22 @@ def retrieved(card: SavedCard, details: CardDetails | None, *, asked: SavedCard,
 
 
 def detach(card: SavedCard) -> SavedCard:
-    """The card once Stripe has let go of it. Absorbs."""
+    """The card once Stripe has detached it. This is final."""
     return replace(card, state=CardState.DETACHED, look_at=None)
 
 
 def remove(card: SavedCard, *, now: datetime) -> SavedCard:
-    """The card once its owner removed it: unusable at once, detached at Stripe as soon as that is reached."""
+    """The card once its owner removed it: unusable at once, and detached as soon as Stripe can be reached."""
     if card.removal_requested_at is not None:
         return card
     return replace(card, removal_requested_at=now, look_at=now)
 
 
 def next_default(default: str | None, before: SavedCard | None, after: SavedCard) -> str | None:
-    """The tenant's default card after one card changed: the first usable card becomes it, an unusable one never is.
+    """The tenant's default card after one card changed. The first usable card becomes the default.
 
-    When the default goes, no other card takes its place: its owner chooses what is charged without being there.
+    When the default card becomes unusable, no other card takes its place: only its owner chooses what is charged
+    off-session.
     """
     was_usable = before is not None and before.is_usable
     if default is None and after.is_usable and not was_usable:
@@ -106,8 +109,8 @@ def next_default(default: str | None, before: SavedCard | None, after: SavedCard
     return default
 
 
-def is_same_for_recharge(before: SavedCard | None, after: SavedCard) -> bool:
-    """Whether nothing changed that recharge is told."""
+def card_changes_profile(before: SavedCard | None, after: SavedCard) -> bool:
+    """Whether the change has to be published in the billing profile."""
     if before is None:
-        return False
-    return (before.state, before.details, before.is_usable) == (after.state, after.details, after.is_usable)
+        return True
+    return (before.state, before.details, before.is_usable) != (after.state, after.details, after.is_usable)

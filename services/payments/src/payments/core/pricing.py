@@ -1,6 +1,6 @@
-"""What credits cost: packages, and custom amounts at the rate of the best package that the amount would pay for.
+"""What credits cost: packages, and custom amounts at the rate of the best package that the amount would pay for. Pure.
 
-Pure. A client names a package or an amount; how many credits that is, is decided here and nowhere else.
+A client names a package or an amount. Only this module decides how many credits it buys.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from shared.money import Money, is_chargeable, maximum_charge_minor, minimum_cha
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """Credits for a price. A price is never changed in place for a purchase: the purchase keeps its own copy."""
+    """Credits for a price. Each purchase keeps a copy of its price, so a later change does not affect it."""
 
     package_id: str
     version: int
@@ -57,7 +57,7 @@ class AmountNotChargeable(NotForSale):
     """Stripe would refuse the amount: too large, or a fraction that the currency does not have."""
 
 
-def price_package(packages: Iterable[Package], package_id: str) -> Quote:
+def quote_package(packages: Iterable[Package], package_id: str) -> Quote:
     """The quote for an active package, or `PackageUnknown`."""
     for package in packages:
         if package.package_id == package_id and package.active:
@@ -66,7 +66,7 @@ def price_package(packages: Iterable[Package], package_id: str) -> Quote:
     raise PackageUnknown(f"There is no package {package_id!r}. GET /api/credits/packages lists those for sale.")
 
 
-def price_amount(packages: Iterable[Package], price: Money) -> Quote:
+def quote_amount(packages: Iterable[Package], price: Money) -> Quote:
     """The quote for a custom amount: the rate of the best package it would pay for, credits rounded down.
 
     An amount under every package buys at the rate of the cheapest one. Raises `NotForSale`.

@@ -1,10 +1,10 @@
-"""A purchase's life, decided from what Stripe says in whatever order it says it. Pure.
+"""A purchase's states, decided from Stripe's events and responses in any order. Pure.
 
     created ─▶ open ◀─▶ processing ─▶ succeeded
         └───────┴───────────┴───────▶ canceled
 
-`created`: the row exists, Stripe has perhaps not been asked yet. `succeeded` and `canceled` absorb; `succeeded` wins
-even over `canceled`, because then money has come in. Nothing here starts a charge: that takes the buyer's confirmation.
+`created`: the row exists; Stripe may not have been called yet. `succeeded` and `canceled` are final, but `succeeded`
+also replaces `canceled`, because then money was paid. Nothing here starts a charge: the user confirms the payment.
 """
 
 from dataclasses import dataclass, replace
@@ -12,20 +12,20 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
 
-#: An unconfirmed purchase is cancelled at this age.
+#: An unconfirmed purchase is canceled at this age.
 OPEN_FOR = timedelta(minutes=30)
-#: At this age, since its payer last did something, where its tenant needs a recharge: recharge waits for it.
-OPEN_FOR_WHILE_NEEDED = timedelta(minutes=5)
-#: How long the request that made the row has for asking Stripe itself; its Stripe time-out is 20 s.
+#: It is canceled so long after its user last did something if its tenant needs a recharge: recharge waits for it.
+OPEN_FOR_WHILE_RECHARGE_NEEDED = timedelta(minutes=5)
+#: How long the sweeper leaves a new row to the request that inserted it, whose Stripe calls end within 20 s.
 CREATION_GRACE = timedelta(seconds=60)
-#: Stripe keeps idempotency keys for at least 24 h; after this the key no longer proves that nothing is made twice.
+#: Stripe keeps idempotency keys for at least 24 h. After this a repeated call might create a second object.
 KEY_TRUSTED_FOR = timedelta(hours=20)
-#: How often a payment in process is looked at, beside its webhooks.
-FOLLOW_EVERY = timedelta(minutes=10)
-#: A paid purchase that the ledger has not told of by then is an alert (`payments.jobs.watch_credits`).
+#: How often a payment in process is retrieved, in addition to its webhooks.
+RETRIEVE_EVERY = timedelta(minutes=10)
+#: A paid purchase that has no entry in the ledger by then is an alert (`payments.jobs.watch_credits`).
 CREDITED_WITHIN = timedelta(minutes=10)
-#: How often, at most, one that should be cancelled is tried again.
-LOOK_EVERY = timedelta(minutes=1)
+#: How often, at most, the sweeper tries again to cancel one.
+RETRY_EVERY = timedelta(minutes=1)
 
 
 class PurchaseState(StrEnum):
@@ -52,8 +52,11 @@ _STATE_OF_STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The part of a purchase that changes. `observed_at` is the `created` of the newest event applied. `look_at`: when
-    the sweeper goes on with it; of a paid one, until its entry has come: when that is overdue."""
+    """The part of a purchase that changes.
+
+    `observed_at` is the `created` of the newest event applied. `look_at` is when the sweeper processes the purchase.
+    For a paid one without its entry, it is when the entry is overdue.
+    """
 
     state: PurchaseState
     payment_intent: str | None
@@ -64,16 +67,16 @@ class Progress:
 
 
 class Source(StrEnum):
-    """How old a word of Stripe's may be."""
+    """Where an observation is from, which says how old it may be."""
 
     EVENT = "event"  # as old as its `created`
     RETRIEVED = "retrieved"  # current
-    ANSWER = "answer"  # of unknown age: an idempotent replay looks the same
+    ANSWER = "answer"  # of unknown age: the response to a repeated idempotency key looks the same
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What Stripe said of the purchase's PaymentIntent. `created` is the event's, None for API answers."""
+    """What Stripe said of the purchase's PaymentIntent. `created` is the event's, None for API responses."""
 
     source: Source
     payment_intent: str
@@ -82,27 +85,27 @@ class Observation:
     created: datetime | None = None
 
 
-def is_same_for_recharge(before: Progress, after: Progress) -> bool:
-    """Whether nothing changed that recharge is told: `created` is told as `open`."""
+def progress_changes_profile(before: Progress, after: Progress) -> bool:
+    """Whether the change has to be published in the billing profile, which shows `created` as `open`."""
     if before.state is PurchaseState.CREATED and after.state is PurchaseState.OPEN:
-        return True
-    return (before.state, before.status, before.decline_code) == (after.state, after.status, after.decline_code)
+        return False
+    return (before.state, before.status, before.decline_code) != (after.state, after.status, after.decline_code)
 
 
 def is_known_status(status: str) -> bool:
-    """Whether the status is one that we act on."""
+    """Whether the status changes a purchase."""
     return status in _STATE_OF_STATUS
 
 
-def observe(progress: Progress, seen: Observation, *, opened_at: datetime, now: datetime) -> Progress:
+def apply_observation(progress: Progress, seen: Observation, *, opened_at: datetime, now: datetime) -> Progress:
     """The purchase after the observation; the same object where it changes nothing.
 
-    `look_at` comes back as `now` where only a retrieval can tell which of two words is the newer one.
+    `look_at` is `now` where only a retrieval can show which of two observations is the newer one.
     """
     state = _STATE_OF_STATUS.get(seen.status)
     if state is None or progress.state is PurchaseState.SUCCEEDED:
         return progress
-    if not _is_of(progress, seen, state):
+    if not _is_own(progress, seen, state):
         return progress
     if state is PurchaseState.SUCCEEDED:
         observed_at = seen.created or progress.observed_at
@@ -111,18 +114,18 @@ def observe(progress: Progress, seen: Observation, *, opened_at: datetime, now: 
         return progress
     if state is PurchaseState.CANCELED:
         return Progress(state, seen.payment_intent, seen.status, None, seen.created or progress.observed_at, None)
-    followed = Progress(
+    observed = Progress(
         state=state,
         payment_intent=seen.payment_intent,
         status=seen.status,
         decline_code=seen.decline_code,
         observed_at=seen.created or progress.observed_at,
-        look_at=now + FOLLOW_EVERY
+        look_at=now + RETRIEVE_EVERY
         if state is PurchaseState.PROCESSING
-        else max(opened_at + OPEN_FOR, now + LOOK_EVERY),
+        else max(opened_at + OPEN_FOR, now + RETRY_EVERY),
     )
     if progress.state is PurchaseState.CREATED or seen.source is Source.RETRIEVED:
-        return followed
+        return observed
     same = (progress.status, progress.decline_code) == (seen.status, seen.decline_code)
     match seen.source:
         case Source.ANSWER:
@@ -130,7 +133,7 @@ def observe(progress: Progress, seen: Observation, *, opened_at: datetime, now: 
         case Source.EVENT:
             assert seen.created is not None, "events have a time"
             if progress.observed_at is None or seen.created > progress.observed_at:
-                return followed
+                return observed
             if seen.created < progress.observed_at or same:
                 return progress
             return replace(progress, look_at=now)
@@ -139,15 +142,15 @@ def observe(progress: Progress, seen: Observation, *, opened_at: datetime, now: 
 
 
 def cancel(progress: Progress) -> Progress:
-    """The purchase once it is certain that its PaymentIntent will not be paid: Stripe does not have it."""
+    """The purchase once it is certain that Stripe does not have its PaymentIntent."""
     return replace(progress, state=PurchaseState.CANCELED, decline_code=None, look_at=None)
 
 
-def _is_of(progress: Progress, seen: Observation, state: PurchaseState) -> bool:
-    """Whether it is of the purchase's PaymentIntent; another can carry a copy of its metadata.
+def _is_own(progress: Progress, seen: Observation, state: PurchaseState) -> bool:
+    """Whether it is about the purchase's own PaymentIntent; another one may carry a copy of its metadata.
 
-    Which one that is, Stripe's answer to our own call says, never an event. Only where a copy was paid before that, it
-    has paid the purchase: the ledger credits an order to the first PaymentIntent that paid for it.
+    Stripe's response to our own call says which one that is, never an event. But a copy that is paid before that
+    response is recorded does pay the purchase: the ledger credits an order to the first PaymentIntent that pays it.
     """
     if progress.payment_intent is None:
         return seen.source is not Source.EVENT or state is PurchaseState.SUCCEEDED
@@ -155,7 +158,7 @@ def _is_of(progress: Progress, seen: Observation, state: PurchaseState) -> bool:
 
 
 class Step(StrEnum):
-    """What the sweeper does with a purchase that is due. None of them starts a charge."""
+    """What the sweeper does with a purchase that is due. No step starts a charge."""
 
     CREATE_AGAIN = "create_again"
     FIND = "find"
@@ -164,14 +167,16 @@ class Step(StrEnum):
 
 
 def next_step(
-    progress: Progress, *, opened_at: datetime, state_since: datetime, is_in_the_way: bool, now: datetime
+    progress: Progress, *, opened_at: datetime, state_since: datetime, blocks_recharge: bool, now: datetime
 ) -> Step:
-    """What brings an unfinished purchase that is due to its end.
+    """What the sweeper does with an unfinished purchase that is due.
 
-    `state_since`: when it came to its state, or its payer last tried to pay. `is_in_the_way`: its tenant needs a
-    recharge, which waits for it.
+    `state_since`: when it reached its state, or its user last tried to pay. `blocks_recharge`: its tenant needs a
+    recharge, which waits for this purchase.
     """
     if progress.payment_intent is None:
         return Step.CREATE_AGAIN if now - opened_at < KEY_TRUSTED_FOR else Step.FIND
-    is_left = now - opened_at >= OPEN_FOR or (is_in_the_way and now - state_since >= OPEN_FOR_WHILE_NEEDED)
-    return Step.CANCEL if progress.state is PurchaseState.OPEN and is_left else Step.RETRIEVE
+    is_abandoned = now - opened_at >= OPEN_FOR or (
+        blocks_recharge and now - state_since >= OPEN_FOR_WHILE_RECHARGE_NEEDED
+    )
+    return Step.CANCEL if progress.state is PurchaseState.OPEN and is_abandoned else Step.RETRIEVE

@@ -10,7 +10,7 @@ from shared.money import Money
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What is asked for. `limit` is the most that one recharge may cost, `monthly_cap` of the same currency."""
+    """`limit` is the most that one recharge may cost. `monthly_cap_minor` is in the currency of `limit`."""
 
     enabled: bool
     threshold_credits: int
@@ -20,7 +20,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class ConsentEvidence:
-    """Who allowed charging without being there, when, to which text and on which terms. Written once."""
+    """Who agreed to off-session charges, when, and to which text. Stored with the terms, and never changed."""
 
     consent_id: str
     text_version: str
@@ -29,7 +29,7 @@ class ConsentEvidence:
 
 
 class TermsRefused(Exception):
-    """The settings cannot be; `code` is stable, the message says what to change."""
+    """The settings are not allowed. `code` is stable; the message says what to change."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)

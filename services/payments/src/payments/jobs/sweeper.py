@@ -8,13 +8,13 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.contextvars import bound_contextvars
 
-from payments.core.cards import CardState, next_default, retrieved
+from payments.core.cards import CardState, apply_retrieval, next_default
 from payments.core.purchases import Source, Step, next_step
 from payments.repository import cards, idempotency, profiles, purchases
 from payments.repository.cards import DueCard
 from payments.repository.profiles import DefaultRepair
 from payments.repository.purchases import Purchase
-from payments.stripe_events import details_of
+from payments.stripe_events import card_details
 from payments.stripe_gateway import StripeProblem, StripeRefused
 from payments.workflows.context import WorkflowContext
 from payments.workflows.missing_at_stripe import record_missing
@@ -63,7 +63,7 @@ class Sweeper:
 
     async def sweep_purchases(self) -> None:
         """Creates again, retrieves or cancels the purchases that are due, and cancels those that block a recharge."""
-        await self._process_due(purchases.claim_in_the_way, self._advance_purchase)
+        await self._process_due(purchases.claim_blocking_recharge, self._advance_purchase)
         await self._process_due(purchases.claim_due, self._advance_purchase)
 
     async def sweep_cards(self) -> None:
@@ -77,8 +77,8 @@ class Sweeper:
     async def delete_old_rows(self) -> None:
         """Deletes idempotency keys and locks that are too old to be needed."""
         async with self._context.engine.begin() as connection:
-            await idempotency.forget_old(connection, self._context.clock())
-            await cards.forget_old_locks(connection, self._context.clock())
+            await idempotency.delete_old(connection, self._context.clock())
+            await cards.delete_old_locks(connection, self._context.clock())
 
     async def _process_due(self, claim: Claim[RowT], process: Callable[[RowT], Awaitable[None]]) -> None:
         for _ in range(ROUNDS_MAX):
@@ -105,7 +105,7 @@ class Sweeper:
             purchase.progress,
             opened_at=purchase.created_at,
             state_since=purchase.state_since,
-            is_in_the_way=purchase.is_in_the_way,
+            blocks_recharge=purchase.blocks_recharge,
             now=self._context.clock(),
         )
         log.info("purchase_swept", purchase=purchase.purchase_id, step=step)
@@ -166,7 +166,7 @@ class Sweeper:
         belongs = view is not None and view.customer is not None and view.customer == due.stripe_customer
         if not belongs and due.stripe_customer is not None:  # Stripe may not have the customer, nor any of its cards
             await record_missing(self._context, due.tenant, due.stripe_customer, None)
-        details = details_of(view) if view is not None and belongs and view.type == "card" else None
+        details = card_details(view) if view is not None and belongs and view.type == "card" else None
         key = (due.tenant, card.payment_method)
         async with self._context.outbox.transaction(self._context.engine) as transaction:
             connection = transaction.connection
@@ -175,12 +175,12 @@ class Sweeper:
             before = (await cards.load(connection, [key]))[key]
             if before.removal_requested_at is not None:
                 return
-            after = retrieved(before, None if detached else details, asked=card, now=self._context.clock())
+            after = apply_retrieval(before, None if detached else details, asked=card, now=self._context.clock())
             await cards.save(connection, {key: after})
             chosen = next_default(default, before, after)
             if chosen != default:
                 await profiles.set_defaults(connection, {due.tenant: chosen}, self._context.clock())
-            await profiles.changed(transaction, [due.tenant])
+            await profiles.increment_versions(transaction, [due.tenant])
 
     async def _repair_default(self, repair: DefaultRepair) -> None:
         try:
@@ -189,4 +189,4 @@ class Sweeper:
             log.warning("default_not_repaired", reason=str(refused)[:300])
             await record_missing(self._context, repair.tenant, repair.stripe_customer, repair.default_payment_method)
         async with self._context.engine.begin() as connection:
-            await profiles.default_repaired(connection, repair)
+            await profiles.finish_default_repair(connection, repair)

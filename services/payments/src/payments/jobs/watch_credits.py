@@ -1,5 +1,8 @@
-"""A purchase that is paid has its entry in the ledger within seconds. One that has none after 10 minutes is an alert:
-its event was lost on the way to the ledger, or is a dead letter there."""
+"""Counts and logs paid purchases without an entry in the ledger.
+
+A paid purchase has its entry within seconds. After 10 minutes without one, its event was lost on the way to the ledger
+or is a dead letter there.
+"""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -22,12 +25,12 @@ _not_credited = Gauge(
 
 
 def watch_credits_job(engine: AsyncEngine, clock: Callable[[], datetime]) -> Job:
-    """Counts them. `engine` has the worker's role."""
+    """The job. `engine` has the worker's role."""
 
     async def run() -> None:
         async with engine.begin() as connection:
-            await paid_purchases.forget_credited(connection)
-            late = await paid_purchases.overdue(connection, clock())
+            await paid_purchases.stop_watching_credited(connection)
+            late = await paid_purchases.load_overdue(connection, clock())
         _not_credited.set(len(late))
         for purchase in late[:LOGGED_MAX]:
             log.error(

@@ -1,5 +1,5 @@
-"""The SQL, by noun. Functions take an open connection; who begins the transaction ends it.
+"""The SQL, one module per noun. Functions take an open connection; their caller begins and ends the transaction.
 
-Locks are taken in one order everywhere, so that nobody waits in a circle: idempotency keys, then cards' locks
-(`payment_method_lock`), then profiles, each sorted; a tenant's other rows are written under its profile's lock only.
+To avoid deadlocks, every transaction locks in the same order: idempotency keys, then cards (`payment_method_lock`),
+then profiles, each sorted. A tenant's other rows are written only while its profile is locked.
 """

@@ -1,4 +1,4 @@
-"""Auto-recharge settings and the evidence of consent to them. Evidence is only ever added."""
+"""The settings of automatic recharge, and the evidence of consent to them. Evidence is added and never changed."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from shared.money import Money
 
 @dataclass(frozen=True, slots=True)
 class AutoRechargeSettings:
-    """The settings in force. `consent` is what they were last enabled with."""
+    """The settings in force. `consent` is from when they were last enabled; `payment_method` is the chosen card."""
 
     terms: Terms
     consent: ConsentEvidence | None
@@ -77,7 +77,7 @@ async def save(
 
 
 async def choose_card(connection: AsyncConnection, tenant: str, payment_method: str) -> None:
-    """Its owner has chosen this card; the tenant's profile is locked. Nothing where no settings were ever saved."""
+    """Sets the chosen card of a tenant whose profile is locked. Does nothing where no settings were ever saved."""
     await connection.execute(_CHOOSE_CARD, {"tenant": tenant, "payment_method": payment_method})
 
 

@@ -1,4 +1,4 @@
-"""Saved cards, and the locks that let two workers agree on one card whose tenant may not be known yet."""
+"""Saved cards, and locks that make two workers take turns on a card whose tenant may not be known yet."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from payments.core.cards import CardDetails, CardState, SavedCard
 
-#: Events come for 30 days: Stripe's own retention, and the topic's.
+#: Events may come for 30 days: that is how long Stripe and the topic keep them.
 LOCKS_KEPT_FOR = timedelta(days=35)
-#: Longer than asking Stripe and writing down its answer may take; by then whoever claimed the card has died or failed.
+#: Longer than calling Stripe and recording its response may take. By then the worker that claimed the card has failed.
 CLAIMED_FOR = timedelta(seconds=60)
 #: Tenant and payment method.
 CardKey = tuple[str, str]
@@ -20,7 +20,7 @@ CardKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class DueCard:
-    """A card to be asked about or detached at Stripe."""
+    """A card to be retrieved from Stripe, or detached there."""
 
     tenant: str
     stripe_customer: str | None
@@ -37,15 +37,15 @@ async def lock(connection: AsyncConnection, payment_methods: Iterable[str]) -> s
     return {row.payment_method for row in rows if row.detached_at is not None}
 
 
-async def note_detached(connection: AsyncConnection, payment_methods: Iterable[str], now: datetime) -> None:
-    """Notes on the locks that these are detached, for events that come later and were older."""
+async def mark_detached(connection: AsyncConnection, payment_methods: Iterable[str], now: datetime) -> None:
+    """Records on the locks that these are detached, for older events that come later."""
     ordered = sorted(set(payment_methods))
     if ordered:
-        await connection.execute(_NOTE_DETACHED, {"payment_methods": ordered, "now": now})
+        await connection.execute(_MARK_DETACHED, {"payment_methods": ordered, "now": now})
 
 
 async def tenants_of(connection: AsyncConnection, payment_methods: Iterable[str]) -> dict[str, str]:
-    """Whose cards these are; unknown ones are left out."""
+    """The tenants of these cards; unknown cards are left out."""
     rows = await connection.execute(_TENANTS, {"payment_methods": sorted(set(payment_methods))})
     return {row.payment_method: row.tenant_id for row in rows}
 
@@ -58,14 +58,14 @@ async def load(connection: AsyncConnection, keys: Iterable[CardKey]) -> dict[Car
 
 
 async def load_attached(connection: AsyncConnection, tenants: Iterable[str]) -> dict[CardKey, SavedCard]:
-    """All cards of the tenants that Stripe still holds for them."""
+    """All cards of the tenants that are attached at Stripe."""
     rows = await connection.execute(_ATTACHED, {"tenants": sorted(set(tenants))})
     return {(row.tenant_id, row.payment_method): _card(row) for row in rows}
 
 
-async def look_at_attached(connection: AsyncConnection, tenants: Iterable[str], now: datetime) -> None:
-    """Has Stripe asked about all cards of the tenants that it should hold for them; their profiles are locked."""
-    await connection.execute(_LOOK_AT_ATTACHED, {"tenants": sorted(set(tenants)), "now": now})
+async def schedule_retrieval_of_attached(connection: AsyncConnection, tenants: Iterable[str], now: datetime) -> None:
+    """Has the sweeper retrieve all attached cards of the tenants, whose profiles are locked."""
+    await connection.execute(_SCHEDULE_RETRIEVAL_OF_ATTACHED, {"tenants": sorted(set(tenants)), "now": now})
 
 
 async def save(connection: AsyncConnection, cards: Mapping[CardKey, SavedCard]) -> None:
@@ -89,14 +89,14 @@ async def update(connection: AsyncConnection, tenant: str, card: SavedCard) -> N
 
 
 async def claim_due(connection: AsyncConnection, now: datetime, limit: int) -> Sequence[DueCard]:
-    """Cards to ask about or to detach, put off by `CLAIMED_FOR` in case this process dies."""
+    """Claims due cards: they are due again after `CLAIMED_FOR`, in case this process dies."""
     rows = await connection.execute(_CLAIM_DUE, {"now": now, "until": now + CLAIMED_FOR, "limit": limit})
     return [DueCard(row.tenant_id, row.stripe_customer, _card(row)) for row in rows]
 
 
-async def forget_old_locks(connection: AsyncConnection, now: datetime) -> None:
-    """Deletes locks older than any event that Stripe may still send for them."""
-    await connection.execute(_FORGET_LOCKS, {"before": now - LOCKS_KEPT_FOR})
+async def delete_old_locks(connection: AsyncConnection, now: datetime) -> None:
+    """Deletes locks that are older than every event that may still come."""
+    await connection.execute(_DELETE_OLD_LOCKS, {"before": now - LOCKS_KEPT_FOR})
 
 
 def _card(row: Any) -> SavedCard:
@@ -144,7 +144,7 @@ _LOCK = text("""
     ORDER BY payment_method FOR UPDATE
 """)
 
-_NOTE_DETACHED = text("""
+_MARK_DETACHED = text("""
     UPDATE payment_method_lock SET detached_at = coalesce(detached_at, :now)
     WHERE payment_method = ANY(:payment_methods)
 """)
@@ -161,7 +161,7 @@ _ATTACHED = text("""
     SELECT * FROM card WHERE tenant_id = ANY(:tenants) AND state = 'attached' ORDER BY tenant_id, payment_method
 """)
 
-_LOOK_AT_ATTACHED = text("""
+_SCHEDULE_RETRIEVAL_OF_ATTACHED = text("""
     UPDATE card SET look_at = :now WHERE tenant_id = ANY(:tenants) AND state = 'attached' AND look_at IS NULL
 """)
 
@@ -195,4 +195,4 @@ _CLAIM_DUE = text("""
     SELECT claimed.*, customer.stripe_customer FROM claimed LEFT JOIN customer USING (tenant_id)
 """)
 
-_FORGET_LOCKS = text("DELETE FROM payment_method_lock WHERE created_at < :before")
+_DELETE_OLD_LOCKS = text("DELETE FROM payment_method_lock WHERE created_at < :before")

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """A tenant's customer at Stripe. `create_parameters` are what it is created from, whenever that succeeds."""
+    """A tenant's customer at Stripe. Every call that creates it sends the same `create_parameters`."""
 
     tenant: str
     generation: int
@@ -24,7 +24,7 @@ class Customer:
     def idempotency_key(self) -> str:
         """Stripe's key for creating it. A later generation replaces a customer that was deleted at Stripe.
 
-        The generation stands before the tenant: an id of any form then makes no other tenant's key.
+        The generation comes before the tenant, so that no tenant's id results in the key of another tenant.
         """
         return f"customer{self.generation if self.generation > 1 else ''}:{self.tenant}"
 
@@ -32,14 +32,14 @@ class Customer:
 async def ensure_row(
     connection: AsyncConnection, tenant: str, create_parameters: Mapping[str, Any], now: datetime
 ) -> Customer:
-    """The tenant's row; made with these parameters where there is none."""
+    """The tenant's row; inserted with these parameters where there is none."""
     await connection.execute(_INSERT, {"tenant": tenant, "parameters": json.dumps(dict(create_parameters)), "now": now})
     row = (await connection.execute(_OF_TENANT, {"tenant": tenant})).one()
     return Customer(row.tenant_id, row.generation, row.create_parameters, row.stripe_customer, row.created_at)
 
 
 async def set_stripe_customer(connection: AsyncConnection, customer: Customer, stripe_customer: str) -> bool:
-    """Notes the customer's id at Stripe; False where the row has one, or a later generation."""
+    """Records the customer's id at Stripe; False where the row has one already, or a later generation."""
     result = await connection.execute(
         _SET, {"tenant": customer.tenant, "generation": customer.generation, "stripe_customer": stripe_customer}
     )
@@ -47,23 +47,23 @@ async def set_stripe_customer(connection: AsyncConnection, customer: Customer, s
 
 
 async def next_generation(connection: AsyncConnection, customer: Customer) -> None:
-    """Gives up a key under which Stripe has answered for good that nothing was made."""
+    """Moves on to the next Stripe key, because Stripe repeats a 5xx under this one and created nothing."""
     await connection.execute(_NEXT_GENERATION, {"tenant": customer.tenant, "generation": customer.generation})
 
 
-async def forget(connection: AsyncConnection, stripe_customers: Iterable[str]) -> list[str]:
-    """Lets go of customers deleted at Stripe; returns their tenants."""
-    rows = await connection.execute(_FORGET, {"stripe_customers": sorted(set(stripe_customers))})
+async def unlink(connection: AsyncConnection, stripe_customers: Iterable[str]) -> list[str]:
+    """Unlinks customers that Stripe does not have any more; returns their tenants."""
+    rows = await connection.execute(_UNLINK, {"stripe_customers": sorted(set(stripe_customers))})
     return [row.tenant_id for row in rows]
 
 
-async def current(connection: AsyncConnection, tenant: str) -> str | None:
+async def load_current(connection: AsyncConnection, tenant: str) -> str | None:
     """The tenant's customer at Stripe; its profile is locked."""
     return (await connection.execute(_CURRENT, {"tenant": tenant})).scalar_one_or_none()
 
 
 async def tenants_of(connection: AsyncConnection, stripe_customers: Iterable[str]) -> dict[str, str]:
-    """Whose customers these are; unknown ones are left out."""
+    """The tenants of these customers; unknown customers are left out."""
     rows = await connection.execute(_TENANTS, {"stripe_customers": sorted(set(stripe_customers))})
     return {row.stripe_customer: row.tenant_id for row in rows}
 
@@ -87,7 +87,7 @@ _NEXT_GENERATION = text("""
     WHERE tenant_id = :tenant AND generation = :generation AND stripe_customer IS NULL
 """)
 
-_FORGET = text("""
+_UNLINK = text("""
     UPDATE customer SET stripe_customer = NULL, generation = generation + 1
     WHERE stripe_customer = ANY(:stripe_customers) RETURNING tenant_id
 """)

@@ -1,4 +1,4 @@
-"""Idempotency keys: the same request again gets the same answer, another request under the same key is refused."""
+"""Idempotency keys: a repeated request gets the same response, another request under the same key is refused."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ KEPT_FOR = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class RequestKey:
-    """Under what a request is known."""
+    """What identifies a request."""
 
     tenant: str
     route: str
@@ -31,7 +31,7 @@ class StoredRequest:
 
 
 async def find(connection: AsyncConnection, key: RequestKey) -> StoredRequest | None:
-    """The request as it is known, or None for a new one."""
+    """The stored request, or None for a new one."""
     row = (await connection.execute(_FIND, _named(key))).one_or_none()
     return None if row is None else StoredRequest(row.input_hash, row.resource_id, row.stripe_try, row.response)
 
@@ -39,24 +39,24 @@ async def find(connection: AsyncConnection, key: RequestKey) -> StoredRequest | 
 async def claim(
     connection: AsyncConnection, key: RequestKey, *, input_hash: str, resource_id: str, now: datetime
 ) -> bool:
-    """Takes the key for a new request; waits for anybody who is just taking it. False: it is taken, `find` it."""
+    """Claims the key for a new request; waits for a transaction that is just claiming it. False: `find` its request."""
     parameters = {**_named(key), "input_hash": input_hash, "resource_id": resource_id, "now": now}
     return (await connection.execute(_CLAIM, parameters)).rowcount == 1
 
 
-async def answer(connection: AsyncConnection, key: RequestKey, response: dict[str, Any]) -> None:
-    """Keeps the answer for later requests under the key; the first answer stays."""
-    await connection.execute(_ANSWER, {**_named(key), "response": json.dumps(response)})
+async def store_response(connection: AsyncConnection, key: RequestKey, response: dict[str, Any]) -> None:
+    """Stores the response for repeated requests. The first response stays."""
+    await connection.execute(_STORE_RESPONSE, {**_named(key), "response": json.dumps(response)})
 
 
-async def next_stripe_try(connection: AsyncConnection, key: RequestKey, stripe_try: int) -> None:
-    """Gives up a Stripe key under which Stripe repeats a 5xx."""
+async def increment_stripe_try(connection: AsyncConnection, key: RequestKey, stripe_try: int) -> None:
+    """Moves on to the next Stripe key, because Stripe repeats a 5xx under this one."""
     await connection.execute(_NEXT_TRY, {**_named(key), "try": stripe_try})
 
 
-async def forget_old(connection: AsyncConnection, now: datetime) -> None:
-    """Deletes keys that are too old to be repeated."""
-    await connection.execute(_FORGET, {"before": now - KEPT_FOR})
+async def delete_old(connection: AsyncConnection, now: datetime) -> None:
+    """Deletes the keys of requests that are too old to be repeated."""
+    await connection.execute(_DELETE_OLD, {"before": now - KEPT_FOR})
 
 
 def _named(key: RequestKey) -> dict[str, Any]:
@@ -71,7 +71,7 @@ _CLAIM = text("""
     ON CONFLICT (tenant_id, route, key) DO NOTHING
 """)
 
-_ANSWER = text("""
+_STORE_RESPONSE = text("""
     UPDATE idempotency SET response = CAST(:response AS jsonb)
     WHERE tenant_id = :tenant AND route = :route AND key = :key AND response IS NULL
 """)
@@ -81,4 +81,4 @@ _NEXT_TRY = text("""
     WHERE tenant_id = :tenant AND route = :route AND key = :key AND stripe_try = :try
 """)
 
-_FORGET = text("DELETE FROM idempotency WHERE created_at < :before")
+_DELETE_OLD = text("DELETE FROM idempotency WHERE created_at < :before")

@@ -11,14 +11,14 @@ from shared.events import CreditPackage, DomainEvent
 
 
 async def load_active(connection: AsyncConnection) -> list[Package]:
-    """What is for sale, cheapest first within a currency."""
+    """The packages for sale, cheapest first within a currency."""
     return [_package(row) for row in await connection.execute(_ACTIVE)]
 
 
 async def load_credit_packages(
     connection: AsyncConnection, package_ids: Sequence[str]
 ) -> Mapping[str, tuple[int, DomainEvent]]:
-    """The current packages as recharge is told them."""
+    """The current packages, as published to other services."""
     rows = await connection.execute(_BY_ID, {"packages": list(package_ids)})
     return {row.package_id: (row.version, _event(_package(row))) for row in rows}
 

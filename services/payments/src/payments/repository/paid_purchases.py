@@ -1,4 +1,4 @@
-"""Purchases that are paid and whose entry has not come: those with a time at which it is overdue."""
+"""Paid purchases whose entry has not come yet. Their `look_at` is when the entry is overdue."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,22 +7,22 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-#: What the ledger adds to a PaymentIntent's id where its money bought nothing.
+#: The ledger adds this to a PaymentIntent's id in the reference of an unapplied receipt.
 UNAPPLIED_SUFFIX = ":unapplied"
 
 
-async def forget_credited(connection: AsyncConnection) -> None:
-    """Watches those no longer that the ledger has told of: by their credit, or as an unapplied receipt."""
-    await connection.execute(_FORGET_CREDITED, {"suffix": UNAPPLIED_SUFFIX})
+async def stop_watching_credited(connection: AsyncConnection) -> None:
+    """Stops watching those that have an entry: a credit, or an unapplied receipt."""
+    await connection.execute(_STOP_WATCHING_CREDITED, {"suffix": UNAPPLIED_SUFFIX})
 
 
-async def overdue(connection: AsyncConnection, now: datetime) -> Sequence[Any]:
-    """Those that the ledger should have told of, longest ago first: tenant_id, purchase_id, payment_intent."""
+async def load_overdue(connection: AsyncConnection, now: datetime) -> Sequence[Any]:
+    """Those whose entry is overdue, the oldest first: rows of tenant_id, purchase_id, payment_intent."""
     return (await connection.execute(_OVERDUE, {"now": now})).all()
 
 
-# Counted, since EXISTS would be made a join with all entries: few purchases are watched, and each has one look-up.
-_FORGET_CREDITED = text("""
+# A count, because PostgreSQL plans EXISTS as a join with all entries. Few purchases are watched, with a look-up each.
+_STOP_WATCHING_CREDITED = text("""
     UPDATE purchase SET look_at = NULL
     WHERE look_at IS NOT NULL AND state = 'succeeded' AND 0 < (
         SELECT count(*) FROM entry WHERE entry.tenant_id = purchase.tenant_id AND entry.door = 'stripe'

@@ -1,4 +1,4 @@
-"""A tenant's profile row: its lock, its version, its default card; and the whole profile as recharge is told it."""
+"""A tenant's profile row (lock, version, default card), and the whole billing profile as published to recharge."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from shared.topics import TopicName
 
 @dataclass(frozen=True, slots=True)
 class DefaultRepair:
-    """A customer whose default card at Stripe may differ from ours."""
+    """A customer whose default card at Stripe may differ from the one in our profile."""
 
     tenant: str
     stripe_customer: str
@@ -35,8 +35,8 @@ async def load_default(connection: AsyncConnection, tenant: str) -> str | None:
     return (await connection.execute(_DEFAULT, {"tenant": tenant})).scalar_one_or_none()
 
 
-async def changed(transaction: Transaction, tenants: Iterable[str]) -> None:
-    """Gives profiles their next version, which locks them, and has them published."""
+async def increment_versions(transaction: Transaction, tenants: Iterable[str]) -> None:
+    """Gives profiles their next version, which locks them, and publishes them after the commit."""
     ordered = sorted(set(tenants))
     if not ordered:
         return
@@ -46,7 +46,7 @@ async def changed(transaction: Transaction, tenants: Iterable[str]) -> None:
 
 
 async def set_defaults(connection: AsyncConnection, defaults: Mapping[str, str | None], now: datetime) -> None:
-    """Sets default cards of locked profiles and has Stripe's repaired from them."""
+    """Sets default cards of locked profiles, and has the sweeper set them at Stripe."""
     if defaults:
         await connection.execute(
             _SET_DEFAULTS, {"tenants": list(defaults), "cards": list(defaults.values()), "now": now}
@@ -54,31 +54,31 @@ async def set_defaults(connection: AsyncConnection, defaults: Mapping[str, str |
 
 
 async def request_default_repair(connection: AsyncConnection, tenants: Iterable[str], now: datetime) -> None:
-    """Has Stripe's default card of these tenants compared with ours."""
+    """Has the sweeper set the default cards of these tenants at Stripe."""
     await connection.execute(_REQUEST_REPAIR, {"tenants": sorted(set(tenants)), "now": now})
 
 
 async def claim_default_repairs(connection: AsyncConnection, now: datetime, limit: int) -> list[DefaultRepair]:
-    """Repairs that are due, put off for two minutes in case this process dies."""
+    """Claims due repairs: they are due again after two minutes, in case this process dies."""
     rows = await connection.execute(_CLAIM_REPAIRS, {"now": now, "limit": limit})
     return [DefaultRepair(row.tenant_id, row.stripe_customer, row.default_payment_method) for row in rows]
 
 
-async def default_repaired(connection: AsyncConnection, repair: DefaultRepair) -> None:
-    """Notes that Stripe has this default; not if ours has changed meanwhile."""
+async def finish_default_repair(connection: AsyncConnection, repair: DefaultRepair) -> None:
+    """Ends the repair, unless our default card has changed meanwhile."""
     await connection.execute(_REPAIRED, {"tenant": repair.tenant, "card": repair.default_payment_method})
 
 
 async def load_billing_profiles(
     connection: AsyncConnection, tenants: Sequence[str]
 ) -> Mapping[str, tuple[int, DomainEvent]]:
-    """The current profiles by tenant, each read in one statement, so that version and content fit."""
+    """The current profiles by tenant. One statement reads them, so that each content belongs to its version."""
     rows = await connection.execute(_LOAD, {"tenants": list(tenants)})
     return {row.tenant_id: (row.version, _profile(row)) for row in rows}
 
 
-async def mark_all(connection: AsyncConnection) -> int:
-    """Has every profile and package published again; returns how many."""
+async def mark_all_for_publishing(connection: AsyncConnection) -> int:
+    """Marks every profile and package for publishing; returns how many."""
     return (await connection.execute(_MARK_ALL)).rowcount
 
 
@@ -170,7 +170,7 @@ _LOAD = text("""
                 'state', CASE state WHEN 'created' THEN 'open' ELSE state END) ORDER BY purchase_id), '[]') FROM (
             SELECT purchase_id, state, state_since FROM purchase
             WHERE purchase.tenant_id = profile.tenant_id AND purchase.state IN ('created', 'open', 'processing')
-            UNION ALL  -- paid, and the balance that recharge decides on does not show it yet
+            UNION ALL  -- paid, but not yet in the balance on which recharge decides
             SELECT purchase_id, state, state_since FROM purchase
             WHERE purchase.tenant_id = profile.tenant_id AND purchase.state = 'succeeded' AND NOT EXISTS (
                 SELECT FROM entry WHERE entry.tenant_id = purchase.tenant_id AND entry.door = 'stripe'

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from payments.core.purchases import OPEN_FOR_WHILE_NEEDED, Progress, PurchaseState
+from payments.core.purchases import OPEN_FOR_WHILE_RECHARGE_NEEDED, Progress, PurchaseState
 
 #: Tenant and purchase id.
 PurchaseKey = tuple[str, str]
@@ -17,10 +17,10 @@ PurchaseKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
-    """A purchase. `state_since` is as in `OpenPurchase`, `is_in_the_way`: a recharge waits for it.
+    """A purchase. `state_since` is as in `OpenPurchase`. `blocks_recharge`: a recharge waits for it.
 
-    `create_parameters` are what its PaymentIntent is created from, whenever that succeeds.
-    `insisted`: its buyer wants it also while a recharge is under way.
+    Every call that creates its PaymentIntent sends the same `create_parameters`; `creation_try` numbers Stripe's keys
+    for these calls. `insisted`: its user wants it also while a recharge is under way.
     """
 
     tenant: str
@@ -36,21 +36,21 @@ class Purchase:
     insisted: bool
     progress: Progress
     state_since: datetime
-    is_in_the_way: bool = False
+    blocks_recharge: bool = False
 
     @property
     def idempotency_key(self) -> str:
-        """Stripe's key for creating its PaymentIntent. The next try's key is taken after a 5xx, final for its key."""
+        """Stripe's key for creating its PaymentIntent. A 5xx is final for its key, so the next try has another one."""
         return self.purchase_id + (f":{self.creation_try}" if self.creation_try > 1 else "")
 
     @property
     def stripe_customer(self) -> str:
-        """The customer it is bought for."""
+        """The customer of its PaymentIntent."""
         return str(self.create_parameters["customer"])
 
 
 async def insert(connection: AsyncConnection, purchase: Purchase) -> None:
-    """Writes a new purchase; its tenant's profile is locked."""
+    """Writes a new purchase of a tenant whose profile is locked."""
     await connection.execute(
         _INSERT,
         {
@@ -76,14 +76,14 @@ async def count_unfinished(connection: AsyncConnection, tenant: str) -> int:
 
 
 async def load(connection: AsyncConnection, keys: Iterable[PurchaseKey]) -> dict[PurchaseKey, Purchase]:
-    """The purchases by key; unknown ones are left out. Under their profiles' locks they stay as they are."""
+    """The purchases by key; unknown ones are left out. They do not change while their profiles are locked."""
     ordered = sorted(set(keys))
     rows = await connection.execute(_LOAD, {"tenants": [key[0] for key in ordered], "ids": [key[1] for key in ordered]})
     return {(row.tenant_id, row.purchase_id): _purchase(row) for row in rows}
 
 
 async def save_progress(connection: AsyncConnection, progress: Mapping[PurchaseKey, Progress]) -> None:
-    """Writes how far purchases have come; their profiles are locked."""
+    """Writes the progress of purchases whose profiles are locked."""
     if not progress:
         return
     ordered = sorted(progress.items())
@@ -102,35 +102,37 @@ async def save_progress(connection: AsyncConnection, progress: Mapping[PurchaseK
     )
 
 
-async def next_creation_try(connection: AsyncConnection, purchase: Purchase) -> None:
-    """Gives up a key under which Stripe has answered 5xx and made nothing."""
+async def increment_creation_try(connection: AsyncConnection, purchase: Purchase) -> None:
+    """Moves on to the next Stripe key, because Stripe repeats a 5xx under this one and created nothing."""
     await connection.execute(
         _NEXT_TRY, {"tenant": purchase.tenant, "purchase": purchase.purchase_id, "try": purchase.creation_try}
     )
 
 
-async def for_next_customer(connection: AsyncConnection, purchase: Purchase, stripe_customer: str) -> Purchase | None:
-    """The purchase as it is bought for another customer, under its next key; None where that was done meanwhile, or it
-    has its PaymentIntent."""
+async def change_customer(connection: AsyncConnection, purchase: Purchase, stripe_customer: str) -> Purchase | None:
+    """Changes the customer of a purchase and moves on to its next Stripe key; returns the changed purchase.
+
+    Returns None where another request did so meanwhile, or the purchase has its PaymentIntent.
+    """
     values = {"tenant": purchase.tenant, "purchase": purchase.purchase_id, "try": purchase.creation_try}
-    row = (await connection.execute(_FOR_NEXT_CUSTOMER, values | {"customer": stripe_customer})).one_or_none()
+    row = (await connection.execute(_CHANGE_CUSTOMER, values | {"customer": stripe_customer})).one_or_none()
     return None if row is None else _purchase(row)
 
 
 async def claim_due(connection: AsyncConnection, now: datetime, limit: int) -> Sequence[Purchase]:
-    """Purchases to look at, put off for two minutes in case this process dies."""
+    """Claims due purchases: they are due again after two minutes, in case this process dies."""
     return [_purchase(row) for row in await connection.execute(_CLAIM_DUE, {"now": now, "limit": limit})]
 
 
-async def claim_in_the_way(connection: AsyncConnection, now: datetime, limit: int) -> Sequence[Purchase]:
-    """The same for purchases that were left open, and that hold back a recharge that their tenant needs."""
-    values = {"now": now, "limit": limit, "acted_before": now - OPEN_FOR_WHILE_NEEDED}
-    return [_purchase(row) for row in await connection.execute(_CLAIM_IN_THE_WAY, values)]
+async def claim_blocking_recharge(connection: AsyncConnection, now: datetime, limit: int) -> Sequence[Purchase]:
+    """Claims abandoned open purchases that block a recharge, in the same way."""
+    values = {"now": now, "limit": limit, "acted_before": now - OPEN_FOR_WHILE_RECHARGE_NEEDED}
+    return [_purchase(row) for row in await connection.execute(_CLAIM_BLOCKING_RECHARGE, values)]
 
 
-async def recharge_requested(connection: AsyncConnection, tenant: str, until: datetime) -> None:
-    """Notes on the tenant's open purchases that a recharge waits for them until then."""
-    await connection.execute(_RECHARGE_REQUESTED, {"tenant": tenant, "until": until})
+async def record_requested_recharge(connection: AsyncConnection, tenant: str, until: datetime) -> None:
+    """Records on the tenant's open purchases that a requested recharge waits for them until then."""
+    await connection.execute(_RECORD_REQUESTED_RECHARGE, {"tenant": tenant, "until": until})
 
 
 def _purchase(row: Any) -> Purchase:
@@ -147,7 +149,7 @@ def _purchase(row: Any) -> Purchase:
         created_at=row.created_at,
         insisted=row.insisted,
         state_since=row.state_since,
-        is_in_the_way=getattr(row, "is_in_the_way", False),
+        blocks_recharge=getattr(row, "blocks_recharge", False),
         progress=Progress(
             state=PurchaseState(row.state),
             payment_intent=row.payment_intent,
@@ -197,16 +199,16 @@ _NEXT_TRY = text("""
     WHERE tenant_id = :tenant AND purchase_id = :purchase AND creation_try = :try
 """)
 
-_FOR_NEXT_CUSTOMER = text("""
+_CHANGE_CUSTOMER = text("""
     UPDATE purchase SET creation_try = creation_try + 1,
         create_parameters = jsonb_set(create_parameters, '{customer}', to_jsonb(CAST(:customer AS text)))
     WHERE tenant_id = :tenant AND purchase_id = :purchase AND creation_try = :try AND payment_intent IS NULL
     RETURNING *
 """)
 
-# One that is claimed is due within two minutes. Its tenant needs a recharge by the same rule as in recharge: below the
-# threshold, or with nothing left.
-_CLAIM_IN_THE_WAY = text("""
+# A claimed purchase is due within two minutes, so this does not claim it again. As in the service recharge, a tenant
+# needs a recharge where its available credits are below the threshold, or 0.
+_CLAIM_BLOCKING_RECHARGE = text("""
     WITH found AS (
         SELECT tenant_id, purchase_id FROM purchase
         LEFT JOIN auto_recharge USING (tenant_id) LEFT JOIN balance USING (tenant_id)
@@ -219,10 +221,10 @@ _CLAIM_IN_THE_WAY = text("""
     )
     UPDATE purchase SET look_at = CAST(:now AS timestamptz) + interval '2 minutes'
     FROM found WHERE purchase.tenant_id = found.tenant_id AND purchase.purchase_id = found.purchase_id
-    RETURNING purchase.*, true AS is_in_the_way
+    RETURNING purchase.*, true AS blocks_recharge
 """)
 
-_RECHARGE_REQUESTED = text("""
+_RECORD_REQUESTED_RECHARGE = text("""
     UPDATE purchase SET recharge_waits_until = :until WHERE tenant_id = :tenant AND state IN ('created', 'open')
 """)
 

@@ -1,4 +1,4 @@
-"""What the other services have told, kept for frontends: balances, entries, attempts; and a tenant's history."""
+"""What other services published, kept for frontends: balances, entries and attempts. And a tenant's history."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from shared.events import AttemptChanged, BalanceChanged, EntryPosted
 
 @dataclass(frozen=True, slots=True)
 class HistoryItem:
-    """One line of a tenant's history. `state` is None for entries, which are facts."""
+    """One line of a tenant's history. `state` is None for entries, which never change."""
 
     kind: str
     item_id: str
@@ -34,15 +34,15 @@ HistoryPosition = tuple[datetime, str, str]
 
 
 async def save_balances(connection: AsyncConnection, balances: Iterable[BalanceChanged]) -> None:
-    """Keeps the balances that are newer than what is there."""
+    """Stores the balances that are newer than the stored ones."""
     newest = {each.tenant: each for each in sorted(balances, key=lambda each: each.version)}
     await _save(connection, _SAVE_BALANCES, [newest[tenant] for tenant in sorted(newest)])
 
 
 async def save_entries(connection: AsyncConnection, entries: Iterable[EntryPosted]) -> list[str]:
-    """Keeps the entries that are not there yet; returns the tenants to whom one of them credits a purchase."""
+    """Stores the new entries; returns the tenants for which one of them credits a purchase."""
     by_key: dict[tuple[str, str, str], EntryPosted] = {}
-    for entry in entries:  # the first one stays, as it would if it had come in a batch of its own
+    for entry in entries:  # the first one stays, as with one batch per entry
         by_key.setdefault((entry.tenant, entry.door, entry.reference), entry)
     if not by_key:
         return []
@@ -53,18 +53,18 @@ async def save_entries(connection: AsyncConnection, entries: Iterable[EntryPoste
 
 
 async def save_attempts(connection: AsyncConnection, attempts: Iterable[AttemptChanged]) -> None:
-    """Keeps the attempts that are newer than what is there."""
+    """Stores the attempts that are newer than the stored ones."""
     newest = {(each.tenant, each.attempt): each for each in sorted(attempts, key=lambda each: each.version)}
     await _save(connection, _SAVE_ATTEMPTS, [newest[key] for key in sorted(newest)])
 
 
 async def has_attempt_under_way(connection: AsyncConnection, tenant: str) -> bool:
-    """Whether a card of the tenant is being charged, as far as is known here."""
+    """Whether recharge is charging a card of the tenant, by the newest event."""
     return (await connection.execute(_ATTEMPT_UNDER_WAY, {"tenant": tenant})).scalar_one()
 
 
 async def load_balance(connection: AsyncConnection, tenant: str) -> Any | None:
-    """The tenant's balance row, or None where the ledger has not told one yet."""
+    """The tenant's balance row, or None where the ledger has published none yet."""
     return (await connection.execute(_BALANCE, {"tenant": tenant})).one_or_none()
 
 

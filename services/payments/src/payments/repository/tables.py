@@ -1,7 +1,7 @@
-"""The tables of payments. Every key begins with the tenant, but for `package`, the same for everybody, and
-`payment_method_lock`, needed before it is known whose a card is.
+"""The tables of payments, for comparison with the migrations, which create them: a test compares the two.
 
-Migrations make the tables; a test compares the two. The SQL is in `repository/`.
+Every primary key begins with the tenant, except in `package`, which all tenants share, and `payment_method_lock`, which
+is needed before the tenant of a card is known.
 """
 
 from sqlalchemy import (
@@ -29,7 +29,7 @@ Timestamp = DateTime(timezone=True)
 
 outbox, outbox_mark, published_state = outbox_tables(metadata)
 
-#: A tenant's lock and version: whatever changes what recharge must know locks this row first.
+#: A tenant's lock and version. A transaction that changes the billing profile locks this row first.
 profile = Table(
     "profile",
     metadata,
@@ -45,7 +45,7 @@ Index(
     postgresql_where=profile.c.default_repair_at.is_not(None),
 )
 
-#: The Stripe customer. `stripe_customer` is empty until its creation is committed; parameters stay as first written.
+#: The Stripe customer. `stripe_customer` is null until its creation is recorded; `create_parameters` never change.
 customer = Table(
     "customer",
     metadata,
@@ -70,9 +70,10 @@ package = Table(
     Column("expires_in_days", Integer),
 )
 
-#: `create_parameters` are what the PaymentIntent is created from, `creation_try` numbers Stripe's keys for that.
-#: `insisted`: its buyer wants it also while a recharge is under way. `state_since`: when it came to its state, or its
-#: payer last tried to pay. `recharge_waits_until`: a recharge that was asked for waits for it.
+#: `create_parameters`: what the PaymentIntent is created with; `creation_try` numbers Stripe's keys for that.
+#: `look_at`: when the sweeper processes it, or when the entry of a paid one is overdue. `insisted`: its user wants it
+#: also while a recharge is under way. `state_since`: when it reached its state, or its user last tried to pay.
+#: `recharge_waits_until`: until when a requested recharge waits for it.
 purchase = Table(
     "purchase",
     metadata,
@@ -104,7 +105,7 @@ Index(
 )
 Index("purchase_history", purchase.c.tenant_id, purchase.c.created_at.desc(), purchase.c.purchase_id.desc())
 
-#: What a request was and was answered. A create-payment-intent's answer holds its client secret.
+#: Requests and their responses. The response to create-payment-intent contains the client secret.
 idempotency = Table(
     "idempotency",
     metadata,
@@ -138,7 +139,7 @@ card = Table(
 Index("card_payment_method", card.c.payment_method)
 Index("card_look_at", card.c.look_at, postgresql_where=card.c.look_at.is_not(None))
 
-#: Lets two workers agree on a card, and remembers that it was detached before its tenant was known.
+#: Makes two workers take turns on a card, and records that it was detached before its tenant was known.
 payment_method_lock = Table(
     "payment_method_lock",
     metadata,
@@ -148,7 +149,7 @@ payment_method_lock = Table(
 )
 Index("payment_method_lock_created_at", payment_method_lock.c.created_at)
 
-#: Evidence: rows are added and never changed, which the roles' rights enforce.
+#: Evidence: the roles' privileges allow to add rows, not to change them.
 consent = Table(
     "consent",
     metadata,
@@ -177,7 +178,7 @@ auto_recharge = Table(
     CheckConstraint("NOT enabled OR consent_id IS NOT NULL", name="auto_recharge_consent"),
 )
 
-# What the other services have told.
+# Read models of what other services publish. `entry.door` is the namespace of the reference.
 
 balance = Table(
     "balance",

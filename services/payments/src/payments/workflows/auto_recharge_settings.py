@@ -53,7 +53,7 @@ async def save_settings(
                 raise UnknownPaymentMethod
         settings = AutoRechargeSettings(requested.terms, consent, requested.payment_method or default)
         await auto_recharge.save(connection, tenant, settings, changed_by=requested.requested_by, now=now)
-        await profiles.changed(transaction, [tenant])
+        await profiles.increment_versions(transaction, [tenant])
         return await load_usable_settings(connection, tenant)
 
 

@@ -37,10 +37,10 @@ async def record_missing(context: WorkflowContext, tenant: str, customer: str, p
     async with context.outbox.transaction(context.engine, tenant) as transaction:
         connection = transaction.connection
         default = (await profiles.lock(connection, [tenant]))[tenant]
-        was_current = bool(await customers.forget(connection, [customer])) if not has_customer else False
+        was_current = bool(await customers.unlink(connection, [customer])) if not has_customer else False
         # `customer` may be an earlier one of the tenant. A card that belongs to the current one is not missing.
         is_card_missing = payment_method is not None and (
-            owner is None or owner != await customers.current(connection, tenant)
+            owner is None or owner != await customers.load_current(connection, tenant)
         )
         missing_cards = [
             card
@@ -54,7 +54,7 @@ async def record_missing(context: WorkflowContext, tenant: str, customer: str, p
         if chosen != default:
             await profiles.set_defaults(connection, {tenant: chosen}, now)
         if was_current or missing_cards:
-            await profiles.changed(transaction, [tenant])
+            await profiles.increment_versions(transaction, [tenant])
     log.warning("gone_at_stripe", tenant=tenant, customer=None if has_customer else customer, cards=len(missing_cards))
     return Missing(customer=not has_customer, card=not has_customer if payment_method is None else is_card_missing)
 

@@ -158,7 +158,7 @@ async def _result_after_failure(
     if current.status == "canceled":
         raise PurchaseCanceled from failure
     async with tenant_transaction(context.engine, call.request.tenant) as connection:
-        await idempotency.next_stripe_try(connection, call.request, call.stripe_try)
+        await idempotency.increment_stripe_try(connection, call.request, call.stripe_try)
     if isinstance(failure, StripeRefused):
         await _check_card_exists(context, call)
     raise failure

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from payments.core.pricing import Quote, price_amount, price_package
+from payments.core.pricing import Quote, quote_amount, quote_package
 from payments.core.purchases import CREATION_GRACE, KEY_TRUSTED_FOR, UNFINISHED, Progress, PurchaseState, Source
 from payments.repository import idempotency, packages, profiles, purchases, read_models
 from payments.repository.idempotency import StoredRequest
@@ -97,9 +97,9 @@ async def _quote(connection: AsyncConnection, tenant: str, requested: RequestedP
     await _check_open_purchases(connection, tenant)
     for_sale = await packages.load_active(connection)
     if requested.package_id is not None:
-        return price_package(for_sale, requested.package_id)
+        return quote_package(for_sale, requested.package_id)
     assert requested.amount is not None, "a request names a package or an amount"
-    return price_amount(for_sale, requested.amount)
+    return quote_amount(for_sale, requested.amount)
 
 
 def _new_purchase(
@@ -161,7 +161,7 @@ async def _insert(context: WorkflowContext, request: IdempotentRequest, purchase
             await profiles.lock(connection, [request.tenant])
             await _check_open_purchases(connection, request.tenant)  # again: the lock lets nobody else create one now
             await purchases.insert(connection, purchase)
-            await profiles.changed(transaction, [request.tenant])
+            await profiles.increment_versions(transaction, [request.tenant])
         stored = await idempotency.find(connection, request.key)
     assert stored is not None, "it was claimed by us or by another"
     await fault_point("payments.purchase_committed")

@@ -8,7 +8,15 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from payments.core.purchases import UNFINISHED, Observation, Progress, Source, cancel, is_same_for_recharge, observe
+from payments.core.purchases import (
+    UNFINISHED,
+    Observation,
+    Progress,
+    Source,
+    apply_observation,
+    cancel,
+    progress_changes_profile,
+)
 from payments.repository import idempotency, profiles, purchases
 from payments.repository.idempotency import RequestKey
 from payments.repository.purchases import Purchase
@@ -54,10 +62,10 @@ async def create_payment_intent(context: WorkflowContext, purchase: Purchase) ->
             raise
         customer = await ensure_stripe_customer(context, purchase.tenant)
         async with tenant_transaction(context.engine, purchase.tenant) as connection:
-            moved = await purchases.for_next_customer(connection, purchase, customer)
-        if moved is None:
+            changed = await purchases.change_customer(connection, purchase, customer)
+        if changed is None:
             raise StripeBusy("another request has just gone on with it") from refused
-        return await _create(context, moved)
+        return await _create(context, changed)
 
 
 async def find_payment_intent(stripe: StripeGateway, purchase: Purchase) -> PaymentIntentView | None:
@@ -89,7 +97,7 @@ async def _create(context: WorkflowContext, purchase: Purchase) -> PaymentIntent
         if found is not None:
             return found
         async with tenant_transaction(context.engine, purchase.tenant) as connection:
-            await purchases.next_creation_try(connection, purchase)
+            await purchases.increment_creation_try(connection, purchase)
         raise
 
 
@@ -110,18 +118,18 @@ async def record_observation(
     async with context.outbox.transaction(context.engine, purchase.tenant) as transaction:
         connection = transaction.connection
         if response is not None:
-            await idempotency.answer(connection, response.request, response.body)
+            await idempotency.store_response(connection, response.request, response.body)
         await profiles.lock(connection, [purchase.tenant])
         before = (await purchases.load(connection, [key]))[key].progress
-        after = observe(before, seen, opened_at=purchase.created_at, now=now)
+        after = apply_observation(before, seen, opened_at=purchase.created_at, now=now)
         if response is not None and after.payment_intent != view.id:
             raise StripeBusy("another PaymentIntent was noted meanwhile")
         if after == before:
             return
         await purchases.save_progress(connection, {key: after})
         log.info("purchase_moved", tenant=purchase.tenant, purchase=purchase.purchase_id, state=after.state)
-        if not is_same_for_recharge(before, after):
-            await profiles.changed(transaction, [purchase.tenant])
+        if progress_changes_profile(before, after):
+            await profiles.increment_versions(transaction, [purchase.tenant])
 
 
 async def cancel_unknown_to_stripe(context: WorkflowContext, purchase: Purchase, payment_intent: str) -> None:
@@ -154,4 +162,4 @@ async def _lock_progress(transaction: Transaction, purchase: Purchase) -> Progre
 async def _cancel(transaction: Transaction, purchase: Purchase, progress: Progress) -> None:
     key = (purchase.tenant, purchase.purchase_id)
     await purchases.save_progress(transaction.connection, {key: cancel(progress)})
-    await profiles.changed(transaction, [purchase.tenant])
+    await profiles.increment_versions(transaction, [purchase.tenant])

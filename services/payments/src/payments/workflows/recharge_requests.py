@@ -14,7 +14,7 @@ from shared.events import RechargeRequested
 from shared.ids import new_id
 
 #: A request that recharge has not taken up by then has no effect.
-REQUEST_LIVES_FOR = timedelta(minutes=10)
+REQUEST_EXPIRES_AFTER = timedelta(minutes=10)
 TRIGGER_ROUTE = "trigger-now"
 
 
@@ -40,7 +40,7 @@ async def request_recharge(
         request=new_id("req"),
         requested_by=requested_by,
         requested_at=now,
-        expires_at=now + REQUEST_LIVES_FOR,
+        expires_at=now + REQUEST_EXPIRES_AFTER,
     )
     requested = RequestedRecharge(event.request, event.expires_at)
     async with context.outbox.transaction(context.engine, tenant) as transaction:
@@ -61,7 +61,7 @@ async def request_recharge(
         if await read_models.has_attempt_under_way(connection, tenant):
             raise RechargeUnderWay(may_insist=False)
         await profiles.lock(connection, [tenant])
-        await purchases.recharge_requested(connection, tenant, event.expires_at)
-        await idempotency.answer(connection, request.key, _REQUESTED.dump_python(requested, mode="json"))
+        await purchases.record_requested_recharge(connection, tenant, event.expires_at)
+        await idempotency.store_response(connection, request.key, _REQUESTED.dump_python(requested, mode="json"))
         transaction.publish(event)
     return requested

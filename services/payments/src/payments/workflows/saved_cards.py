@@ -51,7 +51,7 @@ async def remove_card(context: WorkflowContext, tenant: str, payment_method: str
             await cards.update(connection, tenant, removed)
             if default == payment_method:
                 await profiles.set_defaults(connection, {tenant: None}, context.clock())
-            await profiles.changed(transaction, [tenant])
+            await profiles.increment_versions(transaction, [tenant])
     await fault_point("payments.removal_committed")
     try:
         await detach_at_stripe(context.stripe, payment_method)
@@ -72,7 +72,7 @@ async def choose_default_card(context: WorkflowContext, tenant: str, payment_met
         if default != payment_method:
             await profiles.set_defaults(connection, {tenant: payment_method}, context.clock())
         await auto_recharge.choose_card(connection, tenant, payment_method)
-        await profiles.changed(transaction, [tenant])
+        await profiles.increment_versions(transaction, [tenant])
 
 
 async def detach_at_stripe(stripe: StripeGateway, payment_method: str) -> None:
@@ -93,7 +93,7 @@ async def record_detached(context: WorkflowContext, tenant: str, payment_method:
         card = (await cards.load(transaction.connection, [key]))[key]
         if card != detach(card):
             await cards.update(transaction.connection, tenant, detach(card))
-            await profiles.changed(transaction, [tenant])
+            await profiles.increment_versions(transaction, [tenant])
 
 
 def _setup_intent_for(customer: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ async def ensure_stripe_customer(context: WorkflowContext, tenant: str) -> str:
         async with context.outbox.transaction(context.engine, tenant) as transaction:
             await profiles.lock(transaction.connection, [tenant])
             if await customers.set_stripe_customer(transaction.connection, customer, stripe_customer):
-                await profiles.changed(transaction, [tenant])
+                await profiles.increment_versions(transaction, [tenant])
                 return stripe_customer
     raise StripeBusy("the customer is being made")
 

@@ -1,8 +1,8 @@
-"""All tables, and who may do what with them.
+"""All tables, and each role's privileges on them.
 
-Every table with a tenant starts its key with it and is protected by row-level security. Two have none: `package` is
-the same for everybody, and `payment_method_lock` is needed before it is known whose a card is; the API's role cannot
-read it.
+Every table with a tenant has it first in its key and is protected by row-level security. Two have none: all tenants
+share `package`, and `payment_method_lock` is needed before the tenant of a card is known; the API's role cannot read
+it.
 """
 
 from alembic import op
@@ -15,7 +15,7 @@ revision = "0001"
 down_revision = None
 
 TABLES = (
-    # The tenant's lock and version: whatever changes what recharge must know locks this row first.
+    # A tenant's lock and version. A transaction that changes the billing profile locks this row first.
     """
     CREATE TABLE profile (
         tenant_id text PRIMARY KEY,
@@ -197,7 +197,7 @@ TABLES = (
     """,
 )
 
-#: What a tenant's own request may do; the worker may do everything but rewrite consent.
+#: The privileges of the API's role. The worker's role has all privileges, except that it cannot change consent.
 API_RIGHTS: dict[str, tuple[str, ...]] = {
     "profile": ("SELECT", "INSERT", "UPDATE"),
     "customer": ("SELECT", "INSERT", "UPDATE"),

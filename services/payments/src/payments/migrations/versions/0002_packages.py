@@ -1,7 +1,7 @@
 """The packages that a new installation sells; larger ones are cheaper per credit.
 
-A mark for each has the first worker publish it. Marks are protected by row-level security, which binds the owner too,
-so it is let off for the length of this transaction.
+A mark for each makes the first worker publish it. Row-level security of marks applies to the owner too, so the
+migration lifts it for its transaction.
 """
 
 from alembic import op
@@ -11,7 +11,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Adds the packages and has them published."""
+    """Adds the packages and marks them for publishing."""
     op.execute(
         """
         INSERT INTO package (package_id, version, name, credits, price_minor, currency, active, expires_in_days) VALUES

@@ -1,4 +1,4 @@
-"""Whether the buyer of a purchase wants it also while a recharge is under way: then it may be confirmed during one."""
+"""Whether the user wants a purchase also while a recharge is under way. It may then be confirmed during one."""
 
 from alembic import op
 
@@ -7,5 +7,5 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Adds the column; its default is what the version before, which does not write it, means."""
+    """Adds the column. Its default is right for the rows that the previous version writes."""
     op.execute("ALTER TABLE purchase ADD COLUMN insisted boolean NOT NULL DEFAULT false")

@@ -1,4 +1,4 @@
-"""The card that its owner has chosen for automatic recharge. Consent is to a card, not to whatever is saved."""
+"""The card that its owner chose for automatic recharge. Consent is to one card, not to every saved card."""
 
 from alembic import op
 
@@ -7,5 +7,5 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Adds the column. Where nobody has chosen yet no card is charged until its owner saves the settings again."""
+    """Adds the column. Without a chosen card, none is charged until the owner saves the settings again."""
     op.execute("ALTER TABLE auto_recharge ADD COLUMN payment_method text")

@@ -1,4 +1,4 @@
-"""Since when a purchase is what it is, and whether a recharge that was asked for waits for it."""
+"""Since when a purchase is in its state, and until when a requested recharge waits for it."""
 
 from alembic import op
 
@@ -7,6 +7,6 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    """Adds the columns. The version before does not write them: then a purchase counts from its beginning."""
+    """Adds the columns. In rows of the previous version `state_since` is when the purchase was created."""
     op.execute("ALTER TABLE purchase ADD COLUMN state_since timestamptz NOT NULL DEFAULT now()")
     op.execute("ALTER TABLE purchase ADD COLUMN recharge_waits_until timestamptz")

@@ -1,1 +1,1 @@
-"""One file a migration, in order."""
+"""One file per migration, in the order of their revision ids."""

@@ -1,4 +1,4 @@
-"""A purchase ends the same whatever order Stripe's words come in, and only a retrieval breaks a tie."""
+"""A purchase's state does not depend on the order of Stripe's events, and only a retrieval breaks a tie."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
@@ -9,24 +9,24 @@ from hypothesis import strategies as st
 
 from payments.core.purchases import (
     CREDITED_WITHIN,
-    FOLLOW_EVERY,
     KEY_TRUSTED_FOR,
     OPEN_FOR,
+    RETRIEVE_EVERY,
     Observation,
     Progress,
     PurchaseState,
     Source,
     Step,
-    is_same_for_recharge,
+    apply_observation,
     next_step,
-    observe,
+    progress_changes_profile,
 )
 
 OPENED = datetime(2026, 9, 1, 12, 0, tzinfo=UTC)
 NOW = OPENED + timedelta(minutes=1)
 CREATED = Progress(PurchaseState.CREATED, None, None, None, None, None)
-#: Stripe has answered the call that made its PaymentIntent.
-MADE = Progress(PurchaseState.OPEN, "pi_1", "requires_payment_method", None, None, None)
+#: The response to the call that created its PaymentIntent is recorded.
+WITH_PAYMENT_INTENT = Progress(PurchaseState.OPEN, "pi_1", "requires_payment_method", None, None, None)
 
 
 def event(status: str, second: int, intent: str = "pi_1", decline: str | None = None) -> Observation:
@@ -37,14 +37,14 @@ def answer(status: str, source: Source = Source.ANSWER) -> Observation:
     return Observation(source, "pi_1", status, None)
 
 
-def after(*seen: Observation, start: Progress = MADE) -> Progress:
+def after(*seen: Observation, start: Progress = WITH_PAYMENT_INTENT) -> Progress:
     progress = start
     for each in seen:
-        progress = observe(progress, each, opened_at=OPENED, now=NOW)
+        progress = apply_observation(progress, each, opened_at=OPENED, now=NOW)
     return progress
 
 
-STORY = [
+EVENTS = [
     event("requires_payment_method", 1, decline="generic_decline"),
     event("requires_action", 2),
     event("processing", 3),
@@ -52,26 +52,26 @@ STORY = [
 ]
 
 
-@pytest.mark.parametrize("order", list(permutations(STORY)))
-def test_succeeded_absorbs_in_any_order(order: tuple[Observation, ...]) -> None:
+@pytest.mark.parametrize("order", list(permutations(EVENTS)))
+def test_succeeded_is_final_in_any_order(order: tuple[Observation, ...]) -> None:
     progress = after(*order)
     assert (progress.state, progress.payment_intent) == (PurchaseState.SUCCEEDED, "pi_1")
     assert progress.look_at == NOW + CREDITED_WITHIN
 
 
-@given(st.permutations([*STORY[:3], *STORY[:3], event("canceled", 5)]))
-def test_canceled_absorbs_in_any_order_and_duplicated(order: list[Observation]) -> None:
+@given(st.permutations([*EVENTS[:3], *EVENTS[:3], event("canceled", 5)]))
+def test_canceled_is_final_in_any_order_and_duplicated(order: list[Observation]) -> None:
     assert after(*order).state is PurchaseState.CANCELED
 
 
-@given(st.permutations(STORY[:3] * 2))
-def test_otherwise_the_newest_word_wins_in_any_order_and_duplicated(order: list[Observation]) -> None:
+@given(st.permutations(EVENTS[:3] * 2))
+def test_otherwise_the_newest_event_wins_in_any_order_and_duplicated(order: list[Observation]) -> None:
     progress = after(*order)
     assert (progress.state, progress.status) == (PurchaseState.PROCESSING, "processing")
-    assert progress.look_at == NOW + FOLLOW_EVERY
+    assert progress.look_at == NOW + RETRIEVE_EVERY
 
 
-def test_money_that_came_in_counts_even_for_a_canceled_purchase() -> None:
+def test_a_canceled_purchase_that_was_paid_succeeds() -> None:
     canceled = after(event("canceled", 5))
     assert after(event("succeeded", 3), start=canceled).state is PurchaseState.SUCCEEDED
 
@@ -83,21 +83,21 @@ def test_another_payment_intent_changes_nothing() -> None:
     assert after(event("succeeded", 9), start=open_).payment_intent != "pi_2"
 
 
-def test_an_event_does_not_say_which_payment_intent_is_the_purchases() -> None:
+def test_only_a_response_sets_the_payment_intent_unless_an_event_says_paid() -> None:
     for status in ("requires_payment_method", "requires_action", "processing", "canceled"):
         assert after(event(status, 1), start=CREATED) is CREATED
-    assert after(event("succeeded", 1), start=CREATED).state is PurchaseState.SUCCEEDED, "that credits its order"
+    assert after(event("succeeded", 1), start=CREATED).state is PurchaseState.SUCCEEDED, "the ledger credits it"
     for source in (Source.ANSWER, Source.RETRIEVED):
         assert after(answer("requires_action", source), start=CREATED).payment_intent == "pi_1"
 
 
-def test_a_tie_is_for_a_retrieval_to_break() -> None:
+def test_a_tie_needs_a_retrieval() -> None:
     tied = after(event("requires_action", 2), event("processing", 2))
     assert (tied.status, tied.look_at) == ("requires_action", NOW)
     assert after(answer("processing", Source.RETRIEVED), start=tied).state is PurchaseState.PROCESSING
 
 
-def test_an_answer_of_unknown_age_is_not_believed_over_an_event() -> None:
+def test_a_response_of_unknown_age_does_not_replace_an_event() -> None:
     open_ = after(event("processing", 3))
     doubted = after(answer("requires_payment_method"), start=open_)
     assert (doubted.state, doubted.look_at) == (PurchaseState.PROCESSING, NOW)
@@ -120,12 +120,12 @@ def test_unknown_statuses_change_nothing() -> None:
         (after(event("processing", 1)), timedelta(hours=5), Step.RETRIEVE),
     ],
 )
-def test_the_sweeper_creates_again_follows_or_cancels(progress: Progress, age: timedelta, step: Step) -> None:
-    assert next_step(progress, opened_at=OPENED, state_since=OPENED, is_in_the_way=False, now=OPENED + age) is step
+def test_the_next_step_depends_on_progress_and_age(progress: Progress, age: timedelta, step: Step) -> None:
+    assert next_step(progress, opened_at=OPENED, state_since=OPENED, blocks_recharge=False, now=OPENED + age) is step
 
 
 @pytest.mark.parametrize(
-    ("progress", "minutes", "is_in_the_way", "step"),
+    ("progress", "minutes", "blocks_recharge", "step"),
     [
         (after(event("requires_payment_method", 1)), 4, True, Step.RETRIEVE),
         (after(event("requires_payment_method", 1)), 5, True, Step.CANCEL),
@@ -135,18 +135,18 @@ def test_the_sweeper_creates_again_follows_or_cancels(progress: Progress, age: t
         (CREATED, 25, True, Step.CREATE_AGAIN),
     ],
 )
-def test_what_was_left_open_in_a_recharges_way_is_cancelled_after_five_minutes(
-    progress: Progress, minutes: int, is_in_the_way: bool, step: Step
+def test_a_purchase_that_blocks_a_recharge_is_canceled_after_five_minutes(
+    progress: Progress, minutes: int, blocks_recharge: bool, step: Step
 ) -> None:
     now = OPENED + timedelta(minutes=25)
     since = now - timedelta(minutes=minutes)
-    assert next_step(progress, opened_at=OPENED, state_since=since, is_in_the_way=is_in_the_way, now=now) is step
+    assert next_step(progress, opened_at=OPENED, state_since=since, blocks_recharge=blocks_recharge, now=now) is step
 
 
-def test_recharge_is_told_when_a_payer_tries_and_not_that_the_payment_intent_was_made() -> None:
+def test_the_profile_changes_with_each_try_to_pay_and_not_with_the_payment_intent() -> None:
     open_ = after(event("requires_payment_method", 1))
-    assert is_same_for_recharge(CREATED, open_)
-    assert is_same_for_recharge(open_, open_)
-    assert not is_same_for_recharge(open_, after(event("requires_action", 2)))
-    assert not is_same_for_recharge(open_, after(event("requires_payment_method", 2, decline="card_declined")))
-    assert not is_same_for_recharge(open_, after(event("processing", 2)))
+    assert not progress_changes_profile(CREATED, open_)
+    assert not progress_changes_profile(open_, open_)
+    assert progress_changes_profile(open_, after(event("requires_action", 2)))
+    assert progress_changes_profile(open_, after(event("requires_payment_method", 2, decline="card_declined")))
+    assert progress_changes_profile(open_, after(event("processing", 2)))

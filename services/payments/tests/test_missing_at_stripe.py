@@ -1,5 +1,5 @@
-"""Customers, cards and payments that Stripe no longer has, though no event has told: deleted while events were lost, or
-of another account or mode. And what only looks like it: the answers of a proxy."""
+"""Customers, cards and PaymentIntents that Stripe no longer has and of which no event came: deleted while events were
+lost, or of another account or mode. And responses that only look like it, such as a proxy's."""
 
 import asyncio
 import json
@@ -19,8 +19,8 @@ from stripe_simulator.proxies import PAGES, Page, proxy
 from stripe_simulator.testing import RunningSimulator
 
 
-class Died(Exception):
-    """The process, before it asked Stripe."""
+class Crashed(Exception):
+    """Simulates a process that ends before it calls Stripe."""
 
 
 CREATE = "/api/stripe/create-payment-intent"
@@ -47,17 +47,17 @@ def at_stripe(account: RunningSimulator, kind: str = "customers") -> int:
     return sum(account.get("/books")["counts"].get(kind, {}).values())
 
 
-async def test_in_another_account_old_tenants_buy_and_save_cards_again(
+async def test_tenants_can_buy_and_save_cards_in_another_stripe_account(
     call: Call, buy: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator
 ) -> None:
     card = await save_card("acme")
     before, _ = await customer_of(rows)
-    stripe_account.post("/reset")  # another account: it knows nothing of ours
+    stripe_account.post("/reset")  # as another account, which has none of our objects
     bought = await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
     assert bought.status_code == 200, bought.text
     after, generation = await customer_of(rows)
     assert (after != before, generation) == (True, 2)
-    assert await cards_of(call) == [], "the dead card is shown no more"
+    assert await cards_of(call) == [], "the missing card is not shown"
     [profile] = await rows("SELECT default_payment_method FROM profile")
     assert profile.default_payment_method is None
     saved = await save_card("acme", "pm_card_mastercard")
@@ -69,7 +69,7 @@ async def test_in_another_account_old_tenants_buy_and_save_cards_again(
     assert (paid.status_code, paid.json()["status"]) == (200, "succeeded")
 
 
-async def test_a_card_is_saved_for_the_next_customer(
+async def test_a_card_is_saved_for_a_new_customer_where_the_old_one_is_missing(
     call: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator
 ) -> None:
     await save_card("acme")
@@ -80,7 +80,7 @@ async def test_a_card_is_saved_for_the_next_customer(
     assert await cards_of(call) == []
 
 
-async def test_requests_side_by_side_make_one_new_customer(
+async def test_concurrent_requests_create_one_new_customer(
     call: Call, buy: Call, rows: Call, stripe_account: RunningSimulator
 ) -> None:
     await buy("acme", packageId="starter")
@@ -96,7 +96,7 @@ async def test_requests_side_by_side_make_one_new_customer(
     assert len(stripe_account.client().v1.customers.list().data) == 1
 
 
-async def test_a_customer_deleted_while_events_were_lost_is_let_go_by_the_next_purchase(
+async def test_the_next_purchase_replaces_a_customer_whose_deletion_event_was_lost(
     call: Call, buy: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator
 ) -> None:
     await save_card("acme")
@@ -108,17 +108,17 @@ async def test_a_customer_deleted_while_events_were_lost_is_let_go_by_the_next_p
     assert await cards_of(call) == []
 
 
-async def test_a_purchase_begun_before_goes_on_for_the_next_customer(
+async def test_an_older_purchase_continues_with_the_new_customer(
     call: Call, buy: Call, rows: Call, stripe_account: RunningSimulator
 ) -> None:
     await buy("acme", packageId="starter")
     before, _ = await customer_of(rows)
 
-    async def die() -> None:
+    async def crash() -> None:
         hold_at("payments.purchase_committed", None)
-        raise Died
+        raise Crashed
 
-    hold_at("payments.purchase_committed", die)
+    hold_at("payments.purchase_committed", crash)
     first = await call("acme", "POST", CREATE, {"packageId": "starter"}, key="k")
     assert first.status_code == 500
     stripe_account.client().v1.customers.delete(cast("str", before))
@@ -131,12 +131,12 @@ async def test_a_purchase_begun_before_goes_on_for_the_next_customer(
     assert row.customer == (await customer_of(rows))[0] != before
 
 
-async def test_paying_with_a_card_that_is_gone_says_so_and_removes_it(
+async def test_confirmation_with_a_missing_card_is_refused_and_removes_the_card(
     call: Call, buy: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator
 ) -> None:
     card, other = await save_card("acme"), await save_card("acme", "pm_card_mastercard")
     purchase = await buy("acme", packageId="starter")
-    stripe_account.client().v1.payment_methods.detach(card)  # in the dashboard, and its event is lost
+    stripe_account.client().v1.payment_methods.detach(card)  # in the dashboard; the event is lost
     body = {"purchaseId": purchase["purchaseId"], "paymentMethodId": card}
     refused = await call("acme", "POST", CONFIRM, body, key="pay")
     assert (refused.status_code, refused.json()["code"]) == (409, "card_gone")
@@ -147,7 +147,7 @@ async def test_paying_with_a_card_that_is_gone_says_so_and_removes_it(
     assert paid.status_code == 200, paid.text
 
 
-async def test_paying_what_another_account_has_ends_the_purchase_and_asks_for_a_card(
+async def test_confirmation_of_another_accounts_payment_intent_cancels_the_purchase(
     call: Call, buy: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator
 ) -> None:
     card = await save_card("acme")
@@ -160,7 +160,7 @@ async def test_paying_what_another_account_has_ends_the_purchase_and_asks_for_a_
     assert await cards_of(call) == []
 
 
-async def test_the_sweeper_ends_purchases_of_another_account(
+async def test_the_sweeper_cancels_purchases_of_another_account(
     buy: Call, rows: Call, stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any
 ) -> None:
     await buy("acme", packageId="starter")
@@ -170,7 +170,7 @@ async def test_the_sweeper_ends_purchases_of_another_account(
     assert await states(rows) == ["canceled"]
 
 
-async def test_a_default_that_cannot_be_told_is_news(
+async def test_a_refused_default_repair_records_the_missing_customer(
     call: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator, sweeper: Sweeper
 ) -> None:
     await save_card("acme")
@@ -180,31 +180,31 @@ async def test_a_default_that_cannot_be_told_is_news(
     assert await cards_of(call) == []
 
 
-async def test_a_card_that_recharge_could_not_charge_is_looked_at(
-    call: Call, rows: Call, save_card: Call, tell: Call, stripe_account: RunningSimulator, sweeper: Sweeper
+async def test_cards_are_retrieved_after_recharge_found_one_detached(
+    call: Call, rows: Call, save_card: Call, consume: Call, stripe_account: RunningSimulator, sweeper: Sweeper
 ) -> None:
     card, other = await save_card("acme"), await save_card("acme", "pm_card_mastercard")
     stripe_account.client().v1.payment_methods.detach(card)
     example = cast("AttemptChanged", EXAMPLES[AttemptChanged])
-    await tell(example.model_copy(update={"tenant": "acme", "state": "declined", "reason": "card_detached"}))
+    await consume(example.model_copy(update={"tenant": "acme", "state": "declined", "reason": "card_detached"}))
     await sweeper.sweep_cards()
     assert await cards_of(call) == [other]
 
 
-async def test_one_card_of_a_customer_that_is_gone_takes_the_others_with_it(
-    call: Call, rows: Call, save_card: Call, tell: Call, stripe_account: RunningSimulator, sweeper: Sweeper
+async def test_a_missing_customer_detaches_all_its_cards(
+    call: Call, rows: Call, save_card: Call, consume: Call, stripe_account: RunningSimulator, sweeper: Sweeper
 ) -> None:
     await save_card("acme")
     await save_card("acme", "pm_card_mastercard")
     stripe_account.post("/reset")
     example = cast("AttemptChanged", EXAMPLES[AttemptChanged])
-    await tell(example.model_copy(update={"tenant": "acme", "state": "declined", "reason": "customer_gone"}))
+    await consume(example.model_copy(update={"tenant": "acme", "state": "declined", "reason": "customer_gone"}))
     await sweeper.sweep_cards()
     assert await cards_of(call) == []
     assert await customer_of(rows) == (None, 2)
 
 
-async def test_a_customer_that_stripe_did_not_tell_of_is_asked_about_again(
+async def test_the_sweeper_asks_again_where_stripe_gave_no_answer_about_a_customer(
     call: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator, sweeper: Sweeper, clock: Any
 ) -> None:
     await save_card("acme")
@@ -215,15 +215,15 @@ async def test_a_customer_that_stripe_did_not_tell_of_is_asked_about_again(
     )
     stripe_account.post("/faults", kind="error_before", method="GET", path="/v1/customers/*", kept=False)
     await sweeper.sweep_cards()
-    assert len(await cards_of(call)) == 2, "half an answer changes nothing"
+    assert len(await cards_of(call)) == 2, "without an answer about the customer nothing changes"
     clock.advance(minutes=10)
     await sweeper.sweep_cards()
     assert await cards_of(call) == []
     assert await customer_of(rows) == (None, 2)
 
 
-async def _asked(gateway: StripeGateway) -> list[object]:
-    """What each call says."""
+async def _results_of_all_calls(gateway: StripeGateway) -> list[object]:
+    """What each call returns or raises."""
     calls = (
         gateway.has_customer("cus_1"),
         gateway.retrieve_payment_method("pm_1"),
@@ -240,15 +240,15 @@ async def _asked(gateway: StripeGateway) -> list[object]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-async def test_what_is_not_stripes_is_no_answer(page: Page) -> None:
+async def test_a_response_that_is_not_from_stripe_is_unavailable(page: Page) -> None:
     with proxy(page) as url:
         async with open_stripe_gateway(stripe_settings(url, "sk_test_x")) as gateway:
-            said = await _asked(gateway)
-    assert [type(each) for each in said] == [StripeUnavailable] * len(said), said
-    assert not any(each.is_answered for each in said if isinstance(each, StripeUnavailable))
+            results = await _results_of_all_calls(gateway)
+    assert [type(each) for each in results] == [StripeUnavailable] * len(results), results
+    assert not any(each.is_answered for each in results if isinstance(each, StripeUnavailable))
 
 
-async def test_a_proxys_404_makes_nothing_gone(
+async def test_a_404_of_a_proxy_does_not_count_as_missing(
     call: Call, buy: Call, rows: Call, save_card: Call, worker_engine: Any, outbox: Any, clock: Any
 ) -> None:
     card = await save_card("acme")
@@ -267,13 +267,13 @@ async def test_a_proxys_404_makes_nothing_gone(
     assert await customer_of(rows) == before
 
 
-async def test_a_live_card_is_not_gone_because_an_old_purchase_is_of_a_customer_that_is(
+async def test_a_card_of_the_current_customer_is_kept_where_an_old_purchase_has_a_missing_one(
     call: Call, buy: Call, rows: Call, save_card: Call, stripe_account: RunningSimulator
 ) -> None:
     purchase = await buy("acme", packageId="starter")
     before, _ = await customer_of(rows)
     stripe_account.client().v1.customers.delete(cast("str", before))
-    card = await save_card("acme")  # of the next customer
+    card = await save_card("acme")  # of the new customer
     body = {"purchaseId": purchase["purchaseId"], "paymentMethodId": card}
     refused = await call("acme", "POST", CONFIRM, body, key="pay")
     assert (refused.status_code, refused.json()["code"]) == (409, "stripe_refused")
@@ -282,7 +282,7 @@ async def test_a_live_card_is_not_gone_because_an_old_purchase_is_of_a_customer_
     assert profile.default_payment_method == card
 
 
-async def test_a_key_of_the_other_mode_makes_nothing_missing() -> None:
+async def test_a_key_of_the_other_mode_does_not_count_as_missing() -> None:
     error = {
         "type": "invalid_request_error", "code": "resource_missing", "param": "customer",
         "message": "No such customer: 'cus_1'; a similar object exists in live mode, but a test mode key was used.",

@@ -1,4 +1,4 @@
-"""A card ends the same whatever order its events come in."""
+"""A card's state does not depend on the order of its events."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,12 +10,12 @@ from payments.core.cards import (
     CardDetails,
     CardState,
     SavedCard,
-    announce,
+    apply_retrieval,
     attach,
     detach,
     next_default,
     remove,
-    retrieved,
+    set_up,
 )
 
 START = datetime(2026, 9, 1, tzinfo=UTC)
@@ -32,7 +32,7 @@ def attached(card: SavedCard | None, second: int, details: CardDetails = VISA) -
 
 
 def answered(card: SavedCard, details: CardDetails | None) -> SavedCard:
-    return retrieved(card, details, asked=card, now=NOW)
+    return apply_retrieval(card, details, asked=card, now=NOW)
 
 
 @given(st.permutations([(1, 2030), (2, 2031), (3, 2032)] * 2))
@@ -44,51 +44,51 @@ def test_the_newest_details_win_in_any_order_and_duplicated(order: list[tuple[in
 
 
 def test_a_detached_card_stays_detached() -> None:
-    gone = detach(attached(None, 1))
-    assert attached(gone, 9) == gone
-    assert retrieved(gone, VISA, asked=attached(None, 1), now=NOW) == gone
-    assert announce(gone, "pm_1", now=NOW) == gone
+    detached = detach(attached(None, 1))
+    assert attached(detached, 9) == detached
+    assert apply_retrieval(detached, VISA, asked=attached(None, 1), now=NOW) == detached
+    assert set_up(detached, "pm_1", now=NOW) == detached
 
 
-def test_a_tie_with_other_details_is_for_a_retrieval_to_break_and_a_duplicate_is_none() -> None:
+def test_a_tie_with_other_details_needs_a_retrieval_and_a_duplicate_does_not() -> None:
     card = attached(None, 1)
     assert attached(card, 1) == card
     tied = attached(card, 1, replace(VISA, exp_year=2031))
     assert (tied.details, tied.look_at) == (VISA, NOW)
-    settled = answered(tied, replace(VISA, exp_year=2031))
-    assert (settled.details, settled.look_at) == (replace(VISA, exp_year=2031), None)
+    broken = answered(tied, replace(VISA, exp_year=2031))
+    assert (broken.details, broken.look_at) == (replace(VISA, exp_year=2031), None)
 
 
-def test_an_answer_that_may_be_older_than_an_event_is_asked_for_again() -> None:
+def test_a_retrieval_that_may_be_older_than_an_event_is_repeated() -> None:
     asked = replace(attached(None, 1), look_at=at(90))
     newest = replace(VISA, exp_year=2033)
     for changed in (attached(asked, 1, newest), attached(asked, 2, newest)):
-        answer = retrieved(changed, replace(VISA, exp_year=2032), asked=asked, now=NOW)
+        answer = apply_retrieval(changed, replace(VISA, exp_year=2032), asked=asked, now=NOW)
         assert (answer.details, answer.seen_at, answer.look_at) == (changed.details, changed.seen_at, NOW)
         assert answered(answer, newest).details == newest
-    assert retrieved(attached(asked, 2, newest), None, asked=asked, now=NOW).state is CardState.DETACHED
+    assert apply_retrieval(attached(asked, 2, newest), None, asked=asked, now=NOW).state is CardState.DETACHED
 
 
-def test_a_card_that_was_only_announced_is_looked_at_and_not_charged_until_then() -> None:
-    announced = announce(None, "pm_1", now=NOW)
+def test_a_card_without_details_is_retrieved_and_not_usable_until_then() -> None:
+    announced = set_up(None, "pm_1", now=NOW)
     assert (announced.is_usable, announced.look_at) == (False, NOW)
     assert answered(announced, VISA).is_usable
     assert attached(announced, 1).is_usable and attached(announced, 1).look_at is None
     assert answered(announced, None).state is CardState.DETACHED
 
 
-def test_a_removed_card_is_never_charged_again_whatever_comes() -> None:
+def test_a_removed_card_is_never_usable_again() -> None:
     removed = remove(attached(None, 1), now=NOW)
     assert not removed.is_usable
     assert not attached(removed, 9, replace(VISA, exp_year=2040)).is_usable
     assert remove(removed, now=NOW + timedelta(hours=1)) == removed
 
 
-def test_the_first_usable_card_becomes_the_default_and_no_card_takes_its_place_by_itself() -> None:
+def test_the_first_usable_card_becomes_the_default_and_no_other_card_replaces_it() -> None:
     first, second = attached(None, 1), replace(attached(None, 1), payment_method="pm_2")
     assert next_default(None, None, first) == "pm_1"
     assert next_default("pm_1", None, second) == "pm_1"
     assert next_default("pm_1", first, detach(first)) is None
     assert next_default(None, second, replace(second, seen_at=at(5))) is None
     assert next_default("pm_2", first, detach(first)) == "pm_2"
-    assert next_default(None, None, announce(None, "pm_3", now=NOW)) is None
+    assert next_default(None, None, set_up(None, "pm_3", now=NOW)) is None
