@@ -12,6 +12,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from pydantic_settings import BaseSettings
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -67,6 +68,24 @@ async def test_migrated_tables_match_the_metadata(database: ServiceDatabase) -> 
             assert await connection.run_sync(differences) == []
     finally:
         await engine.dispose()
+
+
+def test_each_migration_file_is_named_after_its_revision() -> None:
+    """Databases have stored these revisions: a file may get another name, never another revision."""
+    config = Config()
+    config.set_main_option("script_location", "payments:migrations")
+    config.set_main_option("path_separator", "os")
+    revisions = list(ScriptDirectory.from_config(config).walk_revisions())
+    assert [each.revision for each in reversed(revisions)][:5] == ["0001", "0002", "0003", "0004", "0005"]
+    assert all(Path(each.path).name.startswith(f"{each.revision}_") for each in revisions)
+
+
+async def test_a_database_migrated_by_an_older_version_is_migrated_on(
+    empty_database: str, postgres_server: PostgresServer
+) -> None:
+    await migrate_to("0005", empty_database)
+    await migrate("payments", empty_database, timeout_s=30)
+    assert postgres_server.execute("SELECT version_num FROM alembic_version", EMPTY).strip() >= "0005"
 
 
 async def test_concurrent_and_repeated_migrations_succeed(empty_database: str) -> None:

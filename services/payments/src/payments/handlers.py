@@ -69,14 +69,14 @@ class _BatchState:
 
 
 class StripeEventHandler:
-    """`stripe.events`. Signed metadata name the purchase; the Stripe customer names the tenant of a card."""
+    """`stripe.events`. The signed metadata names the purchase; the Stripe customer says whose a card is."""
 
     def __init__(self, signing_keys: Sequence[str], clock: Callable[[], datetime]) -> None:
         self._signing_keys = signing_keys
         self._clock = clock
 
     async def handle(self, transaction: Transaction, records: Sequence[Record]) -> None:
-        """Applies a batch."""
+        """Applies the events of a batch."""
         facts = [fact for fact in map(self._fact, records) if not isinstance(fact, Ignored)]
         if not facts:
             return
@@ -114,7 +114,7 @@ class StripeEventHandler:
         tenants = {tenant for tenant, _ in known_purchases}
         tenants |= {*tenants_by_customer.values(), *tenants_by_card.values()}
         defaults = await profiles.lock(connection, tenants) if tenants else {}
-        # Again, now that the locks prevent a change of customers. One created just now has no events yet.
+        # Again: from now on the locked profiles keep their customers. One recorded in between has no events yet.
         current = await customers.tenants_of(connection, mentioned)
         tenants_by_customer = {each: tenant for each, tenant in current.items() if tenant in defaults}
 
@@ -155,21 +155,21 @@ def _apply_fact(batch: _BatchState, fact: Fact) -> None:
                 return
             before = batch.cards.get((tenant, fact.payment_method))
             after = attach(before, fact.payment_method, fact.details, created=fact.created, now=batch.now)
-            _save_card(batch, tenant, before, after)
+            _change_card(batch, tenant, before, after)
         case SetupSucceeded():
             tenant = batch.tenants_by_customer.get(fact.customer)
             if tenant is None:
                 _ignored.labels("unknown_customer").inc()
                 return
             before = batch.cards.get((tenant, fact.payment_method))
-            _save_card(batch, tenant, before, set_up(before, fact.payment_method, now=batch.now))
+            _change_card(batch, tenant, before, set_up(before, fact.payment_method, now=batch.now))
         case CardDetached():
             batch.detached_now.add(fact.payment_method)
             batch.detached.add(fact.payment_method)
             tenant = batch.tenants_by_card.get(fact.payment_method)
             card = batch.cards.get((tenant, fact.payment_method)) if tenant is not None else None
             if tenant is not None and card is not None:
-                _save_card(batch, tenant, card, detach(card))
+                _change_card(batch, tenant, card, detach(card))
         case CustomerUpdated():
             tenant = batch.tenants_by_customer.get(fact.customer)
             if tenant is not None and batch.defaults[tenant] != fact.default_payment_method:
@@ -179,7 +179,7 @@ def _apply_fact(batch: _BatchState, fact: Fact) -> None:
             tenant = batch.tenants_by_customer.pop(fact.customer, None)
             for (owner, _), card in list(batch.cards.items()):
                 if owner == tenant:
-                    _save_card(batch, owner, card, detach(card))
+                    _change_card(batch, owner, card, detach(card))
         case Ignored():
             pass
         case _:
@@ -200,7 +200,7 @@ def _observe_purchase(batch: _BatchState, fact: PurchaseObserved) -> None:
     log.debug("purchase_seen", tenant=fact.tenant, purchase=fact.purchase_id, state=after.state)
 
 
-def _save_card(batch: _BatchState, tenant: str, before: SavedCard | None, after: SavedCard) -> None:
+def _change_card(batch: _BatchState, tenant: str, before: SavedCard | None, after: SavedCard) -> None:
     if after.payment_method in batch.detached:
         after = detach(after)
     if after == before:
@@ -246,7 +246,7 @@ async def handle_balances(transaction: Transaction, records: Sequence[Record]) -
 async def handle_attempts(transaction: Transaction, records: Sequence[Record]) -> None:
     """`recharge.attempt-changed`: keeps the newest version of each attempt.
 
-    Where Stripe had no longer the card or its customer, the sweeper retrieves all cards of the tenant.
+    Where recharge learned that Stripe does not have a card or its customer, the sweeper retrieves the tenant's cards.
     """
     attempts = _decoded(records, AttemptChanged)
     tenants = {attempt.tenant for attempt in attempts if attempt.reason in REASONS_TO_RETRIEVE_CARDS}

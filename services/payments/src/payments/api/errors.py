@@ -88,48 +88,6 @@ def _not_for_sale(error: NotForSale) -> Problem:
 
 def _refusal(refusal: Refusal) -> Problem:
     match refusal:
-        case KeyReused():
-            return Problem(
-                409,
-                "idempotency_key_reused",
-                "This Idempotency-Key was used for another request. Use a new key for a new request.",
-            )
-        case UnknownPurchase():
-            return Problem(404, "unknown_purchase", "There is no such purchase. Create one with create-payment-intent.")
-        case PurchaseNotReady():
-            return Problem(
-                409,
-                "purchase_not_ready",
-                "Stripe has not been reached for this purchase yet. "
-                "Repeat create-payment-intent with its Idempotency-Key.",
-                _retry_after(1),
-            )
-        case PurchaseCanceled():
-            return Problem(
-                409, "purchase_canceled", "This purchase was cancelled. Start a new one with a new Idempotency-Key."
-            )
-        case PurchasePaid():
-            return Problem(409, "purchase_paid", "This purchase is paid. To buy again use a new Idempotency-Key.")
-        case TooManyOpenPurchases():
-            return Problem(
-                429,
-                "too_many_open_purchases",
-                f"{refusal.limit} purchases wait for their payment. "
-                "Pay one of them, or wait: each is cancelled after 30 minutes.",
-                _retry_after(60),
-            )
-        case UnknownPaymentMethod():
-            return Problem(
-                404,
-                "unknown_payment_method",
-                "There is no such saved card. GET /api/stripe/payment-methods lists them.",
-            )
-        case MissingPaymentMethod():
-            return Problem(
-                409, "card_gone", "Stripe no longer has this card. Enter a card again, or choose another saved one."
-            )
-        case TooManyCards():
-            return Problem(409, "too_many_cards", f"{refusal.limit} cards are saved. Remove one before saving another.")
         case RechargeUnderWay():
             return Problem(
                 409,
@@ -138,16 +96,70 @@ def _refusal(refusal: Refusal) -> Problem:
                 if refusal.may_insist
                 else "A saved card is being charged already. Wait for its credits.",
             )
-        case AutoRechargeNotSet():
+        case TooManyOpenPurchases():
             return Problem(
-                409, "auto_recharge_not_set", "Set what a recharge may cost first: PUT /api/credits/auto-recharge."
+                429,
+                "too_many_open_purchases",
+                f"{refusal.limit} purchases wait for their payment. "
+                "Pay one of them, or wait: each is cancelled after 30 minutes.",
+                _retry_after(60),
             )
-        case NoCardForRecharge():
-            return Problem(
-                409, "no_default_card", "No saved card is chosen for it. Save one, and choose it as the default."
-            )
+        case TooManyCards():
+            return Problem(409, "too_many_cards", f"{refusal.limit} cards are saved. Remove one before saving another.")
         case _:
-            raise refusal
+            status, code, detail = _PROBLEMS[type(refusal)]
+            headers = _retry_after(1) if isinstance(refusal, PurchaseNotReady) else None
+            return Problem(status, code, detail, headers)
+
+
+#: Status, code and detail.
+_PROBLEMS: dict[type[Refusal], tuple[int, str, str]] = {
+    KeyReused: (
+        409,
+        "idempotency_key_reused",
+        "This Idempotency-Key was used for another request. Use a new key for a new request.",
+    ),
+    UnknownPurchase: (
+        404,
+        "unknown_purchase",
+        "There is no such purchase. Create one with create-payment-intent.",
+    ),
+    PurchaseNotReady: (
+        409,
+        "purchase_not_ready",
+        "Stripe has not been reached for this purchase yet. Repeat create-payment-intent with its Idempotency-Key.",
+    ),
+    PurchaseCanceled: (
+        409,
+        "purchase_canceled",
+        "This purchase was cancelled. Start a new one with a new Idempotency-Key.",
+    ),
+    PurchasePaid: (
+        409,
+        "purchase_paid",
+        "This purchase is paid. To buy again use a new Idempotency-Key.",
+    ),
+    UnknownPaymentMethod: (
+        404,
+        "unknown_payment_method",
+        "There is no such saved card. GET /api/stripe/payment-methods lists them.",
+    ),
+    MissingPaymentMethod: (
+        409,
+        "card_gone",
+        "Stripe no longer has this card. Enter a card again, or choose another saved one.",
+    ),
+    AutoRechargeNotSet: (
+        409,
+        "auto_recharge_not_set",
+        "Set what a recharge may cost first: PUT /api/credits/auto-recharge.",
+    ),
+    NoCardForRecharge: (
+        409,
+        "no_default_card",
+        "No saved card is chosen for it. Save one, and choose it as the default.",
+    ),
+}
 
 
 def _stripe_failure(error: StripeProblem) -> Problem:

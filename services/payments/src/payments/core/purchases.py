@@ -14,7 +14,7 @@ from typing import assert_never
 
 #: An unconfirmed purchase is canceled at this age.
 OPEN_FOR = timedelta(minutes=30)
-#: It is canceled so long after its user last did something if its tenant needs a recharge: recharge waits for it.
+#: Where its tenant needs a recharge, which waits for it, it is canceled so long after its user last did something.
 OPEN_FOR_WHILE_RECHARGE_NEEDED = timedelta(minutes=5)
 #: How long the sweeper leaves a new row to the request that inserted it, whose Stripe calls end within 20 s.
 CREATION_GRACE = timedelta(seconds=60)
@@ -24,7 +24,7 @@ KEY_TRUSTED_FOR = timedelta(hours=20)
 RETRIEVE_EVERY = timedelta(minutes=10)
 #: A paid purchase that has no entry in the ledger by then is an alert (`payments.jobs.watch_credits`).
 CREDITED_WITHIN = timedelta(minutes=10)
-#: How often, at most, the sweeper tries again to cancel one.
+#: How often, at most, the sweeper tries to cancel one.
 RETRY_EVERY = timedelta(minutes=1)
 
 
@@ -107,34 +107,48 @@ def apply_observation(progress: Progress, seen: Observation, *, opened_at: datet
         return progress
     if not _is_own(progress, seen, state):
         return progress
+    observed_at = seen.created or progress.observed_at
     if state is PurchaseState.SUCCEEDED:
-        observed_at = seen.created or progress.observed_at
-        return Progress(state, seen.payment_intent, seen.status, None, observed_at, now + CREDITED_WITHIN)
+        return Progress(
+            state=state,
+            payment_intent=seen.payment_intent,
+            status=seen.status,
+            decline_code=None,
+            observed_at=observed_at,
+            look_at=now + CREDITED_WITHIN,
+        )
     if progress.state is PurchaseState.CANCELED:
         return progress
     if state is PurchaseState.CANCELED:
-        return Progress(state, seen.payment_intent, seen.status, None, seen.created or progress.observed_at, None)
+        return Progress(
+            state=state,
+            payment_intent=seen.payment_intent,
+            status=seen.status,
+            decline_code=None,
+            observed_at=observed_at,
+            look_at=None,
+        )
     observed = Progress(
         state=state,
         payment_intent=seen.payment_intent,
         status=seen.status,
         decline_code=seen.decline_code,
-        observed_at=seen.created or progress.observed_at,
+        observed_at=observed_at,
         look_at=now + RETRIEVE_EVERY
         if state is PurchaseState.PROCESSING
         else max(opened_at + OPEN_FOR, now + RETRY_EVERY),
     )
     if progress.state is PurchaseState.CREATED or seen.source is Source.RETRIEVED:
         return observed
-    same = (progress.status, progress.decline_code) == (seen.status, seen.decline_code)
+    is_same = (progress.status, progress.decline_code) == (seen.status, seen.decline_code)
     match seen.source:
         case Source.ANSWER:
-            return progress if same else replace(progress, look_at=now)
+            return progress if is_same else replace(progress, look_at=now)
         case Source.EVENT:
             assert seen.created is not None, "events have a time"
             if progress.observed_at is None or seen.created > progress.observed_at:
                 return observed
-            if seen.created < progress.observed_at or same:
+            if seen.created < progress.observed_at or is_same:
                 return progress
             return replace(progress, look_at=now)
         case _:
@@ -147,7 +161,7 @@ def cancel(progress: Progress) -> Progress:
 
 
 def _is_own(progress: Progress, seen: Observation, state: PurchaseState) -> bool:
-    """Whether it is about the purchase's own PaymentIntent; another one may carry a copy of its metadata.
+    """Whether the observation is of the purchase's own PaymentIntent; another one may have a copy of its metadata.
 
     Stripe's response to our own call says which one that is, never an event. But a copy that is paid before that
     response is recorded does pay the purchase: the ledger credits an order to the first PaymentIntent that pays it.

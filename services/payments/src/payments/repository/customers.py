@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """A tenant's customer at Stripe. Every call that creates it sends the same `create_parameters`."""
+    """A tenant's customer at Stripe. Every try to create it sends the same `create_parameters`."""
 
     tenant: str
     generation: int

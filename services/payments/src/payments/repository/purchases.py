@@ -19,8 +19,8 @@ PurchaseKey = tuple[str, str]
 class Purchase:
     """A purchase. `state_since` is as in `OpenPurchase`. `blocks_recharge`: a recharge waits for it.
 
-    Every call that creates its PaymentIntent sends the same `create_parameters`; `creation_try` numbers Stripe's keys
-    for these calls. `insisted`: its user wants it also while a recharge is under way.
+    `create_parameters`: what its PaymentIntent is created with, in every try; only the customer may change.
+    `creation_try` numbers Stripe's keys for that. `insisted`: its user wants it also while a recharge is under way.
     """
 
     tenant: str
