@@ -23,7 +23,7 @@ Fact = tuple[str, int, int]
 facts: st.SearchStrategy[list[Fact]] = st.lists(
     st.one_of(
         st.tuples(
-            st.sampled_from(["attached", "updated", "detached", "announced", "foreign_card"]),
+            st.sampled_from(["attached", "updated", "detached", "setup_succeeded", "foreign_card"]),
             st.integers(0, 2),
             st.integers(0, 4),
         ),
@@ -60,6 +60,7 @@ class Scenario:
         return f"{self.name}-{number}"
 
     async def insert(self, rows: Call) -> None:
+        """Writes the tenants' rows."""
         for number in (0, 1):
             values = {"tenant": self.tenant(number), "customer": f"cus_{self.tenant(number)}"}
             await rows("INSERT INTO profile (tenant_id, version) VALUES (:tenant, 1) RETURNING 1", **values)
@@ -89,7 +90,7 @@ class Scenario:
                 "card": {"brand": "visa", "last4": "4242", "exp_month": 1, "exp_year": 2030 + second,
                          "fingerprint": f"f{number}"},
             }  # fmt: skip
-        elif what == "announced":
+        elif what == "setup_succeeded":
             kind = "setup_intent.succeeded"
             body = {"id": "seti_1", "status": "succeeded", "customer": customer,
                     "payment_method": f"pm_{self.name}_{number}"}  # fmt: skip
@@ -155,7 +156,7 @@ async def _result_of(history: Sequence[Fact], cuts: Sequence[bool] | None, rows:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @example(history=[("customer_deleted", 0, 3), ("attached", 0, 1)], cuts=[False])
-@example(history=[("attached", 0, 1), ("customer_deleted", 0, 3), ("announced", 2, 3)], cuts=[False])
+@example(history=[("attached", 0, 1), ("customer_deleted", 0, 3), ("setup_succeeded", 2, 3)], cuts=[False])
 @example(history=[("detached", 0, 3), ("attached", 0, 1), ("default_seen", 0, 1)], cuts=[False])
 @given(history=facts, cuts=st.lists(st.booleans(), min_size=1, max_size=6))
 async def test_events_have_the_same_result_in_batches_of_any_size(

@@ -55,8 +55,8 @@ def test_a_tie_with_other_details_needs_a_retrieval_and_a_duplicate_does_not() -
     assert attached(card, 1) == card
     tied = attached(card, 1, replace(VISA, exp_year=2031))
     assert (tied.details, tied.look_at) == (VISA, NOW)
-    broken = answered(tied, replace(VISA, exp_year=2031))
-    assert (broken.details, broken.look_at) == (replace(VISA, exp_year=2031), None)
+    retrieved = answered(tied, replace(VISA, exp_year=2031))
+    assert (retrieved.details, retrieved.look_at) == (replace(VISA, exp_year=2031), None)
 
 
 def test_a_retrieval_that_may_be_older_than_an_event_is_repeated() -> None:
@@ -70,11 +70,11 @@ def test_a_retrieval_that_may_be_older_than_an_event_is_repeated() -> None:
 
 
 def test_a_card_without_details_is_retrieved_and_not_usable_until_then() -> None:
-    announced = set_up(None, "pm_1", now=NOW)
-    assert (announced.is_usable, announced.look_at) == (False, NOW)
-    assert answered(announced, VISA).is_usable
-    assert attached(announced, 1).is_usable and attached(announced, 1).look_at is None
-    assert answered(announced, None).state is CardState.DETACHED
+    without_details = set_up(None, "pm_1", now=NOW)
+    assert (without_details.is_usable, without_details.look_at) == (False, NOW)
+    assert answered(without_details, VISA).is_usable
+    assert attached(without_details, 1).is_usable and attached(without_details, 1).look_at is None
+    assert answered(without_details, None).state is CardState.DETACHED
 
 
 def test_a_removed_card_is_never_usable_again() -> None:

@@ -1,4 +1,4 @@
-"""The sweeper ends what was begun, whatever crashed in between, and never starts a charge."""
+"""The sweeper finishes what a crash interrupted, and never starts a charge."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,8 +39,8 @@ def crash_at() -> Any:
 
 
 async def states(rows: Call) -> list[tuple[str, bool]]:
-    found = await rows("SELECT state, payment_intent IS NOT NULL AS asked FROM purchase ORDER BY purchase_id")
-    return [(row.state, row.asked) for row in found]
+    found = await rows("SELECT state, payment_intent IS NOT NULL AS is_linked FROM purchase ORDER BY purchase_id")
+    return [(row.state, row.is_linked) for row in found]
 
 
 @pytest.mark.parametrize("point", ["payments.purchase_committed", "payments.payment_intent_created"])

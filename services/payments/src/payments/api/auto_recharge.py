@@ -6,8 +6,8 @@ from datetime import datetime
 from fastapi import APIRouter
 from pydantic import Field
 
-from payments.api.bodies import AmountMinor, Body, Credits, Currency, Name, RequestBody, StripeId
-from payments.api.dependencies import BillingReader, BillingWriter, IdempotencyKey, RouteDependencies
+from payments.api.body import AmountMinor, Body, Credits, Currency, Name, RequestBody, StripeId
+from payments.api.dependencies import AppDependencies, IdempotencyKey, Reader, Writer
 from payments.api.errors import COMMON_PROBLEMS
 from payments.core.recharge_settings import Terms
 from payments.repository.auto_recharge import AutoRechargeSettings
@@ -62,13 +62,13 @@ class RechargeTriggered(Body):
 
 
 @router.get("/api/credits/auto-recharge", responses=COMMON_PROBLEMS)
-async def get_auto_recharge(principal: BillingReader, dependencies: RouteDependencies) -> AutoRechargeBody:
+async def get_auto_recharge(principal: Reader, dependencies: AppDependencies) -> AutoRechargeBody:
     return _settings(await load_settings(dependencies.workflows, principal.own_tenant))
 
 
 @router.put("/api/credits/auto-recharge", responses=COMMON_PROBLEMS)
 async def put_auto_recharge(
-    principal: BillingWriter, body: PutAutoRecharge, dependencies: RouteDependencies
+    principal: Writer, body: PutAutoRecharge, dependencies: AppDependencies
 ) -> AutoRechargeBody:
     requested = RequestedSettings(
         terms=Terms(
@@ -87,9 +87,7 @@ async def put_auto_recharge(
 @router.post(
     "/api/credits/auto-recharge/trigger-now", status_code=202, responses=COMMON_PROBLEMS | problem_responses(400, 409)
 )
-async def trigger_now(
-    principal: BillingWriter, key: IdempotencyKey, dependencies: RouteDependencies
-) -> RechargeTriggered:
+async def trigger_now(principal: Writer, key: IdempotencyKey, dependencies: AppDependencies) -> RechargeTriggered:
     request = IdempotentRequest.of(principal.own_tenant, TRIGGER_ROUTE, key, None)
     requested = await request_recharge(dependencies.workflows, request, requested_by=principal.subject)
     return RechargeTriggered(**asdict(requested))

@@ -4,8 +4,8 @@ from datetime import datetime
 
 from fastapi import APIRouter
 
-from payments.api.bodies import Body
-from payments.api.dependencies import BillingReader, RouteDependencies
+from payments.api.body import Body
+from payments.api.dependencies import AppDependencies, Reader
 from payments.api.errors import COMMON_PROBLEMS
 from payments.repository import read_models
 from shared.database import tenant_transaction
@@ -26,7 +26,7 @@ class BalanceBody(Body):
 
 
 @router.get("/api/credits/balance", responses=COMMON_PROBLEMS)
-async def get_balance(principal: BillingReader, dependencies: RouteDependencies) -> BalanceBody:
+async def get_balance(principal: Reader, dependencies: AppDependencies) -> BalanceBody:
     tenant = principal.own_tenant
     async with tenant_transaction(dependencies.workflows.engine, tenant) as connection:
         row = await read_models.load_balance(connection, tenant)

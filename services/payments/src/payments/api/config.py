@@ -3,8 +3,8 @@
 from fastapi import APIRouter
 from pydantic import Field
 
-from payments.api.bodies import Body
-from payments.api.dependencies import RouteDependencies
+from payments.api.body import Body
+from payments.api.dependencies import AppDependencies
 from shared.money import MINIMUM_CHARGE_MINOR
 from shared.stripe_events import STRIPE_API_VERSION
 
@@ -20,7 +20,7 @@ class StripeConfig(Body):
 
 
 @router.get("/api/stripe/config")
-async def get_config(dependencies: RouteDependencies) -> StripeConfig:
+async def get_config(dependencies: AppDependencies) -> StripeConfig:
     return StripeConfig(
         publishable_key=dependencies.stripe_publishable_key,
         stripe_api_version=STRIPE_API_VERSION,

@@ -40,7 +40,7 @@ async def idempotency_key(idempotency_key: Annotated[str | None, Header()] = Non
     return idempotency_key
 
 
-RouteDependencies = Annotated[Dependencies, Depends(get_dependencies)]
+AppDependencies = Annotated[Dependencies, Depends(get_dependencies)]
 IdempotencyKey = Annotated[str, Depends(idempotency_key)]
-BillingReader = Annotated[Principal, Depends(requires(Scope.BILLING_READ))]
-BillingWriter = Annotated[Principal, Depends(requires(Scope.BILLING_WRITE))]
+Reader = Annotated[Principal, Depends(requires(Scope.BILLING_READ))]
+Writer = Annotated[Principal, Depends(requires(Scope.BILLING_WRITE))]

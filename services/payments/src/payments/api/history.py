@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from payments.api.bodies import Body
-from payments.api.dependencies import BillingReader, RouteDependencies
+from payments.api.body import Body
+from payments.api.dependencies import AppDependencies, Reader
 from payments.api.errors import COMMON_PROBLEMS
 from payments.repository import read_models
 from payments.repository.read_models import HistoryItem, HistoryPosition
@@ -44,8 +44,8 @@ class HistoryPage(Body):
 
 @router.get("/api/credits/history", responses=COMMON_PROBLEMS)
 async def get_history(
-    principal: BillingReader,
-    dependencies: RouteDependencies,
+    principal: Reader,
+    dependencies: AppDependencies,
     cursor: Annotated[str | None, Query(max_length=1000)] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_SIZE_MAX)] = PAGE_SIZE_DEFAULT,
 ) -> HistoryPage:

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from payments.api.bodies import Body
-from payments.api.dependencies import BillingReader, RouteDependencies
+from payments.api.body import Body
+from payments.api.dependencies import AppDependencies, Reader
 from payments.api.errors import COMMON_PROBLEMS
 from payments.repository import packages
 from shared.database import tenant_transaction
@@ -25,7 +25,7 @@ class PackageList(Body):
 
 
 @router.get("/api/credits/packages", responses=COMMON_PROBLEMS)
-async def get_packages(principal: BillingReader, dependencies: RouteDependencies) -> PackageList:
+async def get_packages(principal: Reader, dependencies: AppDependencies) -> PackageList:
     async with tenant_transaction(dependencies.workflows.engine, principal.own_tenant) as connection:
         for_sale = await packages.load_active(connection)
     return PackageList(

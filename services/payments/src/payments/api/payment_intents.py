@@ -6,8 +6,8 @@ from typing import Self
 from fastapi import APIRouter
 from pydantic import Field, model_validator
 
-from payments.api.bodies import AmountMinor, Body, Currency, Name, RequestBody, StripeId
-from payments.api.dependencies import BillingWriter, IdempotencyKey, RouteDependencies
+from payments.api.body import AmountMinor, Body, Currency, Name, RequestBody, StripeId
+from payments.api.dependencies import AppDependencies, IdempotencyKey, Writer
 from payments.api.errors import COMMON_PROBLEMS
 from payments.workflows.idempotent_requests import IdempotentRequest
 from payments.workflows.purchase_confirmation import CONFIRM_ROUTE, Confirmation, confirm_purchase
@@ -69,7 +69,7 @@ class PaymentIntentConfirmed(Body):
 
 @router.post("/api/stripe/create-payment-intent", responses=COMMON_PROBLEMS | problem_responses(400, 404, 409, 429))
 async def create_payment_intent(
-    principal: BillingWriter, key: IdempotencyKey, body: CreatePaymentIntent, dependencies: RouteDependencies
+    principal: Writer, key: IdempotencyKey, body: CreatePaymentIntent, dependencies: AppDependencies
 ) -> PaymentIntentCreated:
     created = await create_purchase(
         dependencies.workflows,
@@ -89,7 +89,7 @@ async def create_payment_intent(
 
 @router.post("/api/stripe/confirm-payment-intent", responses=COMMON_PROBLEMS | problem_responses(400, 402, 404, 409))
 async def confirm_payment_intent(
-    principal: BillingWriter, key: IdempotencyKey, body: ConfirmPaymentIntent, dependencies: RouteDependencies
+    principal: Writer, key: IdempotencyKey, body: ConfirmPaymentIntent, dependencies: AppDependencies
 ) -> PaymentIntentConfirmed:
     confirmed = await confirm_purchase(
         dependencies.workflows,

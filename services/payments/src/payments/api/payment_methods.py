@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter, Response
 
-from payments.api.bodies import Body, StripeId
-from payments.api.dependencies import BillingReader, BillingWriter, RouteDependencies
+from payments.api.body import Body, StripeId
+from payments.api.dependencies import AppDependencies, Reader, Writer
 from payments.api.errors import COMMON_PROBLEMS
 from payments.core.cards import SavedCard
 from payments.repository import cards, profiles
@@ -28,7 +28,7 @@ class PaymentMethodList(Body):
 
 
 @router.get("/api/stripe/payment-methods", responses=COMMON_PROBLEMS)
-async def get_payment_methods(principal: BillingReader, dependencies: RouteDependencies) -> PaymentMethodList:
+async def get_payment_methods(principal: Reader, dependencies: AppDependencies) -> PaymentMethodList:
     tenant = principal.own_tenant
     async with tenant_transaction(dependencies.workflows.engine, tenant) as connection:
         default = await profiles.load_default(connection, tenant)
@@ -43,7 +43,7 @@ async def get_payment_methods(principal: BillingReader, dependencies: RouteDepen
     responses=COMMON_PROBLEMS | problem_responses(404),
 )
 async def delete_payment_method(
-    principal: BillingWriter, payment_method_id: StripeId, dependencies: RouteDependencies
+    principal: Writer, payment_method_id: StripeId, dependencies: AppDependencies
 ) -> Response:
     await saved_cards.remove_card(dependencies.workflows, principal.own_tenant, payment_method_id)
     return Response(status_code=204)
@@ -54,9 +54,7 @@ async def delete_payment_method(
     status_code=204,
     responses=COMMON_PROBLEMS | problem_responses(404),
 )
-async def make_default(
-    principal: BillingWriter, payment_method_id: StripeId, dependencies: RouteDependencies
-) -> Response:
+async def make_default(principal: Writer, payment_method_id: StripeId, dependencies: AppDependencies) -> Response:
     await saved_cards.choose_default_card(dependencies.workflows, principal.own_tenant, payment_method_id)
     return Response(status_code=204)
 

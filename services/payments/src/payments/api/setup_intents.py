@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from payments.api.bodies import Body
-from payments.api.dependencies import BillingWriter, RouteDependencies
+from payments.api.body import Body
+from payments.api.dependencies import AppDependencies, Writer
 from payments.api.errors import COMMON_PROBLEMS
 from payments.workflows import saved_cards
 
@@ -16,6 +16,6 @@ class SetupIntentCreated(Body):
 
 
 @router.post("/api/stripe/create-setup-intent", responses=COMMON_PROBLEMS)
-async def create_setup_intent(principal: BillingWriter, dependencies: RouteDependencies) -> SetupIntentCreated:
+async def create_setup_intent(principal: Writer, dependencies: AppDependencies) -> SetupIntentCreated:
     created = await saved_cards.create_setup_intent(dependencies.workflows, principal.own_tenant)
     return SetupIntentCreated(setup_intent_id=created.setup_intent, client_secret=created.client_secret)

@@ -1,4 +1,4 @@
-"""Brings what was begun to its end, also after every request about it has ended. Never starts a charge."""
+"""Finishes what requests and events left unfinished. Never starts a charge."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
