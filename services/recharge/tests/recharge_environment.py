@@ -15,12 +15,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from embedded.testing import ServiceDatabase, stripe_settings
-from recharge.handlers import on_balances, on_billing_profiles, on_entries, on_packages, on_requests
+from recharge.handlers import StripeEventHandler, on_balances, on_billing_profiles, on_entries, on_packages, on_requests
 from recharge.repository.attempts import due_attempts
-from recharge.repository.inputs import save_progress
-from recharge.repository.situations import due_tenants, lock_tenants
+from recharge.repository.decisions import due_tenants
+from recharge.repository.locks import lock_tenants
+from recharge.repository.topic_progress import save_progress
 from recharge.stripe_gateway import StripeGateway, open_stripe_gateway
-from recharge.stripe_handlers import StripeEvents
 from recharge.workflows.decide_tenants import decide_tenants
 from recharge.workflows.rate_limiter import RateLimiter
 from recharge.workflows.steps import StepRunner
@@ -220,7 +220,9 @@ class RechargeEnvironment:
             if body["type"].startswith("charge.dispute.") or body["data"]["object"].get("customer") == customer
         ]
         for body in (mine if reverse else mine[::-1]) * times:
-            await self.call(StripeEvents([SIGNING_KEY]).handle, [Record("stripe.events", 0, 0, "key", to_json(body))])
+            await self.call(
+                StripeEventHandler([SIGNING_KEY]).handle, [Record("stripe.events", 0, 0, "key", to_json(body))]
+            )
 
     # recharge
 
@@ -254,7 +256,7 @@ class RechargeEnvironment:
             if not due:
                 return
             for row in due:
-                await self.steps.take(row.tenant_id, row.attempt)
+                await self.steps.run(row.tenant_id, row.attempt)
         raise AssertionError(f"something is still due after {rounds_max} rounds")
 
     async def decide_again(self) -> None:

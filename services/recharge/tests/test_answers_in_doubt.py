@@ -16,7 +16,8 @@ from recharge.core.answers import (
     ServerError,
 )
 from recharge.core.attempts import Attempt, Outcome, State
-from recharge.core.reconcile import NextAction, after_empty_list, next_action
+from recharge.core.next_action import NextAction, next_action
+from recharge.core.reconcile import after_empty_list
 from recharge.core.tries import after_answer, begin_try, repeat_try
 from shared.events import Card
 

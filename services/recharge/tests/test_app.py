@@ -9,9 +9,9 @@ from pydantic import SecretStr
 from recharge_environment import SIGNING_KEY, RechargeEnvironment
 
 from recharge.app import create_app
-from recharge.client_secrets import ANSWERED_WITHIN_S
 from recharge.settings import AppSettings
 from recharge.stripe_gateway import open_stripe_gateway
+from recharge.workflows.client_secrets import ANSWERED_WITHIN_S
 from shared.auth import Scope, mint_development_token
 from shared.database import make_engine
 from shared.http import Readiness

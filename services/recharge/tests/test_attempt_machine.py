@@ -27,19 +27,13 @@ from recharge.core.answers import (
     UnexpectedState,
 )
 from recharge.core.attempts import Attempt, Checkpoint, State, Try
-from recharge.core.cards import DeclineCodes
-from recharge.core.payment_intent import after_payment_intent, give_up
-from recharge.core.reconcile import (
-    NextAction,
-    after_credit,
-    after_empty_list,
-    after_missing_payment_intent,
-    after_reconsideration,
-    next_action,
-)
-from recharge.core.transitions import LEASE, Transition
+from recharge.core.declines import DeclineCodes
+from recharge.core.ledger_entries import after_credit
+from recharge.core.next_action import NextAction, after_reconsideration, next_action
+from recharge.core.payment_intent import after_event, after_payment_intent
+from recharge.core.reconcile import after_empty_list, after_missing_payment_intent
+from recharge.core.transitions import LEASE, Transition, give_up
 from recharge.core.tries import after_answer, begin_try, repeat_try
-from recharge.stripe_handlers import after_event
 from shared.events import Card
 from shared.stripe_events import PaymentIntentView
 

@@ -6,9 +6,16 @@ from datetime import timedelta
 import pytest
 from recharge_environment import SIGNING_KEY, RechargeEnvironment
 
-from recharge.handlers import freeze_tenant_of_dead_letter, on_balances, on_entries, on_refused_reversals, on_requests
-from recharge.repository.inputs import unfreeze
-from recharge.stripe_handlers import StripeEvents, freeze_payer_of_dead_letter
+from recharge.handlers import (
+    StripeEventHandler,
+    freeze_payer_of_dead_letter,
+    freeze_tenant_of_dead_letter,
+    on_balances,
+    on_entries,
+    on_refused_reversals,
+    on_requests,
+)
+from recharge.repository.profiles import unfreeze
 from shared.clock import utc_now
 from shared.events import DomainEvent, EntryPosted, RechargeRequested, ReversalRefused, encode
 from shared.ids import new_id
@@ -116,7 +123,7 @@ async def test_behaviour_13_the_cap_holds_with_four_executors_at_once(environmen
         await environment.refresh_progress()
         due = await environment.rows("SELECT tenant_id, attempt FROM attempt WHERE state = 'reserved'")
         await asyncio.gather(
-            *(environment.steps.take(row["tenant_id"], row["attempt"]) for row in due for _ in range(4))
+            *(environment.steps.run(row["tenant_id"], row["attempt"]) for row in due for _ in range(4))
         )
         for tenant in tenants:
             if (await environment.attempt(tenant))["state"] == "charged":
@@ -144,7 +151,7 @@ async def test_two_executors_racing_for_one_attempt_make_one_call(environment: R
     tenant = await environment.tenant("pm_card_visa")
     name = (await environment.attempt(tenant))["attempt"]
     await environment.refresh_progress()
-    await asyncio.gather(*(environment.steps.take(tenant, name) for _ in range(8)))
+    await asyncio.gather(*(environment.steps.run(tenant, name) for _ in range(8)))
     assert len(environment.charges(tenant)) == 1
     assert (await environment.rows("SELECT calls FROM attempt_try"))[0]["calls"] == 1
 
@@ -173,7 +180,7 @@ async def test_no_charge_unless_the_profiles_were_read_to_their_end_lately(envir
     tenant = await environment.tenant("pm_card_visa")
     environment.progress_age = timedelta(seconds=31)
     await environment.refresh_progress()
-    await environment.steps.take(tenant, (await environment.attempt(tenant))["attempt"])
+    await environment.steps.run(tenant, (await environment.attempt(tenant))["attempt"])
     assert ((await environment.attempt(tenant))["state"], environment.charges(tenant)) == ("reserved", [])
     environment.progress_age = timedelta(seconds=5)
     environment.later(timedelta(seconds=5))
@@ -363,7 +370,7 @@ async def test_stripe_events_of_others_change_nothing(environment: RechargeEnvir
         {"amount": 500, "currency": "usd", "customer": customer, "metadata": {"attempt": "att_forged"}}
     )
     await environment.webhooks(tenant)
-    await environment.call(StripeEvents([SIGNING_KEY]).handle, [])
+    await environment.call(StripeEventHandler([SIGNING_KEY]).handle, [])
     assert await environment.attempts(tenant) == []
 
 

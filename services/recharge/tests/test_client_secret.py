@@ -13,12 +13,12 @@ from pydantic import SecretStr
 from recharge_environment import SIGNING_KEY, RechargeEnvironment
 
 from recharge.app import create_app
-from recharge.client_secrets import ANSWERED_WITHIN_S, AT_ONCE
 from recharge.core.answers import Answer, NoAnswer, NotFound, OperatorError, PaymentIntentSeen, RateLimited, Refused
 from recharge.core.attempts import Attempt, State
 from recharge.core.client_secret import Withheld, client_secret_in, waits_for_authentication
 from recharge.settings import AppSettings
 from recharge.stripe_gateway import open_stripe_gateway
+from recharge.workflows.client_secrets import ANSWERED_WITHIN_S, AT_ONCE
 from shared.auth import Scope, mint_development_token
 from shared.database import make_engine
 from shared.http import Readiness
@@ -244,7 +244,7 @@ async def test_the_wait_for_stripe_is_bounded_and_so_are_those_who_wait(
     environment: RechargeEnvironment, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tenant, name = await _waiting(environment)
-    monkeypatch.setattr("recharge.client_secrets.ANSWERED_WITHIN_S", 1.0)
+    monkeypatch.setattr("recharge.workflows.client_secrets.ANSWERED_WITHIN_S", 1.0)
     environment.fault("hang", method="GET", path="/v1/payment_intents/*", seconds=30, count=None)
     async with asyncio.timeout(5):
         refused = await asyncio.gather(*(browser.refusal(tenant, name) for _ in range(AT_ONCE + 2)))

@@ -7,18 +7,8 @@ from typing import Any, Literal
 from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
-from recharge.core.decide import (
-    Balance,
-    Charge,
-    Month,
-    Reason,
-    Request,
-    Situation,
-    Skip,
-    Suspension,
-    best_package,
-    decide,
-)
+from recharge.core.decide import best_package, decide
+from recharge.core.situation import Balance, Charge, Month, Reason, Request, Situation, Skip, Suspension
 from shared.events import AutoRecharge, BillingProfile, Card, Consent, CreditPackage, OpenPurchase
 
 NOW = datetime(2026, 9, 15, 12, tzinfo=UTC)

@@ -186,7 +186,7 @@ async def test_a_call_whose_turn_comes_after_its_lease_is_not_made(environment: 
 
     tenant = await environment.tenant("pm_card_visa")
     in_time, environment.steps = environment.steps, replace(environment.steps, rate_limiter=LateTurn(100))
-    await environment.steps.take(tenant, (await environment.attempt(tenant))["attempt"])
+    await environment.steps.run(tenant, (await environment.attempt(tenant))["attempt"])
     assert environment.charges(tenant) == []
     environment.steps = in_time
     for _ in range(2):
@@ -224,12 +224,12 @@ async def test_an_answer_to_an_older_call_changes_nothing_while_its_key_is_calle
     attempt = (await environment.attempt(tenant))["attempt"]
     first, second = Stalling(environment.steps.gateway), Stalling(environment.steps.gateway)
     environment.fault("rate_limit", path="/v1/payment_intents")
-    stalled = asyncio.create_task(replace(environment.steps, gateway=first).take(tenant, attempt))
+    stalled = asyncio.create_task(replace(environment.steps, gateway=first).run(tenant, attempt))
     async with asyncio.timeout(10):
         await first.is_answered.wait()
         environment.later(timedelta(seconds=46))
         await environment.refresh_progress()
-        repeating = asyncio.create_task(replace(environment.steps, gateway=second).take(tenant, attempt))
+        repeating = asyncio.create_task(replace(environment.steps, gateway=second).run(tenant, attempt))
         await second.is_answered.wait()
     first.may_return.set()
     await stalled

@@ -6,7 +6,7 @@ import pytest
 from pydantic_core import from_json, to_json
 from recharge_environment import SIGNING_KEY, RechargeEnvironment
 
-from recharge.stripe_handlers import StripeEvents
+from recharge.handlers import StripeEventHandler
 from shared.kafka import Record
 
 
@@ -65,7 +65,7 @@ async def test_a_signed_copy_is_not_taken_for_the_attempts_own_while_that_is_not
         for event in events
         if event.type.startswith("payment_intent.") and event.to_dict()["data"]["object"]["id"] == copy.id
     ]
-    await environment.call(StripeEvents([SIGNING_KEY]).handle, about_copy[::-1])
+    await environment.call(StripeEventHandler([SIGNING_KEY]).handle, about_copy[::-1])
     assert not (await environment.attempt(tenant))["payment_intent"], "nothing is taken from an event"
     await environment.work()
     after = await environment.attempt(tenant)
@@ -88,8 +88,8 @@ async def test_an_event_of_another_account_says_nothing_of_the_attempt_it_names(
         "livemode": False, "account": "acct_connected", "data": {"object": intent},
     }  # fmt: skip
     record = Record("stripe.events", 0, 0, "key", to_json(from_json(to_json(event))))
-    await environment.call(StripeEvents([SIGNING_KEY]).handle, [record])
+    await environment.call(StripeEventHandler([SIGNING_KEY]).handle, [record])
     assert await environment.attempt(tenant) == before
     del event["account"]
-    await environment.call(StripeEvents([SIGNING_KEY]).handle, [record._replace(value=to_json(event))])
+    await environment.call(StripeEventHandler([SIGNING_KEY]).handle, [record._replace(value=to_json(event))])
     assert (await environment.attempts(tenant))[0]["state"] == "canceled"

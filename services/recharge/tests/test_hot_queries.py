@@ -10,7 +10,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.testing import Databases, ServiceDatabase
-from recharge.core.refusals import REFUSED_WITHIN
+from recharge.core.breakers import REFUSED_WITHIN
 from recharge.repository import breakers
 from shared.clock import utc_now
 from shared.database import make_engine

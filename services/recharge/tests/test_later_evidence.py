@@ -7,9 +7,9 @@ import pytest
 from pydantic_core import to_json
 from recharge_environment import SIGNING_KEY, RechargeEnvironment
 
-from recharge.core.decide import Reason
+from recharge.core.situation import Reason
 from recharge.core.status import LiftedBy, status_of
-from recharge.stripe_handlers import StripeEvents
+from recharge.handlers import StripeEventHandler
 from shared.events import Card
 from shared.ids import new_id
 from shared.kafka import Record
@@ -120,11 +120,11 @@ async def test_a_card_that_is_declined_for_good_again_is_stopped_again(environme
     tenant, card = await _stopped(environment)
     environment.simulator.put(f"/payment_methods/{card.payment_method}/behaviour", decline_code="stolen_card", count=1)
     event = await _update_of(environment, tenant, card)
-    await environment.call(StripeEvents([SIGNING_KEY]).handle, [event])
+    await environment.call(StripeEventHandler([SIGNING_KEY]).handle, [event])
     environment.later(MINUTE)
     await environment.work()
     assert await _last_decision(environment, tenant) == ("card_stopped", "stolen_card")
-    await environment.call(StripeEvents([SIGNING_KEY]).handle, [event])  # delivered once more
+    await environment.call(StripeEventHandler([SIGNING_KEY]).handle, [event])  # delivered once more
     await environment.work()
     assert await _last_decision(environment, tenant) == ("card_stopped", "stolen_card")
     assert len(await environment.attempts(tenant)) == 2
@@ -160,7 +160,7 @@ async def test_evidence_about_the_card_lifts_a_suspension(environment: RechargeE
         await _buy(environment, tenant, card.payment_method)
         await environment.webhooks(tenant)
     else:
-        await environment.call(StripeEvents([SIGNING_KEY]).handle, [await _update_of(environment, tenant, card)])
+        await environment.call(StripeEventHandler([SIGNING_KEY]).handle, [await _update_of(environment, tenant, card)])
     await environment.work()
     assert (await environment.attempt(tenant))["state"] == "charged"
 

@@ -25,21 +25,19 @@ from recharge.core.answers import (
     Refused,
     ServerError,
 )
-from recharge.core.refusals import (
+from recharge.core.breakers import (
     EVERYTHING,
     REFUSED_TENANTS_MIN,
     REFUSED_WITHIN,
-    CardSeen,
-    CustomerSeen,
     OrderFact,
     Scope,
     Subject,
-    explain_refusal,
     may_probe,
     refused_subject,
 )
+from recharge.core.refusals import CardSeen, CustomerSeen, explain_refusal
 from recharge.handlers import on_packages
-from recharge.repository.inputs import unfreeze
+from recharge.repository.profiles import unfreeze
 from recharge.stripe_gateway import StripeGateway, open_stripe_gateway
 from stripe_simulator.settings import Settings
 from stripe_simulator.testing import run_simulator
@@ -385,7 +383,7 @@ async def test_refusals_that_are_written_down_at_the_same_time_are_counted_toget
 
     async with environment.engine.connect() as holder:
         await holder.execute(text("SELECT id FROM breaker FOR UPDATE"))
-        working = asyncio.gather(*(environment.steps.take(tenant, attempt) for tenant, attempt in attempts))
+        working = asyncio.gather(*(environment.steps.run(tenant, attempt) for tenant, attempt in attempts))
         await eventually(all_wait, "every refusal waits for the lock", timeout_s=15)
         await holder.rollback()
     await working
@@ -558,7 +556,7 @@ async def test_one_probe_at_a_time_finds_out(environment: RechargeEnvironment) -
     await environment.refresh_progress()
     environment.fault("hang", path=INTENTS, seconds=5.0, commit="never")
     for tenant in tenants:
-        await environment.steps.take(tenant, (await environment.attempt(tenant))["attempt"])
+        await environment.steps.run(tenant, (await environment.attempt(tenant))["attempt"])
     states = [(await environment.attempt(tenant))["state"] for tenant in tenants]
     assert (states.count("unknown"), states.count("reserved")) == (1, 3)
 

@@ -8,8 +8,7 @@ import pytest
 from recharge_environment import SIGNING_KEY, RechargeEnvironment
 
 from recharge.core.answers import Answer, Declined, NoAnswer
-from recharge.core.cards import DeclineCodes
-from recharge.core.transitions import RETRY_DELAYS
+from recharge.core.declines import RETRY_DELAYS, DeclineCodes
 from recharge.handlers import on_entries
 from recharge.stripe_gateway import StripeGateway
 from shared.events import Consent, EntryPosted

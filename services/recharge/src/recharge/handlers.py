@@ -1,22 +1,28 @@
-"""What each event from payments and the ledger does: keep the newest input, move attempts, decide again."""
+"""What each event does, in its batch's transaction: keep the newest input, change attempts, decide again."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from recharge.core.other_payments import after_credit_entry, after_receipt_entry
-from recharge.core.transitions import OtherPayment
-from recharge.repository.attempts import load_attempts, load_tries
+from prometheus_client import Counter
+
+from recharge.core.cards import CardEvidence
+from recharge.core.disputes import DisputeSeen, unreadable_dispute
+from recharge.core.ledger_entries import after_entry, is_of_charge, payment_of
+from recharge.core.payment_intent import after_event
+from recharge.core.proof import NamedPaymentIntent, is_believable
+from recharge.core.transitions import with_changed
+from recharge.repository.attempts import load_attempts, load_tries, tenants_of
+from recharge.repository.balances import save_balances, save_entries
 from recharge.repository.breakers import forget_packages
-from recharge.repository.inputs import (
-    freeze_tenant,
-    save_balances,
-    save_entries,
-    save_packages,
-    save_profiles,
-    save_requests,
-)
-from recharge.repository.situations import catalog_changed, lock_tenants
+from recharge.repository.cards import save_card_evidence
+from recharge.repository.decisions import decide_again_about_packages
+from recharge.repository.disputes import save_disputes
+from recharge.repository.locks import lock_tenants
+from recharge.repository.packages import save_packages
+from recharge.repository.profiles import freeze_customer, freeze_tenant, save_profiles, tenants_of_customers
+from recharge.repository.requests import save_requests
+from recharge.stripe_events import IrrelevantEvent, translate
 from recharge.workflows.apply_transitions import apply_transitions
 from recharge.workflows.decide_tenants import decide_tenants
 from shared.events import (
@@ -34,18 +40,17 @@ from shared.kafka import Record
 from shared.logs import get_logger
 from shared.outbox import Transaction
 from shared.poison import Poison
+from shared.stripe_events import MalformedEvent
 
 log = get_logger()
 
-#: The entry by which the credits of a charge arrive: by itself, or by an operator who credited its receipt.
-RECHARGE = "recharge"
-UNAPPLIED_RECEIPT = "unapplied_receipt"
+_ignored = Counter("recharge_stripe_events_ignored_total", "Stripe's events that change nothing here.", ["type"])
 
 EventT = TypeVar("EventT", bound=DomainEvent)
 
 
 def read(records: Sequence[Record], kind: type[EventT]) -> list[EventT]:
-    """The events of the records; types we do not know are left out, bytes we cannot read are poison."""
+    """The events of the records. Unknown types are left out; bytes that cannot be read are poison."""
     try:
         events = [decode(record.value, kind) for record in records]
     except UndecodableEvent as error:
@@ -62,51 +67,47 @@ async def on_billing_profiles(transaction: Transaction, records: Sequence[Record
 
 
 async def on_balances(transaction: Transaction, records: Sequence[Record]) -> None:
-    """Keeps the newest balances and decides about their tenants. This is the way from a debit to a charge."""
+    """Keeps the newest balances and decides about their tenants. This is how a debit leads to a charge."""
     tenants = await save_balances(transaction.connection, read(records, BalanceChanged))
     await decide_tenants(transaction, tenants, transaction.now)
 
 
 async def on_entries(transaction: Transaction, records: Sequence[Record]) -> None:
-    """Ends the attempts whose credits have been posted; holds those whose receipt could not be applied."""
+    """Ends the attempts whose credits have been posted; marks those whose receipt could not be applied."""
     now = transaction.now
     entries = read(records, EntryPosted)
-    connection = transaction.connection
-    await save_entries(connection, entries)
-    await _move_attempts(transaction, [entry for entry in entries if entry.attempt], now)
+    await save_entries(transaction.connection, entries)
+    await _change_attempts_by_entries(transaction, [entry for entry in entries if is_of_charge(entry)], now)
     await decide_tenants(transaction, {entry.tenant for entry in entries}, now)
 
 
-async def _move_attempts(transaction: Transaction, entries: Sequence[EntryPosted], now: datetime) -> None:
-    """One entry after the other: several may name one attempt, by different PaymentIntents."""
-    of_charges = [entry for entry in entries if entry.kind in (RECHARGE, UNAPPLIED_RECEIPT)]
-    if not of_charges:
+async def _change_attempts_by_entries(transaction: Transaction, entries: Sequence[EntryPosted], now: datetime) -> None:
+    """One entry after the other: several may name one attempt, for different PaymentIntents."""
+    if not entries:
         return
-    attempts = await load_attempts(transaction.connection, {entry.attempt or "" for entry in of_charges})
+    attempts = await load_attempts(transaction.connection, {entry.attempt or "" for entry in entries})
     tries = await load_tries(transaction.connection, attempts.values())
-    for entry in of_charges:
+    for entry in entries:
         attempt = attempts.get(entry.attempt or "")
         if attempt is None or attempt.tenant_id != entry.tenant:
             log.error("entry_of_unknown_attempt", attempt=entry.attempt, tenant=entry.tenant)
             continue
-        if entry.payment_intent is None or entry.amount_minor is None or entry.currency is None:
+        payment = payment_of(entry)
+        if payment is None:
             log.error("entry_without_payment", attempt=entry.attempt, tenant=entry.tenant, reference=entry.reference)
             continue
-        is_credited = entry.kind == RECHARGE
-        payment = OtherPayment(entry.payment_intent, entry.amount_minor, entry.currency, is_credited)
-        changed = after_credit_entry if is_credited else after_receipt_entry
-        transition = changed(attempt, tries[attempt.attempt], payment, now)
-        [attempts[attempt.attempt]] = await apply_transitions(transaction, [(attempt, transition)], now)
-        if transition.tries:
-            tries[attempt.attempt] = (*tries[attempt.attempt][:-1], *transition.tries)
+        name = attempt.attempt
+        transition = after_entry(attempt, tries[name], payment, now)
+        [attempts[name]] = await apply_transitions(transaction, [(attempt, transition)], now)
+        tries[name] = with_changed(tries[name], transition.tries)
 
 
 async def on_packages(transaction: Transaction, records: Sequence[Record]) -> None:
-    """Keeps the catalog. Those for whom no package fitted are decided about again, by the periodic job; a package that
-    was refused as it was is tried again."""
+    """Keeps the catalog. The periodic job decides again about tenants for whom no package fitted. A package that was
+    refused in its old version is tried again."""
     changed = await save_packages(transaction.connection, read(records, CreditPackage))
-    await catalog_changed(transaction.connection, transaction.now)
-    await forget_packages(transaction.connection, changed)  # last: whoever charges locks its tenant before a breaker
+    await decide_again_about_packages(transaction.connection, transaction.now)
+    await forget_packages(transaction.connection, changed)  # last: a charge locks its tenant before a breaker
 
 
 async def on_requests(transaction: Transaction, records: Sequence[Record]) -> None:
@@ -118,8 +119,8 @@ async def on_requests(transaction: Transaction, records: Sequence[Record]) -> No
 
 
 async def on_refused_reversals(transaction: Transaction, records: Sequence[Record]) -> None:
-    """The books lack what was taken back at Stripe, so the balance says too much or too little: no charge for its
-    tenant until an operator has looked."""
+    """The ledger has not posted what was taken back at Stripe, so the balance is wrong: its tenant is not charged until
+    an operator has looked."""
     reversals = read(records, ReversalRefused)
     await lock_tenants(transaction.connection, (refused.tenant for refused in reversals))
     for refused in reversals:
@@ -127,8 +128,93 @@ async def on_refused_reversals(transaction: Transaction, records: Sequence[Recor
         log.error("tenant_frozen", tenant=refused.tenant, reversal=refused.reversal)
 
 
+class StripeEventHandler:
+    """Handles `stripe.events`: changes the attempts that PaymentIntents name, and keeps disputes and evidence about
+    cards.
+
+    `signing_keys` verify which attempt a PaymentIntent belongs to (`core.proof.is_believable`).
+    """
+
+    def __init__(self, signing_keys: Sequence[str]) -> None:
+        self._signing_keys = signing_keys
+
+    async def handle(self, transaction: Transaction, records: Sequence[Record]) -> None:
+        """Handles a batch."""
+        intents: list[NamedPaymentIntent] = []
+        disputes: list[DisputeSeen] = []
+        evidence: list[CardEvidence] = []
+        for record in records:
+            try:
+                fact = translate(record.value or b"", self._signing_keys)
+            except MalformedEvent as error:
+                raise Poison(str(error)) from error
+            match fact:
+                case NamedPaymentIntent():
+                    intents.append(fact)
+                case DisputeSeen():
+                    disputes.append(fact)
+                case CardEvidence():
+                    evidence.append(fact)
+                case IrrelevantEvent(kind):
+                    _ignored.labels(kind).inc()
+                case None:
+                    pass
+        connection, now = transaction.connection, transaction.now
+        disputed = await save_disputes(connection, disputes) if disputes else []
+        buyers = await tenants_of_customers(connection, (each.customer for each in evidence)) if evidence else []
+        payers = await tenants_of(connection, (each.attempt for each in intents))
+        await lock_tenants(connection, [*disputed, *buyers, *payers])
+        proven = await save_card_evidence(connection, evidence)
+        ended = await _change_attempts_by_events(transaction, intents, now)
+        await decide_tenants(transaction, [*disputed, *proven, *ended], now)
+
+
+async def _change_attempts_by_events(
+    transaction: Transaction, intents: Sequence[NamedPaymentIntent], now: datetime
+) -> set[str]:
+    """Returns the tenants whose attempts have ended."""
+    if not intents:
+        return set()
+    connection = transaction.connection
+    attempts = await load_attempts(connection, {each.attempt for each in intents})
+    tries = await load_tries(connection, attempts.values())
+    ended: set[str] = set()
+    for each in intents:
+        attempt = attempts.get(each.attempt)
+        if attempt is None:
+            log.error("event_of_unknown_attempt", attempt=each.attempt, payment_intent=each.view.id)
+            continue
+        if not is_believable(attempt, each):
+            log.error("event_with_wrong_signature", attempt=each.attempt, payment_intent=each.view.id)
+            continue
+        name = attempt.attempt
+        transition = after_event(attempt, tries[name], each.view, now)
+        [after] = await apply_transitions(transaction, [(attempt, transition)], now)
+        attempts[name] = after
+        tries[name] = with_changed(tries[name], transition.tries)
+        if after.has_ended and not attempt.has_ended:
+            ended.add(attempt.tenant_id)
+    return ended
+
+
 async def freeze_tenant_of_dead_letter(transaction: Transaction, record: Record) -> None:
-    """What we could not read may have been a stop: no charge for its tenant until an operator has looked."""
+    """An event that could not be read may have stopped recharge: its tenant is not charged until an operator has
+    looked."""
     if record.key:
         await freeze_tenant(transaction.connection, record.key, f"dead letter of {record.topic}")
         log.error("tenant_frozen", tenant=record.key, topic=record.topic)
+
+
+async def freeze_payer_of_dead_letter(transaction: Transaction, record: Record) -> None:
+    """An event of Stripe's that could not be read may have been a dispute: whoever paid this is not charged until an
+    operator has looked."""
+    reason = f"dead letter of {record.topic}"
+    if not record.key:
+        return
+    if not record.key.startswith("pi_"):
+        await freeze_customer(transaction.connection, record.key, reason)
+        return
+    name = f"{record.topic}:{record.partition}:{record.offset}"
+    dispute = unreadable_dispute(record.key, name, transaction.now)
+    for tenant in await save_disputes(transaction.connection, [dispute]):
+        await freeze_tenant(transaction.connection, tenant, reason)

@@ -14,6 +14,7 @@ from typing import Any
 import stripe
 
 from recharge.core.answers import (
+    UNPROVEN,
     Answer,
     Declined,
     InProgress,
@@ -26,7 +27,7 @@ from recharge.core.answers import (
     ServerError,
     UnexpectedState,
 )
-from recharge.core.cards import DeclineCodes
+from recharge.core.declines import DeclineCodes
 from recharge.core.refusals import CardSeen, CustomerSeen, explain_refusal
 from shared.logs import get_logger
 from shared.settings import StripeSettings
@@ -50,8 +51,6 @@ EXPLAINED_WITHIN_S = 10.0
 PAGES_MAX = 100
 #: Refused before anything was done. Of another status (408 and 424 come from what is between or behind) nobody knows.
 _OPERATOR_STATUSES = frozenset([401, 403])
-#: The list shows what names the attempt and is not proven to be its own.
-UNPROVEN = "unproven_payment_intent"
 #: What may come of a list that fails; anything else is about one object, and no list is.
 _NO_LIST = (OperatorError, RateLimited, ServerError, NoAnswer)
 

@@ -1,10 +1,12 @@
-"""The Kafka door: topics to handlers, the executor beside them, and the periodic jobs."""
+"""The worker process: the consumer with its handlers, the executor, and the periodic jobs."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
 from recharge.handlers import (
+    StripeEventHandler,
+    freeze_payer_of_dead_letter,
     freeze_tenant_of_dead_letter,
     on_balances,
     on_billing_profiles,
@@ -13,12 +15,10 @@ from recharge.handlers import (
     on_refused_reversals,
     on_requests,
 )
-from recharge.repository.inputs import save_progress
-from recharge.repository.situations import due_tenants, lock_tenants
+from recharge.jobs.decide_again import decide_again_job
+from recharge.jobs.note_progress import note_progress_job
 from recharge.settings import WorkerSettings
 from recharge.stripe_gateway import open_stripe_gateway
-from recharge.stripe_handlers import StripeEvents, freeze_payer_of_dead_letter
-from recharge.workflows.decide_tenants import decide_tenants
 from recharge.workflows.executor import Executor, WakingPublisher
 from recharge.workflows.rate_limiter import RateLimiter
 from recharge.workflows.steps import StepRunner
@@ -28,10 +28,7 @@ from shared.process import Job
 from shared.runtime import Runtime, make_consumer_loop, run_worker, start_runtime
 from shared.topics import TopicName
 
-DECIDE_AGAIN_EVERY_S = 1.0
-PROGRESS_EVERY_S = 1.0
-TENANTS_AT_ONCE_MAX = 500
-#: The consumer's, the publisher's and the jobs' connections; the executor's come on top.
+#: Connections of the consumer, the publisher and the jobs. The executor has more of its own.
 OWN_CONNECTIONS = 6
 
 
@@ -65,7 +62,7 @@ async def run(settings: WorkerSettings, stopping: asyncio.Event) -> None:
 
 
 def subscriptions(signing_keys: Sequence[str]) -> tuple[Subscription, ...]:
-    """What the service reads."""
+    """Which topics the service reads, and who handles them."""
     return (
         Subscription(TopicName.BALANCE_CHANGED, on_balances),
         Subscription(TopicName.ENTRY_POSTED, on_entries),
@@ -76,28 +73,13 @@ def subscriptions(signing_keys: Sequence[str]) -> tuple[Subscription, ...]:
         Subscription(TopicName.CATALOG_CHANGED, on_packages),
         Subscription(TopicName.RECHARGE_REQUESTED, on_requests, on_dead_letter=freeze_tenant_of_dead_letter),
         Subscription(
-            TopicName.STRIPE_EVENTS, StripeEvents(signing_keys).handle, on_dead_letter=freeze_payer_of_dead_letter
+            TopicName.STRIPE_EVENTS,
+            StripeEventHandler(signing_keys).handle,
+            on_dead_letter=freeze_payer_of_dead_letter,
         ),
     )
 
 
 def jobs(runtime: Runtime, loop: ConsumerLoop) -> tuple[Job, ...]:
-    """What goes on without events: noting how fresh the inputs are, and deciding again when time has passed."""
-
-    async def note_progress() -> None:
-        topic = TopicName.BILLING_PROFILE_CHANGED
-        caught_up = [(of, partition, at) for (of, partition), at in loop.caught_up_at.items() if of is topic]
-        async with runtime.engine.begin() as connection:
-            await save_progress(connection, caught_up)
-
-    async def decide_again() -> None:
-        async with runtime.outbox.transaction(runtime.engine) as transaction:
-            now = transaction.now
-            due = await due_tenants(transaction.connection, now, TENANTS_AT_ONCE_MAX)
-            await lock_tenants(transaction.connection, due)
-            await decide_tenants(transaction, due, now)
-
-    return (
-        Job("note_progress", note_progress, every_s=PROGRESS_EVERY_S),
-        Job("decide_again", decide_again, every_s=DECIDE_AGAIN_EVERY_S),
-    )
+    """What runs periodically."""
+    return note_progress_job(runtime, loop), decide_again_job(runtime)

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from recharge.repository.inputs import unfreeze
+from recharge.repository.profiles import unfreeze
 from shared.commands import run_to_end
 from shared.database import open_engine
 from shared.settings import OperatorSettings

@@ -1,1 +1,1 @@
-"""The decisions of recharge: pure, no I/O, no clock, no ids made inside."""
+"""The rules of recharge: pure functions and values. No I/O, no clock, and no ids made inside."""

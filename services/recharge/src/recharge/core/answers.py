@@ -1,27 +1,30 @@
-"""What Stripe may answer, as far as an attempt cares. The gateway translates; nothing else knows the SDK.
+"""What Stripe may answer, as far as an attempt needs to know. Only the gateway knows the SDK.
 
 Answer
-├── PaymentIntentSeen     a PaymentIntent, as it is
-├── Declined       402 card_error, usually with the PaymentIntent inside
-├── CardUnusable   400, and the card is detached or its customer is gone: not executed
-├── Refused        400: not executed, and what it is about is not known yet
-├── OrderRefused   400 although card and customer are there: of this amount, currency or package
-├── UnexpectedState      the PaymentIntent is in another state than we thought: read it
-├── NotFound       404: no such PaymentIntent
-├── OperatorError  401, 403: not executed, and no other request would be
-├── RateLimited    429: not executed
-├── InProgress     409: the same key is being executed right now
-├── ServerError    5xx: executed or not, nobody knows
-└── NoAnswer       time-out, connection lost: executed or not, nobody knows
+├── PaymentIntentSeen  a PaymentIntent, as it is
+├── Declined           402 card_error, usually with the PaymentIntent
+├── CardUnusable       400, and the card is detached or its customer is gone: not executed
+├── Refused            400: not executed, and the cause is not known yet
+├── OrderRefused       400 although card and customer exist: because of this amount, currency or package
+├── UnexpectedState    the PaymentIntent is in another state than we assumed: retrieve it
+├── NotFound           404: no such PaymentIntent
+├── OperatorError      401, 403: not executed, and no other request would be
+├── RateLimited        429: not executed
+├── InProgress         409: another request with the same key is being executed
+├── ServerError        5xx: may have been executed
+└── NoAnswer           time-out, connection lost: may have been executed
 
-`label` is the answer's name in metrics and logs: it stays as it is whatever the class is called.
+`label` is the answer's name in metrics and logs. It does not change with the name of the class.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from recharge.core.cards import DeclineCodes
+from recharge.core.declines import DeclineCodes
 from shared.stripe_events import PaymentIntentView
+
+#: The `kind` of `NoAnswer` for a list with a PaymentIntent that names the attempt and is not proven to be its own.
+UNPROVEN = "unproven_payment_intent"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
-"""An attempt to charge a saved card, and its tries: the words that the other rooms use.
+"""An attempt to charge a saved card, and its tries.
 
     reserved ─▶ charging ─▶ charged ─▶ credited
                    ├─▶ requires_action ─▶ charged | canceled
                    ├─▶ declined | retry_scheduled ─▶ charging … ─▶ canceled
-                   └─▶ unknown ─▶ found out, never guessed
+                   └─▶ unknown ─▶ reconciled with Stripe, then any of the others
 
-`declined` means: given up, its PaymentIntent is being cancelled. An attempt ends as `credited` or as `canceled` only.
+`declined` means that the attempt was given up and its PaymentIntent is being cancelled. An attempt ends as `credited`
+or as `canceled` only.
 """
 
 from collections.abc import Sequence
@@ -31,31 +32,34 @@ ENDED = frozenset([State.CREDITED, State.CANCELED])
 
 
 class Outcome(StrEnum):
-    """What an idempotency key was answered for good."""
+    """The final result of a try, and so of its idempotency key."""
 
     SUCCEEDED = "succeeded"
     PROCESSING = "processing"
     DECLINED = "declined"
     AUTHENTICATION_REQUIRED = "authentication_required"
-    #: The PaymentIntent is there, and this try has not charged it.
+    #: The PaymentIntent exists, and this try has not charged it.
     NOT_CONFIRMED = "not_confirmed"
     #: Stripe refused the card or the customer before making anything.
     CARD_UNUSABLE = "card_unusable"
-    #: Answered for good, and what it did has to be looked up.
+    #: Stripe's answer is final, but what it made has to be read from Stripe.
     UNCLEAR = "unclear"
     #: Proven to have made nothing.
     NEVER_MADE = "never_made"
     CANCELED = "canceled"
 
 
-#: After these a PaymentIntent may be created anew: the key has made none.
+#: After these the key has made no PaymentIntent, so a new one may be created.
 NOTHING_MADE = frozenset([Outcome.CARD_UNUSABLE, Outcome.NEVER_MADE])
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One idempotency key: committed before the first call under it. `in_doubt`: some call under it may have been
-    executed without our knowing. `first_called_at`: the first call that may have been executed."""
+    """One idempotency key, committed before the first call under it.
+
+    `in_doubt`: a call under the key may have been executed without our knowing. `first_called_at`: the first call that
+    may have been executed. `may_repeat`: whether the card may be charged again within this attempt.
+    """
 
     n: int
     payment_method: str
@@ -79,8 +83,11 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where an attempt stood when Stripe was asked. No two calls that charge have the same one: each is a new try or
-    one more of its try's `calls`, so the answer to an older one is told apart from the answer to the one under way."""
+    """The progress of an attempt when Stripe was called: the answer counts only while the attempt is still there.
+
+    No two charging calls have the same checkpoint, since each is a new try or increments its try's `calls`. So a late
+    answer to an older call is told apart from the answer to the call under way.
+    """
 
     n: int
     calls: int
@@ -88,14 +95,17 @@ class Checkpoint:
 
     @staticmethod
     def of(attempt: "Attempt", tries: Sequence[Try]) -> "Checkpoint":
-        """Where it stands now."""
+        """The attempt's progress now."""
         return Checkpoint(attempt.n, tries[-1].calls if tries else 0, attempt.state)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A row of `attempt`. The amount never changes. `version` counts what is announced, `next_at` is when somebody has
-    to look at it again (the lease, while somebody does)."""
+    """A row of `attempt`. The amount never changes.
+
+    `version` counts the published changes. `next_at` is when the executor has to act on it next, and the end of the
+    lease while an executor does.
+    """
 
     tenant_id: str
     attempt: str
@@ -130,8 +140,13 @@ class Attempt:
         return self.state in ENDED
 
     def next_version(self, now: datetime, **changes: Any) -> "Attempt":
-        """A newer version of it, to be announced."""
+        """The attempt with these changes, to be published."""
         return replace(self, version=self.version + 1, changed_at=now, **changes)
+
+
+def has_made_nothing(tries: Sequence[Try]) -> bool:
+    """Whether it is proven that no call has made a PaymentIntent."""
+    return all(one.outcome in NOTHING_MADE or (one.outcome is None and not one.in_doubt) for one in tries)
 
 
 def month_of(moment: datetime) -> date:
@@ -140,9 +155,10 @@ def month_of(moment: datetime) -> date:
 
 
 def month_charged(attempt: Attempt, now: datetime) -> date:
-    """The month that a charge of which we learn now counts in: the latest in which it may have been made.
+    """The month that a charge counts in when we learn of it now: the latest in which it may have been made.
 
-    A key repeated, or a card authenticated, may charge in a later month than the attempt has reserved in. Nothing else
-    could begin meanwhile, so what counts in the later month takes no room from an earlier one.
+    A repeated key or an authenticated card may charge in a later month than the one the attempt has reserved in. No
+    other attempt could begin meanwhile, so counting the charge in the later month cannot exceed the earlier month's
+    cap.
     """
     return max(attempt.reserved_month or month_of(now), month_of(now))

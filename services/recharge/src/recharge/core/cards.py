@@ -1,66 +1,11 @@
-"""Which card to charge, and what a decline means for it.
-
-Sources: Stripe's documentation on decline codes and advice codes, and on the card networks' rules that some declines
-must never be tried again (https://docs.stripe.com/declines/codes, https://docs.stripe.com/declines/card).
-"""
+"""Which saved card to charge, and what lifts the stop of a card."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 from recharge.core.attempts import Try
 from shared.events import BillingProfile, Card
-
-#: The issuer says that this card will never pay: it is stopped by its fingerprint, until later evidence.
-NEVER_AGAIN_CODES = frozenset(
-    [
-        "card_not_supported", "currency_not_supported", "fraudulent", "incorrect_number", "invalid_account",
-        "invalid_number", "lost_card", "new_account_information_available", "no_action_taken", "not_permitted",
-        "pickup_card", "restricted_card", "revocation_of_all_authorizations", "revocation_of_authorization",
-        "security_violation", "service_not_allowed", "stolen_card", "stop_payment_order", "testmode_decline",
-        "transaction_not_allowed",
-    ]
-)  # fmt: skip
-NEVER_AGAIN_ADVICE = "do_not_try_again"
-#: The card may pay again once its owner has changed something about it, but not within this attempt.
-NOT_IN_THIS_ATTEMPT_CODES = frozenset(["expired_card", "incorrect_cvc", "invalid_cvc", "invalid_expiry_month"])
-NOT_IN_THIS_ATTEMPT_ADVICE = "confirm_card_data"
-
-
-class Verdict(StrEnum):
-    """What a decline says about the card."""
-
-    AUTHENTICATE = "authenticate"
-    LATER = "later"
-    NOT_IN_THIS_ATTEMPT = "not_in_this_attempt"
-    NEVER_AGAIN = "never_again"
-
-
-@dataclass(frozen=True, slots=True)
-class DeclineCodes:
-    """What Stripe told about a decline."""
-
-    code: str | None
-    decline_code: str | None
-    advice_code: str | None
-
-    @property
-    def reason(self) -> str:
-        """The most telling of them."""
-        return self.decline_code or self.code or "card_declined"
-
-
-def verdict_of(codes: DeclineCodes) -> Verdict:
-    """What becomes of the card after this decline."""
-    names = {codes.code, codes.decline_code}
-    if "authentication_required" in names:
-        return Verdict.AUTHENTICATE
-    if codes.advice_code == NEVER_AGAIN_ADVICE or names & NEVER_AGAIN_CODES:
-        return Verdict.NEVER_AGAIN
-    if codes.advice_code == NOT_IN_THIS_ATTEMPT_ADVICE or names & NOT_IN_THIS_ATTEMPT_CODES:
-        return Verdict.NOT_IN_THIS_ATTEMPT
-    return Verdict.LATER
 
 
 def identity(card: Card) -> str:
@@ -69,8 +14,17 @@ def identity(card: Card) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class CardEvidence:
+    """A payment method of a Stripe customer has paid with its owner present, or was updated by its network."""
+
+    customer: str
+    payment_method: str
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class CardStop:
-    """A card, by its `identity`, that was stopped after a decline of `payment_method` (None: not written down then)."""
+    """A card, by its `identity`, that was stopped after a decline of `payment_method` (None: not recorded then)."""
 
     card: str
     payment_method: str | None
@@ -109,7 +63,7 @@ def still_stopped(
 
 
 def chargeable(profile: BillingProfile, stopped: Collection[str]) -> tuple[Card, ...]:
-    """The card that its owner has chosen, if it may be charged: consent is to a card, not to whatever is saved.
+    """The card that its owner has chosen, if it may be charged: consent is to one card, not to every saved card.
 
     `stopped` are payment methods that must not be charged.
     """
@@ -129,7 +83,7 @@ def choose(cards: Sequence[Card], tries: Iterable[Try]) -> Card | None:
 
 
 def remaining(cards: Sequence[Card], tries: Iterable[Try]) -> tuple[Card, ...]:
-    """The cards that nothing in this attempt speaks against."""
+    """The cards that no earlier try of this attempt excludes."""
     excluded = {one.card for one in tries if not one.may_repeat}
     return tuple(card for card in cards if identity(card) not in excluded)
 

@@ -1,7 +1,7 @@
-"""Whether a tenant's browser may have the client secret of an attempt that waits for authentication. Pure.
+"""Whether a tenant's browser may have the client secret of an attempt that waits for authentication.
 
-Whoever has it may confirm the PaymentIntent: it is for the attempt's own tenant, for nothing but this attempt, and only
-while its owner is waited for.
+The client secret allows to confirm the PaymentIntent. So only the attempt's own tenant gets it, only for this attempt,
+and only while the attempt waits for authentication.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,14 @@ from recharge.core.attempts import Attempt, State
 from recharge.core.proof import belongs_to
 from shared.stripe_events import PaymentIntentView
 
-#: In these a browser may confirm a PaymentIntent. One whose off-session charge was declined for want of authentication
-#: is back at `requires_payment_method` (https://docs.stripe.com/payments/paymentintents/lifecycle).
+#: In these a browser may confirm a PaymentIntent. When an off-session charge is declined because it needs
+#: authentication, it goes back to `requires_payment_method`
+#: (https://docs.stripe.com/payments/paymentintents/lifecycle).
 CONFIRMABLE_STATUSES = frozenset(["requires_payment_method", "requires_confirmation", "requires_action"])
 
 
 class Withheld(StrEnum):
-    """Why the secret is not handed out: the problem's code."""
+    """Why the secret is withheld: the problem's code."""
 
     NOT_WAITING = "attempt_not_waiting"
     NOT_CONFIRMABLE = "payment_intent_not_confirmable"
@@ -51,5 +52,5 @@ def client_secret_in(attempt: Attempt, answer: Answer, signing_keys: Sequence[st
 
 
 def _is_proven(attempt: Attempt, view: PaymentIntentView, signing_keys: Sequence[str]) -> bool:
-    """By its signature too, although its id is known: its secret is given away."""
+    """Its signature is verified although its id is known, because whoever gets the secret may confirm it."""
     return view.id == attempt.payment_intent and belongs_to(replace(attempt, payment_intent=None), view, signing_keys)

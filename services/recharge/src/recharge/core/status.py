@@ -1,11 +1,11 @@
-"""What a tenant is told about its recharge: whether it goes on by itself, and what would lift what is in the way."""
+"""The status that a tenant reads: whether its card would be charged, and if not, what would change that."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from recharge.core.decide import Reason
+from recharge.core.situation import Reason
 
 
 class LiftedBy(StrEnum):
@@ -24,7 +24,7 @@ class LiftedBy(StrEnum):
     OPERATOR = "operator"
 
 
-#: Each of these is enough by itself, as `decide` and `cards.still_stopped` have it. A card entered again needs consent.
+#: Each of these is enough by itself (see `decide` and `cards.still_stopped`). A card entered again needs consent too.
 _LIFTED_BY: Mapping[Reason, tuple[LiftedBy, ...]] = {
     Reason.DISABLED: (LiftedBy.ENABLE,),
     Reason.NO_CONSENT: (LiftedBy.CONSENT,),
@@ -54,9 +54,8 @@ class RechargeStatus:
 def status_of(
     outcome: str | None, reason: str | None, detail: str | None, action_required: str | None = None
 ) -> RechargeStatus:
-    """The status after the last decision; all None before the first one. A reason of a newer version passes through.
-
-    `action_required` is what the attempt that is under way waits for.
+    """The status after the last decision; all are None before the first one. An unknown reason, of a newer version, is
+    returned as it is. `action_required` is what the open attempt waits for.
     """
     if outcome is None:
         return RechargeStatus("off", None, None, (LiftedBy.ENABLE,))

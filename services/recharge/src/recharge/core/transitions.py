@@ -1,22 +1,23 @@
-"""What changes when an attempt moves on."""
+"""A transition of an attempt: its next state, its changed tries, and what else follows. Every rule returns one."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from recharge.core.attempts import Attempt, State, Try
+from recharge.core.attempts import Attempt, Outcome, State, Try, has_made_nothing
 
-#: Longer than the longest Stripe call: whoever asked and died is not waited for longer.
+#: Longer than the longest Stripe call. An executor that died is not waited for longer.
 LEASE = timedelta(seconds=45)
-#: After a decline, the same card again. Then it is given up.
-RETRY_DELAYS = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24), timedelta(hours=72))
-TRIES_MAX = 12
-#: A charged attempt whose credits have not come by then is looked at, and reported.
+#: A charged attempt without credits after this time is checked and reported.
 CREDIT_EXPECTED_WITHIN = timedelta(minutes=5)
 #: How long a tenant has for authenticating a charge.
 AUTHENTICATION_EXPECTED_WITHIN = timedelta(hours=72)
 AUTHENTICATION_CHECKED_EVERY = timedelta(minutes=10)
-ASKED_AGAIN_AFTER_MAX = timedelta(minutes=5)
+PROCESSING_CHECKED_EVERY = timedelta(minutes=1)
+#: Stripe keeps a key for at least 24 h. After that, a request under an old key cannot be taken for the same request.
+KEY_FORGOTTEN_AFTER = timedelta(hours=24)
+CALL_DELAY_MAX = timedelta(minutes=5)
 
 
 class Alert(StrEnum):
@@ -35,15 +36,15 @@ class Alert(StrEnum):
 
 
 class BreakerSignal(StrEnum):
-    """What an answer says about our access to Stripe, for other tenants than the one that was answered."""
+    """What Stripe's answer to one tenant's charge means for the charges of others."""
 
-    #: 401, 403: nobody's charge is taken.
+    #: 401 or 403: Stripe takes no charge of ours.
     OPEN = "open"
-    #: A charge was executed: they are taken, and this package and currency are.
+    #: A charge was executed: Stripe takes charges, and takes this package and currency.
     CLOSE = "close"
-    #: A charge was refused for its card: our key is taken, of the rest it says nothing.
+    #: A charge was refused for its card. Stripe accepts our API key; about the rest this says nothing.
     KEY_ACCEPTED = "key_accepted"
-    #: A charge was refused as an order: our key is taken; are other tenants refused too?
+    #: An order was refused. Stripe accepts our API key, but may refuse other tenants' orders too.
     ORDER_REFUSED = "order_refused"
 
 
@@ -60,10 +61,10 @@ class OtherPayment:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """An attempt as it becomes, with the tries that change, and what else follows from it.
+    """The attempt after a transition, the tries that change, and what else follows.
 
-    `stop_card` is the try whose card is not to be charged again; `suspend` stops recharge for the tenant, until another
-    card is chosen than `suspend_cards`, by identity or id (None: than all that are saved now).
+    `stop_card` is the try whose card must not be charged again. `suspend` is a reason: recharge stops for the tenant
+    until its owner chooses a card that is not in `suspend_cards` (identities or ids; None: all that are saved now).
     """
 
     attempt: Attempt
@@ -77,7 +78,7 @@ class Transition:
 
 
 def end_as_canceled(attempt: Attempt, now: datetime, reason: str | None = None) -> Attempt:
-    """Its PaymentIntent is cancelled, or was never made: the reservation is free again."""
+    """The attempt once its PaymentIntent is cancelled or was never made. Its reservation in the cap is released."""
     return attempt.next_version(
         now,
         state=State.CANCELED,
@@ -89,6 +90,42 @@ def end_as_canceled(attempt: Attempt, now: datetime, reason: str | None = None) 
     )
 
 
+def give_up(
+    attempt: Attempt, tries: Sequence[Try], reason: str, now: datetime, *, state: State | None = None
+) -> Transition:
+    """Ends the attempt if it has made nothing. Else its PaymentIntent has to be cancelled first."""
+    if attempt.payment_intent is None and has_made_nothing(tries):
+        closed = tuple(replace(one, outcome=Outcome.NEVER_MADE, answered_at=now) for one in tries if not one.outcome)
+        return Transition(end_as_canceled(attempt, now, reason), closed)
+    return Transition(
+        attempt.next_version(now, state=state or attempt.state, reason=reason, canceling=True, next_at=now)
+    )
+
+
+def close_last_try(
+    tries: Sequence[Try], outcome: Outcome, now: datetime, code: str | None = None, *, may_repeat: bool = True
+) -> tuple[Try, ...]:
+    """The last try with its outcome, or nothing if it has a definite outcome already."""
+    if not tries or tries[-1].outcome not in (None, Outcome.UNCLEAR, Outcome.PROCESSING):
+        return ()
+    last = tries[-1]
+    return (
+        replace(
+            last,
+            outcome=outcome,
+            code=code or last.code,
+            in_doubt=False,
+            may_repeat=may_repeat,
+            answered_at=now,
+        ),
+    )
+
+
+def with_changed(tries: Sequence[Try], changed: Sequence[Try]) -> tuple[Try, ...]:
+    """The tries of an attempt, the last of them as changed."""
+    return (*tries[:-1], *changed) if changed else tuple(tries)
+
+
 def next_call_at(calls: int, now: datetime) -> datetime:
-    """When to ask the same thing again: 2, 4, 8 … seconds after, at most five minutes."""
-    return now + min(timedelta(seconds=2 ** min(calls, 9)), ASKED_AGAIN_AFTER_MAX)
+    """When to call Stripe again: after 2, 4, 8 … seconds, at most five minutes."""
+    return now + min(timedelta(seconds=2 ** min(calls, 9)), CALL_DELAY_MAX)

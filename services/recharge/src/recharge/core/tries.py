@@ -1,4 +1,4 @@
-"""Moving an attempt to `charging`, and what each answer to that call makes of it. Pure."""
+"""One try of an attempt: how it begins or is repeated, and what Stripe's answer to its call means."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,28 +21,38 @@ from recharge.core.answers import (
     UnexpectedState,
 )
 from recharge.core.attempts import NOTHING_MADE, Attempt, Outcome, State, Try, month_of
-from recharge.core.cards import DeclineCodes, Verdict, choose, verdict_of
-from recharge.core.payment_intent import after_card_refused, after_decline, after_order_refused, after_payment_intent
-from recharge.core.transitions import LEASE, BreakerSignal, Transition, next_call_at
+from recharge.core.cards import choose
+from recharge.core.declines import (
+    DeclineCodes,
+    Verdict,
+    after_card_refused,
+    after_decline,
+    after_order_refused,
+    verdict_of,
+    without_card,
+)
+from recharge.core.payment_intent import after_payment_intent
+from recharge.core.situation import Reason
+from recharge.core.transitions import LEASE, BreakerSignal, Transition, give_up, next_call_at
 from shared.events import Card
 
-#: The second 5xx under one key is that key's last word: Stripe keeps and repeats it.
+#: The second 5xx under one key is final: Stripe keeps the answer and repeats it.
 SERVER_ERRORS_MAX = 2
 
 
 def begin_try(attempt: Attempt, tries: Sequence[Try], cards: Sequence[Card], now: datetime) -> Transition | None:
-    """The attempt on its way to Stripe, with the try to call; None where no card is left to charge.
+    """The attempt in `charging`, with the try to call; None where no card is left to charge.
 
-    A try that was certainly not executed is called again under its own key. A PaymentIntent is created only where
-    every earlier key is proven to have made none.
+    A try that was certainly not executed is called again under its own key. A PaymentIntent is created only where every
+    earlier key is proven to have made none.
     """
     assert attempt.state in (State.RESERVED, State.RETRY_SCHEDULED)
     last = tries[-1] if tries else None
     closed: tuple[Try, ...] = ()
     if last is not None and last.outcome is None:
-        assert not last.in_doubt, "a key in doubt is found out, not charged past"
+        assert not last.in_doubt, "a key in doubt is reconciled before the next try"
         if any(card.payment_method == last.payment_method for card in cards):
-            # No call under it was executed: its age begins with this one.
+            # No call under this key was executed, so its age begins with this call.
             calling = replace(last, first_called_at=now, calls=last.calls + 1, in_doubt=True)
             return Transition(_charging(attempt, calling, now), (calling,))
         closed = (replace(last, outcome=Outcome.NEVER_MADE, answered_at=now),)
@@ -66,6 +76,11 @@ def begin_try(attempt: Attempt, tries: Sequence[Try], cards: Sequence[Card], now
     return Transition(_charging(attempt, calling, now), (*closed, calling))
 
 
+def no_card_left(attempt: Attempt, tries: Sequence[Try], now: datetime) -> Transition:
+    """What becomes of an attempt for which `begin_try` has found no card."""
+    return without_card(attempt, tries, Reason.NO_CARD, now)
+
+
 def _charging(attempt: Attempt, calling: Try, now: datetime) -> Attempt:
     return attempt.next_version(
         now,
@@ -79,10 +94,20 @@ def _charging(attempt: Attempt, calling: Try, now: datetime) -> Attempt:
     )
 
 
+def may_repeat_key(tries: Sequence[Try], cards: Sequence[Card]) -> bool:
+    """Whether the card of the last try may still be charged: a repeated key may be the first to charge it."""
+    return any(card.payment_method == tries[-1].payment_method for card in cards)
+
+
 def repeat_try(attempt: Attempt, last: Try, now: datetime) -> Transition:
-    """The same key once more, for an attempt whose try is in doubt."""
+    """The same key called once more, for a try in doubt."""
     assert last.outcome is None and last.in_doubt
     return Transition(replace(attempt, next_at=now + LEASE), (replace(last, calls=last.calls + 1),))
+
+
+def key_without_card(attempt: Attempt, tries: Sequence[Try], now: datetime) -> Transition:
+    """The card of a key in doubt was removed: what the key has made is looked for and cancelled, and never charged."""
+    return give_up(attempt, tries, "card_removed", now)
 
 
 def after_answer(
@@ -95,7 +120,7 @@ def after_answer(
     now: datetime,
     is_refused_to_others: bool = False,
 ) -> Transition:
-    """What the answer to the last try's call makes of the attempt.
+    """Stripe has answered the last try's call.
 
     `was_in_doubt`: an earlier call under this key may have been executed. Then an answer that this call was not
     executed says nothing about the earlier one. `is_refused_to_others`: Stripe has refused the same package or currency
@@ -105,8 +130,8 @@ def after_answer(
     assert last.n == attempt.n and last.outcome is None
     match answer:
         case PaymentIntentSeen(view):
-            told = (*tries[:-1], replace(last, in_doubt=False))
-            return replace(after_payment_intent(attempt, told, view, cards, now), breaker=BreakerSignal.CLOSE)
+            answered = (*tries[:-1], replace(last, in_doubt=False))
+            return replace(after_payment_intent(attempt, answered, view, cards, now), breaker=BreakerSignal.CLOSE)
         case Declined(codes, view):
             payment_intent = attempt.payment_intent or (view.id if view else None)
             if payment_intent is None:
@@ -115,9 +140,11 @@ def after_answer(
             return replace(transition, breaker=BreakerSignal.CLOSE)
         case CardUnusable(code):
             if was_in_doubt:
-                # A 400 is not kept under the key, so it is not the earlier call's answer.
-                return replace(_unknown(attempt, last, code, now), breaker=BreakerSignal.KEY_ACCEPTED)
-            return replace(after_card_refused(attempt, tries, code, cards, now), breaker=BreakerSignal.KEY_ACCEPTED)
+                # Stripe does not keep a 400 under the key, so this is not the earlier call's answer.
+                transition = _unknown(attempt, last, code, now)
+            else:
+                transition = after_card_refused(attempt, tries, code, cards, now)
+            return replace(transition, breaker=BreakerSignal.KEY_ACCEPTED)
         case Refused(code):
             transition = _not_executed(attempt, last, f"stripe_400_{code}", was_in_doubt=was_in_doubt, now=now)
             return replace(transition, breaker=BreakerSignal.KEY_ACCEPTED)
@@ -153,29 +180,33 @@ def after_answer(
 
 
 def _unknown(attempt: Attempt, last: Try, reason: str, now: datetime) -> Transition:
-    changed = attempt.next_version(now, state=State.UNKNOWN, reason=reason, next_at=next_call_at(last.calls, now))
-    return Transition(changed, (replace(last, in_doubt=True),))
+    """The call may have been executed: the same key is called again."""
+    unknown = attempt.next_version(now, state=State.UNKNOWN, reason=reason, next_at=next_call_at(last.calls, now))
+    return Transition(unknown, (replace(last, in_doubt=True),))
 
 
 def _unclear(attempt: Attempt, last: Try, code: str, now: datetime) -> Transition:
+    """The key's answer is final and does not tell what it made: that is read from Stripe."""
     closed = replace(last, outcome=Outcome.UNCLEAR, code=code, in_doubt=True, answered_at=now)
     return Transition(attempt.next_version(now, state=State.UNKNOWN, reason=code, next_at=now), (closed,))
 
 
 def _declined_without_a_payment_intent(attempt: Attempt, last: Try, codes: DeclineCodes, now: datetime) -> Transition:
-    """Looked for first. The decline counts whatever is found: a card that is never to be charged again is stopped."""
+    """The PaymentIntent is looked for first. Whatever is found, the decline counts: a card that must never be charged
+    again is stopped."""
     verdict = verdict_of(codes)
     closed = replace(
         last, outcome=Outcome.DECLINED, code=codes.reason, in_doubt=True, answered_at=now,
         may_repeat=verdict is Verdict.LATER,
     )  # fmt: skip
-    changed = attempt.next_version(now, state=State.UNKNOWN, reason=codes.reason, next_at=now)
-    return Transition(changed, (closed,), stop_card=last if verdict is Verdict.NEVER_AGAIN else None)
+    unknown = attempt.next_version(now, state=State.UNKNOWN, reason=codes.reason, next_at=now)
+    return Transition(unknown, (closed,), stop_card=last if verdict is Verdict.NEVER_AGAIN else None)
 
 
 def _not_executed(attempt: Attempt, last: Try, reason: str, *, was_in_doubt: bool, now: datetime) -> Transition:
+    """The call was certainly not executed: it is made again under the same key, unless an earlier one is in doubt."""
     if was_in_doubt:
         return _unknown(attempt, last, reason, now)
     state = State.RESERVED if attempt.payment_intent is None and attempt.n == 1 else State.RETRY_SCHEDULED
-    changed = attempt.next_version(now, state=state, reason=reason, next_at=next_call_at(last.calls, now))
-    return Transition(changed, (replace(last, in_doubt=False, code=reason),))
+    waiting = attempt.next_version(now, state=state, reason=reason, next_at=next_call_at(last.calls, now))
+    return Transition(waiting, (replace(last, in_doubt=False, code=reason),))

@@ -10,9 +10,7 @@ from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from recharge.core.attempts import Attempt, Outcome, State, Try
-from recharge.core.cards import identity
 from recharge.repository.rows import write_rows
-from shared.events import BillingProfile
 
 _ATTEMPT_TYPES = {
     "version": "bigint", "amount_minor": "bigint", "credits": "bigint", "expires_in_days": "int",
@@ -97,9 +95,12 @@ _DUE = text("""
     ORDER BY next_at LIMIT :limit
 """)
 
-_SUSPEND = text("""
-    UPDATE profile SET suspended_at = :now, suspended_reason = :reason, suspended_cards = CAST(:cards AS text[])
-    WHERE tenant_id = :tenant
+# Ids of attempts sort by the time they were made.
+_ATTEMPTS = text("""
+    SELECT attempt, state, trigger, reason, action_required, amount_minor, currency, credits, package, limited_by_cap,
+           payment_intent, profile_version, n AS tries, created_at, changed_at
+    FROM attempt WHERE tenant_id = :tenant AND (CAST(:before AS text) IS NULL OR attempt < :before)
+    ORDER BY attempt DESC LIMIT :limit
 """)
 
 
@@ -138,6 +139,12 @@ async def read_attempt(connection: AsyncConnection, tenant: str, attempt: str) -
     """One attempt of this tenant as it is now, not locked: for those who only look."""
     row = (await connection.execute(_READ_ONE, {"tenant": tenant, "attempt": attempt})).first()
     return None if row is None else _attempt(row)
+
+
+async def attempts_of(connection: AsyncConnection, tenant: str, before: str | None, limit: int) -> Sequence[Row[Any]]:
+    """Attempts made before the attempt `before`."""
+    rows = await connection.execute(_ATTEMPTS, {"tenant": tenant, "before": before, "limit": limit})
+    return rows.all()
 
 
 async def claim_attempt(connection: AsyncConnection, tenant: str, attempt: str) -> Attempt | None:
@@ -187,20 +194,6 @@ async def due_attempts(
     """Open attempts that somebody has to look at, the longest waiting first. Not locked: claiming is."""
     result = await connection.execute(_DUE, {"now": now, "in_flight": sorted(in_flight), "limit": limit})
     return result.all()
-
-
-async def suspend(
-    connection: AsyncConnection,
-    tenant: str,
-    profile: BillingProfile,
-    reason: str,
-    now: datetime,
-    *,
-    cards: frozenset[str] | None = None,
-) -> None:
-    """No recharge until its owner consents anew or chooses another card than `cards` (None: than all there are now)."""
-    known = cards if cards is not None else {identity(card) for card in profile.cards}
-    await connection.execute(_SUSPEND, {"tenant": tenant, "reason": reason, "now": now, "cards": sorted(known)})
 
 
 def _attempt(row: Row[Any]) -> Attempt:

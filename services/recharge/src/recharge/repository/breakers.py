@@ -1,7 +1,7 @@
-"""What Stripe does not take for more than one tenant: the breaker of everything, and those of packages and currencies.
+"""Breakers: one for everything, and one for each package or currency that is refused to several tenants.
 
-`lock_breakers` comes before whatever reads them to decide: two workers that each saw the other's refusal not yet
-committed would both find too few.
+`lock_breakers` comes before every read of them that a decision is based on. Else two workers, each of which does not
+see the other's uncommitted refusal, would both count too few.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,14 +13,29 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from recharge.core.attempts import Attempt
-from recharge.core.refusals import EVERYTHING, REFUSED_WITHIN, OrderFact, Subject
+from recharge.core.breakers import (
+    EVERYTHING,
+    OPEN_FOR_FIRST,
+    OPEN_FOR_MAX,
+    REFUSED_TO_SEVERAL,
+    REFUSED_WITHIN,
+    OpenBreaker,
+    OrderFact,
+    Scope,
+    Subject,
+)
 
-BREAKER_FIRST = timedelta(seconds=15)
-BREAKER_MAX = timedelta(minutes=10)
-#: The `reason` of a breaker that orders of several tenants have opened, not a refused key.
-REFUSED_TO_SEVERAL = "refused_to_several_tenants"
-#: More would tell no more.
+#: More of them would not change what is decided by them.
 _FACTS_MAX = 1_000
+
+#: What was refused to several tenants. A breaker that a refused API key has opened is none of these.
+OPEN_BREAKERS = f"""
+    SELECT scope, name, open_until FROM scoped_breaker
+    UNION ALL
+    SELECT 'everything', '', open_until FROM breaker WHERE failures > 0 AND reason = '{REFUSED_TO_SEVERAL}'
+"""  # noqa: S608
+
+_LOAD_OPEN_BREAKERS = text(OPEN_BREAKERS)
 
 _LOCK = text("SELECT id FROM breaker FOR UPDATE")
 
@@ -54,7 +69,7 @@ _CLOSE = text("""
     WHERE failures > 0
 """)
 
-# What a refused key has opened is over. A probe that was to find out about orders has not: another one may be next.
+# Closes a breaker that a refused API key has opened. A probe of refused orders has told nothing: another may be next.
 _KEY_ACCEPTED = text("""
     WITH released AS (
         UPDATE scoped_breaker
@@ -120,7 +135,8 @@ _FORGET_PACKAGES = text("DELETE FROM scoped_breaker WHERE scope = 'package' AND 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A breaker that a charge must pass, and whether one of a tenant that has not failed waits there too."""
+    """A half-open breaker that a charge has to pass. `is_another_due`: a charge of a tenant that has not failed waits
+    for it too."""
 
     open_until: datetime
     failed_tenants: frozenset[str]
@@ -128,16 +144,16 @@ class Probe:
 
 
 async def lock_breakers(connection: AsyncConnection) -> None:
-    """Makes this transaction the only one that decides about breakers, until it ends. Tenants are locked before."""
+    """Makes this transaction the only one that decides about breakers, until it ends. Lock tenants before."""
     await connection.execute(_LOCK)
 
 
 async def open_breaker(
     connection: AsyncConnection, subject: Subject, tenants: Iterable[str], reason: str, now: datetime
 ) -> bool:
-    """Nobody is charged for this for 15 s, then 30 s, up to 10 minutes. True where that is new."""
+    """Opens the breaker for 15 s, then 30 s, up to 10 minutes. True if it was closed before."""
     values: dict[str, Any] = {
-        "now": now, "first": BREAKER_FIRST, "longest": BREAKER_MAX, "tenants": sorted(set(tenants)),
+        "now": now, "first": OPEN_FOR_FIRST, "longest": OPEN_FOR_MAX, "tenants": sorted(set(tenants)),
     }  # fmt: skip
     if subject == EVERYTHING:
         result = await connection.execute(_OPEN, {**values, "reason": reason})
@@ -152,7 +168,7 @@ async def close_breakers(connection: AsyncConnection, attempt: Attempt) -> None:
 
 
 async def key_is_accepted(connection: AsyncConnection, attempt: Attempt, now: datetime) -> None:
-    """Stripe has refused this attempt's charge for a reason of its tenant, and so has taken our key."""
+    """Stripe has refused this attempt's charge for a reason of its tenant, and so has accepted our API key."""
     await connection.execute(
         _KEY_ACCEPTED,
         {
@@ -165,14 +181,20 @@ async def key_is_accepted(connection: AsyncConnection, attempt: Attempt, now: da
     )
 
 
+async def load_open_breakers(connection: AsyncConnection) -> list[OpenBreaker]:
+    """What was refused to several tenants, and is not tried again yet."""
+    rows = await connection.execute(_LOAD_OPEN_BREAKERS)
+    return [OpenBreaker(Subject(Scope(row.scope), row.name), row.open_until) for row in rows]
+
+
 async def load_probes(connection: AsyncConnection, attempt: Attempt, now: datetime) -> list[Probe]:
-    """The breakers in this attempt's way."""
+    """The half-open breakers that this attempt's charge has to pass."""
     rows = await connection.execute(_PROBES, {"now": now, "package": attempt.package, "currency": attempt.currency})
     return [Probe(row.open_until, frozenset(row.failed_tenants), row.is_another_due) for row in rows]
 
 
 async def take_probes(connection: AsyncConnection, attempt: Attempt, now: datetime, probe_for: timedelta) -> None:
-    """This attempt's charge finds out whether Stripe takes us again, and nobody else's until the time is over."""
+    """Makes this attempt's charge the probe of the breakers, and the only one for this time."""
     await connection.execute(
         _TAKE_PROBE, {"until": now + probe_for, "package": attempt.package, "currency": attempt.currency}
     )
@@ -199,5 +221,5 @@ def _facts(rows: Sequence[Any]) -> list[OrderFact]:
 
 
 async def forget_packages(connection: AsyncConnection, packages: Iterable[str]) -> None:
-    """These packages are others now than Stripe has refused."""
+    """Removes the breakers of packages that have changed since Stripe refused them."""
     await connection.execute(_FORGET_PACKAGES, {"packages": sorted(packages)})

@@ -1,6 +1,6 @@
-"""What decisions rest on, read in one statement for any number of tenants, and what was decided."""
+"""The situations of any number of tenants, read in one statement."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,24 +11,16 @@ from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from recharge.core.attempts import month_of
+from recharge.core.breakers import OpenBreaker, Scope, Subject
 from recharge.core.cards import CardStop, still_stopped
-from recharge.core.decide import Balance, Month, Request, Situation, Suspension
-from recharge.core.refusals import OpenBreaker, Scope, Subject
-from recharge.repository.breakers import REFUSED_TO_SEVERAL
-from recharge.repository.rows import write_rows
+from recharge.core.situation import Balance, Month, Request, Situation, Suspension
+from recharge.repository.breakers import OPEN_BREAKERS
 from shared.events import BillingProfile, CreditPackage
 from shared.topics import BY_NAME, TopicName
 
-# What was refused to several tenants; a breaker that a refused key has opened is none of these.
-_STOPPED = f"""
-    SELECT scope, name, open_until FROM scoped_breaker
-    UNION ALL
-    SELECT 'everything', '', open_until FROM breaker WHERE failures > 0 AND reason = '{REFUSED_TO_SEVERAL}'
-"""  # noqa: S608
-
-# What is the same for all tenants comes with each of them, but the catalog only with the first.
+# What is the same for all tenants is in each row, except the catalog, which is only in the first.
 _SITUATIONS = text(f"""
-    WITH stopped AS ({_STOPPED}), facts AS MATERIALIZED (
+    WITH stopped AS ({OPEN_BREAKERS}), facts AS MATERIALIZED (
         SELECT (SELECT jsonb_agg(package_event ORDER BY package) FROM package) AS packages,
                (SELECT CASE WHEN count(*) = :partitions THEN min(caught_up_at) END FROM topic_progress
                 WHERE topic = :topic) AS caught_up_at,
@@ -92,70 +84,6 @@ _SITUATIONS = text(f"""
     ORDER BY profile.tenant_id
 """)  # noqa: S608
 
-_LOAD_STOPPED = text(_STOPPED)
-
-_MAKE_LOCKABLE = text("""
-    INSERT INTO balance (tenant_id)
-    SELECT tenant_id FROM unnest(CAST(:tenants AS text[])) AS wanted (tenant_id) ORDER BY tenant_id
-    ON CONFLICT DO NOTHING
-""")
-
-_LOCK_TENANTS = text("""
-    SELECT tenant_id FROM balance WHERE tenant_id = ANY (CAST(:tenants AS text[])) ORDER BY tenant_id FOR UPDATE
-""")
-
-_LOCK_FOR_CHARGING = text("""
-    SELECT balance.tenant_id FROM balance JOIN profile USING (tenant_id) WHERE balance.tenant_id = :tenant
-    FOR UPDATE OF balance, profile
-""")
-
-_SAVE_DECISIONS = text("""
-    WITH new AS MATERIALIZED (
-        SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-             AS new (tenant_id text, said text, look_again_at timestamptz, is_new boolean, outcome text, reason text,
-                     attempt text, request text, package text, amount_minor bigint, currency text,
-                     limited_by_cap boolean, available bigint, balance_version bigint, profile_version bigint,
-                     spent_minor bigint, decided_at timestamptz, detail text, purchase_left_since timestamptz)
-    ), written AS (
-        INSERT INTO decision (tenant_id, outcome, reason, attempt, request, package, amount_minor, currency,
-                              limited_by_cap, available, balance_version, profile_version, spent_minor, decided_at,
-                              detail)
-        SELECT tenant_id, outcome, reason, attempt, request, package, amount_minor, currency, limited_by_cap,
-               available, balance_version, profile_version, spent_minor, decided_at, detail
-        FROM new WHERE is_new ORDER BY tenant_id
-    )
-    UPDATE profile SET last_decision = new.said, look_again_at = new.look_again_at,
-                       purchase_left_since = new.purchase_left_since
-    FROM new WHERE profile.tenant_id = new.tenant_id
-""")
-
-_NEED_IS_OVER = text("""
-    UPDATE balance SET served_available = NULL, served_at = NULL
-    WHERE tenant_id = ANY (CAST(:tenants AS text[])) AND served_available IS NOT NULL
-""")
-
-_NEED_IS_SERVED = text("""
-    UPDATE balance SET served_available = new.available, served_at = new.served_at
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS new (tenant_id text, available bigint, served_at timestamptz)
-    WHERE balance.tenant_id = new.tenant_id
-""")
-
-_CATALOG_MATTERS = text("""
-    UPDATE profile SET look_again_at = :now
-    FROM (SELECT tenant_id FROM profile
-          WHERE split_part(last_decision, ':', 1) = 'skip'
-            AND split_part(last_decision, ':', 2) IN ('currency', 'no_package_fits', 'cap_reached')
-          ORDER BY tenant_id FOR UPDATE) AS waiting
-    WHERE profile.tenant_id = waiting.tenant_id
-""")
-
-_DUE_TENANTS = text("""
-    SELECT tenant_id FROM profile WHERE look_again_at <= :now ORDER BY look_again_at LIMIT :limit
-""")
-
-_TENANTS_WITH_REQUESTS = text("""
-    SELECT DISTINCT tenant_id FROM request WHERE state = 'waiting' ORDER BY tenant_id LIMIT :limit
-""")
 
 _STOPS = TypeAdapter(tuple[CardStop, ...])
 _TIMES = TypeAdapter(dict[str, datetime])
@@ -174,8 +102,11 @@ class TenantSituation:
 async def load_situations(
     connection: AsyncConnection, tenants: Iterable[str], now: datetime, *, leaving_out_attempt: str | None = None
 ) -> list[TenantSituation]:
-    """The situations of those tenants that have a profile. One attempt may be left out of account, whose request then
-    counts as waiting. An attempt that succeeded after its end counts as open until its credits have come."""
+    """The situations of those tenants that have a profile.
+
+    `leaving_out_attempt` is not taken into account, and its request counts as waiting. An attempt that succeeded after
+    its end counts as open until its credits have come.
+    """
     profile_topic = TopicName.BILLING_PROFILE_CHANGED
     result = await connection.execute(
         _SITUATIONS,
@@ -231,60 +162,8 @@ def _situation(row: Row[Any], packages: tuple[CreditPackage, ...]) -> Situation:
         breaker_open_until=row.breaker_open_until,
         breaker_is_half_open=row.breaker_is_half_open,
         request=Request(row.request, row.requested_at, row.expires_at) if row.request else None,
-        stopped=tuple(
+        open_breakers=tuple(
             OpenBreaker(Subject(Scope(each["scope"]), each["name"]), datetime.fromisoformat(each["open_until"]))
             for each in row.stopped or ()
         ),
     )
-
-
-async def load_open_breakers(connection: AsyncConnection) -> list[OpenBreaker]:
-    """What was refused to several tenants, and is not tried again yet."""
-    rows = await connection.execute(_LOAD_STOPPED)
-    return [OpenBreaker(Subject(Scope(row.scope), row.name), row.open_until) for row in rows]
-
-
-async def lock_tenants(connection: AsyncConnection, tenants: Iterable[str]) -> None:
-    """Makes this transaction the only one that decides about the tenants, until it ends.
-
-    Every handler's first write: two that each changed an input without seeing the other's would both decide wrongly.
-    The lock is the tenant's balance row, which `save_balances` and `save_entries` take by themselves.
-    """
-    wanted = {"tenants": sorted(set(tenants))}
-    if wanted["tenants"]:
-        await connection.execute(_MAKE_LOCKABLE, wanted)
-        await connection.execute(_LOCK_TENANTS, wanted)
-
-
-async def lock_for_charging(connection: AsyncConnection, tenant: str) -> None:
-    """The same for one tenant that has an attempt, with its profile row."""
-    await connection.execute(_LOCK_FOR_CHARGING, {"tenant": tenant})
-
-
-async def save_decisions(connection: AsyncConnection, decisions: Sequence[dict[str, Any]]) -> None:
-    """Writes the decisions that are new, and on the profiles what was `said` last and when to look again."""
-    await write_rows(connection, _SAVE_DECISIONS, decisions)
-
-
-async def need_is_over(connection: AsyncConnection, tenants: Sequence[str]) -> None:
-    """These balances have been seen at or above their thresholds."""
-    if tenants:
-        await connection.execute(_NEED_IS_OVER, {"tenants": sorted(tenants)})
-
-
-async def need_is_served(connection: AsyncConnection, served: Sequence[dict[str, Any]]) -> None:
-    """An automatic charge has been credited for the need that began at this balance: rows of tenant_id,
-    available, served_at."""
-    await write_rows(connection, _NEED_IS_SERVED, served)
-
-
-async def catalog_changed(connection: AsyncConnection, now: datetime) -> None:
-    """Has all those decided about again for whom there was no fitting package."""
-    await connection.execute(_CATALOG_MATTERS, {"now": now})
-
-
-async def due_tenants(connection: AsyncConnection, now: datetime, limit: int) -> list[str]:
-    """Tenants about whom time alone may have changed the decision."""
-    due = await connection.execute(_DUE_TENANTS, {"now": now, "limit": limit})
-    waiting = await connection.execute(_TENANTS_WITH_REQUESTS, {"limit": limit})
-    return sorted({row.tenant_id for row in due} | {row.tenant_id for row in waiting})

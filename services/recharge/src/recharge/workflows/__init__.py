@@ -1,1 +1,1 @@
-"""Carrying attempts on: who is due, what to ask Stripe, and writing the answer down."""
+"""Several steps over repository, Stripe and core, shared by handlers, jobs, routes and the executor."""

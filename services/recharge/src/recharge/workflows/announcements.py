@@ -1,4 +1,4 @@
-"""Tells the others, and the log, that an attempt moved on."""
+"""Publishes, counts and logs that an attempt has changed, and raises alerts for operators."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ from shared.outbox import Transaction
 
 log = get_logger()
 
-_transitions = Counter("recharge_attempts_total", "Attempts that reached a state.", ["state"])
+_states = Counter("recharge_attempts_total", "Attempts that reached a state.", ["state"])
 _alerts = Counter("recharge_alerts_total", "What an operator has to look at.", ["alert"])
 
 
@@ -35,7 +35,7 @@ def announce(transaction: Transaction, attempt: Attempt) -> None:
             changed_at=attempt.changed_at,
         )
     )
-    _transitions.labels(attempt.state.value).inc()
+    _states.labels(attempt.state.value).inc()
     log.info(
         "attempt_changed",
         tenant=attempt.tenant_id,
@@ -48,7 +48,7 @@ def announce(transaction: Transaction, attempt: Attempt) -> None:
 
 
 def raise_alert(alert: Alert, attempt: Attempt) -> None:
-    """Tells an operator."""
+    """Tells operators that they have to look at this attempt."""
     _alerts.labels(alert.value).inc()
     log.error(
         "attempt_needs_an_operator",
@@ -61,6 +61,6 @@ def raise_alert(alert: Alert, attempt: Attempt) -> None:
 
 
 def raise_breaker_alert(alert: str, reason: str, tenants: Iterable[str]) -> None:
-    """Tells an operator that Stripe takes no charges, or none of a package or currency."""
+    """Tells operators that Stripe takes no charges, or none for a package or in a currency."""
     _alerts.labels(alert).inc()
     log.error("breaker_opened", alert=alert, reason=reason, tenants=sorted(tenants))

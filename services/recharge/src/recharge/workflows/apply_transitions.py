@@ -1,4 +1,4 @@
-"""Writes down what a move changes, in the caller's transaction."""
+"""Writes the transitions of attempts and everything that follows from them, in the caller's transaction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -6,13 +6,15 @@ from datetime import datetime
 from typing import Any
 
 from recharge.core.attempts import Attempt, State
-from recharge.core.reconcile import after_credit
+from recharge.core.ledger_entries import after_credit
 from recharge.core.transitions import Transition
-from recharge.repository.attempts import save_attempts, save_tries, suspend
-from recharge.repository.card_evidence import stop_card
-from recharge.repository.inputs import answer_waiting_requests, save_payment_intents
+from recharge.repository.attempts import save_attempts, save_tries
+from recharge.repository.balances import save_served_need
+from recharge.repository.cards import stop_card
 from recharge.repository.other_payments import save_other_payments, take_other_payment
-from recharge.repository.situations import need_is_served
+from recharge.repository.payment_intents import save_payment_intents
+from recharge.repository.profiles import suspend
+from recharge.repository.requests import answer_waiting_requests
 from recharge.workflows.announcements import announce, raise_alert
 from recharge.workflows.breakers import update_breakers
 from shared.events import BillingProfile
@@ -27,44 +29,40 @@ async def apply_transitions(
     profiles: Mapping[str, BillingProfile] | None = None,
     parameters: dict[str, Any] | None = None,
 ) -> list[Attempt]:
-    """Writes moves of attempts that were loaded, and so locked, in this transaction, each with what it was before.
-    Returns the attempts as they are then: one that has only now come to know its PaymentIntent may be credited already.
+    """Writes transitions of attempts that were loaded, and so locked, in this transaction: each with the attempt before
+    it. Returns the attempts after them: one whose PaymentIntent has become known may be credited already.
 
-    `profiles` are needed where a move may suspend, `parameters` where it makes a new try.
+    `profiles` are needed where a transition may suspend, `parameters` where it makes a new try.
     """
     connection = transaction.connection
-    transitions = [
-        (before, await _with_posted_credit(transaction, before, transition, now)) for before, transition in transitions
-    ]
+    transitions = [(before, await _with_posted_credit(transaction, before, each, now)) for before, each in transitions]
     await save_other_payments(
         connection,
         [
-            {**asdict(transition.other_payment), "tenant_id": before.tenant_id, "attempt": before.attempt}
-            for before, transition in transitions
-            if transition.other_payment is not None
+            {**asdict(each.other_payment), "tenant_id": before.tenant_id, "attempt": before.attempt}
+            for before, each in transitions
+            if each.other_payment is not None
         ],
         now,
     )
-    changed = [(before, transition) for before, transition in transitions if transition.attempt != before]
-    await save_attempts(connection, [transition.attempt for _, transition in changed])
-    await save_tries(
-        connection, [(transition.attempt, one) for _, transition in transitions for one in transition.tries], parameters
-    )
+    changed = [(before, each) for before, each in transitions if each.attempt != before]
+    await save_attempts(connection, [each.attempt for _, each in changed])
+    await save_tries(connection, [(each.attempt, one) for _, each in transitions for one in each.tries], parameters)
     await save_payment_intents(
         connection,
         [
-            (transition.attempt.tenant_id, transition.attempt.payment_intent)
-            for before, transition in changed
-            if transition.attempt.payment_intent is not None and before.payment_intent is None
+            (each.attempt.tenant_id, each.attempt.payment_intent)
+            for before, each in changed
+            if each.attempt.payment_intent is not None and before.payment_intent is None
         ],
     )
     newly_credited = [
-        transition.attempt
-        for before, transition in changed
-        if transition.attempt.state is State.CREDITED and before.state is not State.CREDITED
+        each.attempt
+        for before, each in changed
+        if each.attempt.state is State.CREDITED and before.state is not State.CREDITED
     ]
     await answer_waiting_requests(connection, (attempt.tenant_id for attempt in newly_credited))
-    await need_is_served(
+    await save_served_need(
         connection,
         [
             {"tenant_id": attempt.tenant_id, "available": attempt.balance_available, "served_at": now}
@@ -72,13 +70,15 @@ async def apply_transitions(
             if attempt.trigger == "automatic"
         ],
     )
-    for before, transition in transitions:
-        if transition.attempt.version != before.version:
-            announce(transaction, transition.attempt)
-        if transition.alert is not None:
-            raise_alert(transition.alert, transition.attempt)
-        await _follow_up(transaction, transition, now, profiles or {})
-    return [transition.attempt for _, transition in transitions]
+    for before, each in transitions:
+        if each.attempt.version != before.version:
+            announce(transaction, each.attempt)
+        if each.alert is not None:
+            raise_alert(each.alert, each.attempt)
+        await _stop_and_suspend(transaction, each, now, profiles or {})
+        if each.breaker is not None:
+            await update_breakers(transaction, each.attempt, each.breaker, now)
+    return [each.attempt for _, each in transitions]
 
 
 async def _with_posted_credit(
@@ -91,7 +91,7 @@ async def _with_posted_credit(
     return replace(transition, attempt=after_credit(transition.attempt, now).attempt) if is_credited else transition
 
 
-async def _follow_up(
+async def _stop_and_suspend(
     transaction: Transaction, transition: Transition, now: datetime, profiles: Mapping[str, BillingProfile]
 ) -> None:
     connection, tenant = transaction.connection, transition.attempt.tenant_id
@@ -102,5 +102,3 @@ async def _follow_up(
         )
     if transition.suspend is not None:
         await suspend(connection, tenant, profiles[tenant], transition.suspend, now, cards=transition.suspend_cards)
-    if transition.breaker is not None:
-        await update_breakers(transaction, transition.attempt, transition.breaker, now)

@@ -1,6 +1,6 @@
-"""The calls that an attempt may need, and the parameters they are made with.
+"""The calls to Stripe that an attempt may need, and the parameters of a charge.
 
-`label` is a call's name in metrics and logs: it stays as it is whatever the class is called.
+`label` is the call's name in metrics and logs. It does not change with the name of the class.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,11 +19,12 @@ from shared.stripe_events import PaymentIntentView
 
 @dataclass(frozen=True, slots=True)
 class ChargeCall:
-    """Create and confirm, or confirm again, under the last try's key. `was_in_doubt`: an earlier call under this key
-    may have been executed."""
+    """Creates and confirms a PaymentIntent, or confirms it again, under the last try's key.
+
+    `was_in_doubt`: an earlier call under this key may have been executed.
+    """
 
     label: ClassVar[str] = "charge"
-
     last: Try
     parameters: Mapping[str, Any]
     was_in_doubt: bool
@@ -32,17 +33,17 @@ class ChargeCall:
 @dataclass(frozen=True, slots=True)
 class RetrieveCall:
     label: ClassVar[str] = "retrieve"
-
     payment_intent: str
 
 
 @dataclass(frozen=True, slots=True)
 class ListCall:
     """Lists the customer's PaymentIntents for the one that `is_wanted`, or one that `may_be_wanted`.
-    `ledger_payments` are the payments that both predicates use."""
+
+    `ledger_payments` are the payments that both predicates rely on.
+    """
 
     label: ClassVar[str] = "find"
-
     window: ListWindow
     is_wanted: Callable[[PaymentIntentView], bool]
     may_be_wanted: Callable[[PaymentIntentView], bool]
@@ -52,7 +53,6 @@ class ListCall:
 @dataclass(frozen=True, slots=True)
 class CancelCall:
     label: ClassVar[str] = "cancel"
-
     payment_intent: str
 
 
@@ -61,7 +61,7 @@ StripeCall = ChargeCall | RetrieveCall | ListCall | CancelCall
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """A call to make for an attempt. Its answer counts only while the attempt still stands where it was `asked`."""
+    """A call to make for an attempt. Its answer counts only while the attempt is still at the `checkpoint`."""
 
     tenant: str
     attempt: str
@@ -101,7 +101,7 @@ async def make_call(call: PreparedCall, gateway: StripeGateway, rate_limiter: Ra
 
 
 def charge_parameters(attempt: Attempt, one: Try, signing_key: str) -> dict[str, Any]:
-    """What a new try is called with; kept with it, since the same key with other parameters is an error at Stripe."""
+    """The parameters of a new try's call. They are stored with the try: Stripe rejects a key with other parameters."""
     if not one.creates:
         return {"payment_method": one.payment_method, "off_session": True}
     order = CreditOrder(

@@ -82,7 +82,7 @@ class Executor:
 
     async def _take(self, tenant: str, attempt: str) -> None:
         try:
-            await self._steps.take(tenant, attempt)
+            await self._steps.run(tenant, attempt)
         except Exception as error:
             # The attempt is where it was, and is found again; one that cannot go on must not stop the others.
             if is_transient(error):

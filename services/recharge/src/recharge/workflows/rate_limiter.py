@@ -1,10 +1,10 @@
-"""A replica's share of Stripe's rate limit."""
+"""This replica's share of Stripe's rate limit."""
 
 import asyncio
 
 
 class RateLimiter:
-    """Lets at most `per_s` calls begin in a second, in the order they came; a quiet second earns a small burst."""
+    """Lets at most `per_s` calls begin in a second, in the order they came. After a pause a small burst is allowed."""
 
     BURST_S = 0.25
 

@@ -1,13 +1,13 @@
-"""When a card last proved good, and which cards are stopped."""
+"""Evidence about cards, and which cards are stopped."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from recharge.core.evidence import CardEvidence
+from recharge.core.cards import CardEvidence
 from recharge.repository.rows import write_rows
 
 _SAVE = text("""
@@ -28,9 +28,6 @@ _SAVE = text("""
                   WHERE attempt.tenant_id = saved.tenant_id AND state NOT IN ('credited', 'canceled'))
 """)
 
-_TENANTS_OF_CUSTOMERS = text("""
-    SELECT tenant_id FROM profile WHERE stripe_customer = ANY (CAST(:customers AS text[]))
-""")
 
 _STOP = text("""
     INSERT INTO card_stop AS mine (tenant_id, card, payment_method, reason, stopped_at)
@@ -38,12 +35,6 @@ _STOP = text("""
     ON CONFLICT (tenant_id, card) DO UPDATE
     SET payment_method = excluded.payment_method, reason = excluded.reason, stopped_at = excluded.stopped_at
 """)
-
-
-async def tenants_of_customers(connection: AsyncConnection, customers: Iterable[str]) -> list[str]:
-    """Whose Stripe customers these are; those unknown are left out."""
-    rows = await connection.execute(_TENANTS_OF_CUSTOMERS, {"customers": sorted(set(customers))})
-    return [row.tenant_id for row in rows]
 
 
 async def save_card_evidence(connection: AsyncConnection, evidence: Sequence[CardEvidence]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Alembic's migrations: forward-only, each safe while the version before it runs."""
