@@ -4,10 +4,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+import pytest
 from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
-from recharge.core.decide import best_package, decide
+from recharge.core.decide import best_package, decide, new_attempt
+from recharge.core.need import need_is_over
 from recharge.core.situation import Balance, Charge, Month, Reason, Request, Situation, Skip, Suspension
 from shared.events import AutoRecharge, BillingProfile, Card, Consent, CreditPackage, OpenPurchase
 
@@ -111,6 +113,33 @@ def test_the_most_that_fits_is_bought_once_a_month() -> None:
     limited = replace(IN_NEED, month=Month({"usd": 19_000}, False))
     assert decide(limited, NOW) == Charge(PACKAGES[0], limited_by_cap=True)
     assert reason(replace(limited, month=Month({"usd": 19_000}, True))) is Reason.CAP_REACHED
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_over"),
+    [
+        ({}, True),
+        ({"available": 49}, False),
+        ({"served_available": None}, False),
+        ({"last_entry_version": 4}, False),
+    ],
+)
+def test_a_need_is_over_when_the_balance_has_reached_the_threshold(changes: dict[str, Any], is_over: bool) -> None:
+    lifted = replace(LOW, available=50, served_available=10, served_at=NOW)
+    assert need_is_over(replace(lifted, **changes), PROFILE) == is_over
+    assert not need_is_over(None, PROFILE)
+    assert not need_is_over(lifted, PROFILE.model_copy(update={"credited_in_version": 4}))
+
+
+def test_a_new_attempt_is_of_the_request_that_waits() -> None:
+    charge = Charge(PACKAGES[0], limited_by_cap=True)
+    attempt = new_attempt("acme", "att_1", IN_NEED, charge, NOW)
+    assert (attempt.trigger, attempt.request, attempt.reason) == ("automatic", None, "limited_by_cap")
+    assert (attempt.amount_minor, attempt.credits, attempt.stripe_customer) == (500, 100, "cus_1")
+    asked = replace(IN_NEED, request=Request("req_1", NOW, NOW + timedelta(minutes=1)))
+    assert new_attempt("acme", "att_1", asked, charge, NOW).request == "req_1"
+    expired = replace(IN_NEED, request=Request("req_1", NOW, NOW))
+    assert new_attempt("acme", "att_1", expired, charge, NOW).trigger == "automatic"
 
 
 def mostly(good: st.SearchStrategy[Any], other: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
