@@ -10,8 +10,8 @@ import uvloop
 from fastapi import Request, Response
 from pydantic import SecretStr
 
-from ledger.api.bodies_of_use import DebitBatchRequest, DebitRequest
-from ledger.api.callers import Debitor
+from ledger.api.debits import DebitBatchRequest, DebitRequest
+from ledger.api.dependencies import Debitor
 from shared.auth import Authenticator
 from shared.http import Readiness, create_http_app, serve
 from shared.settings import AuthSettings, ProcessSettings

@@ -10,10 +10,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from embedded.testing import ServiceDatabase
-from ledger.apply import apply_commands
-from ledger.check import check
+from ledger.commands.check import check
 from ledger.core.commands import Command, Outcome
-from ledger.tables import metadata
+from ledger.repository.tables import metadata
+from ledger.workflows.apply_commands import apply_commands
 from shared.database import make_engine
 from shared.events import EntryPosted, decode
 from shared.outbox import Outbox, OutboxEvent, StateMark

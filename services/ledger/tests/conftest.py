@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from embedded.environment import DEVELOPMENT_JWT_SECRET
 from embedded.testing import ServiceDatabase
 from ledger.app import create_app
-from ledger.balance_state import BALANCE_STATE
+from ledger.repository.balance_state import BALANCE_STATE
 from shared.auth import Authenticator, Scope, mint_development_token
 from shared.clock import DatabaseClock, utc_now
 from shared.database import make_engine

@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from ledger.archive import archive_before, archive_old_transfers
 from ledger.core.commands import NothingPosted, Posted
+from ledger.core.retention import archive_before
+from ledger.jobs.archive import archive_old_transfers
 from shared.auth import Scope
 from shared.clock import utc_now
 

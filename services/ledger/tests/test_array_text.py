@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import array_text
+from ledger.repository import array_text
 
 from .books import Books
 

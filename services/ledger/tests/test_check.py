@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from embedded.environment import inherited
-from ledger.check import check, report
+from ledger.commands.check import check, report
 from shared.database import make_engine
 
 from .books import Books

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from ledger.check import check
+from ledger.commands.check import check
 from ledger.core.commands import NothingPosted, Posted
 from ledger.handlers import Handlers
 from shared.database import make_engine

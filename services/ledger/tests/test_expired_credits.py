@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from ledger.check import check
+from ledger.commands.check import check
 from ledger.core.commands import Command, Expire, Posted
-from ledger.worker import end_due_holds_and_grants
+from ledger.jobs.end_due import end_due_holds_and_grants
 from shared.database import make_engine
 
 from .books import Books

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from ledger import group_commit
 from ledger.core.commands import Command, Debit, Insufficient, Outcome
-from ledger.group_commit import GROUP_COMMANDS_MAX, GROUPS_IN_FLIGHT_MAX, GroupCommit, TooManyWaiting
+from ledger.workflows import group_commit
+from ledger.workflows.group_commit import GROUP_COMMANDS_MAX, GROUPS_IN_FLIGHT_MAX, GroupCommit, TooManyWaiting
 
 from .builders import debit
 

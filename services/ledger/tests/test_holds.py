@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 
-from ledger.archive import archive_old_transfers
 from ledger.core.commands import (
     Conflict,
     Expire,
@@ -17,7 +16,8 @@ from ledger.core.commands import (
     UnknownHold,
     UnknownTenant,
 )
-from ledger.worker import end_due_holds_and_grants
+from ledger.jobs.archive import archive_old_transfers
+from ledger.jobs.end_due import end_due_holds_and_grants
 from shared.clock import utc_now
 
 from .books import Books

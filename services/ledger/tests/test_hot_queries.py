@@ -9,21 +9,16 @@ import pytest
 from sqlalchemy import Select, select, text
 from sqlalchemy.dialects import postgresql
 
-from ledger import sql
 from ledger.core.accounts import Kind
-from ledger.reading import (
-    Cursor,
-    EntryFilter,
-    balance_at_query,
-    entries_query,
-    grants_query,
-    receipt_query,
-    unapplied_receipts_query,
-)
-from ledger.reconcile import books_since_query, payments_query
-from ledger.tables import balance, transfer
-from ledger.waiting_reversals import due_look_ups_query
-from ledger.worker import due_tenants_query
+from ledger.repository import sql
+from ledger.repository.balances import balance_at_query
+from ledger.repository.cursor import Cursor
+from ledger.repository.due import due_tenants_query
+from ledger.repository.entries import EntryFilter, entries_query
+from ledger.repository.grants import grants_query
+from ledger.repository.payment_intents import books_since_query, due_look_ups_query, payments_query
+from ledger.repository.tables import balance, transfer
+from ledger.repository.unapplied_receipts import receipt_query, unapplied_receipts_query
 from shared.database import make_engine
 
 from .books import Books
@@ -117,7 +112,7 @@ HOT_QUERIES = {
     "next open receipts": compiled(unapplied_receipts_query(after=Cursor(NOW, "pi_5"), limit=50)),
     "a receipt": compiled(receipt_query("pi_7")),
     "grants and holds that are due": compiled(due_tenants_query(NOW)),
-    "PaymentIntents to look up": compiled(due_look_ups_query(NOW)),
+    "PaymentIntents to look up": compiled(due_look_ups_query(NOW, 500)),
     "payments since": compiled(books_since_query((NOW, "pi_5"), NOW + timedelta(days=400))),
     "payments by name": compiled(payments_query(["pi_5", "pi_7"])),
 }  # fmt: skip

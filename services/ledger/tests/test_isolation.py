@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger.archive import archive_old_transfers
+from ledger.jobs.archive import archive_old_transfers
 from shared.clock import utc_now
 from shared.database import make_engine, tenant_transaction
 

@@ -14,8 +14,8 @@ from sqlalchemy import Connection
 
 from embedded.environment import database_urls, inherited
 from embedded.servers import PostgresServer
-from ledger.check import check, report
-from ledger.tables import metadata
+from ledger.commands.check import check, report
+from ledger.repository.tables import metadata
 from shared.database import DatabaseUnavailable, make_engine
 from shared.migrations import StillRunning, migrate
 

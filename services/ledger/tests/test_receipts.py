@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from ledger.archive import archive_old_transfers
 from ledger.core.commands import NothingPosted, Posted
+from ledger.jobs.archive import archive_old_transfers
 from shared.auth import Scope
 from shared.clock import utc_now
 from shared.events import EntryPosted, decode

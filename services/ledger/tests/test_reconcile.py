@@ -14,13 +14,13 @@ from sqlalchemy import text
 
 from embedded.environment import SIMULATOR_SECRET_KEY, inherited
 from embedded.testing import stripe_settings
-from ledger import reconcile as reconcile_module
+from ledger.commands.reconcile import duration, duration_or_time, heal, report
 from ledger.core.reconciling import Kind
-from ledger.reconcile import Findings, NotComparable, reconcile
-from ledger.reconcile_command import duration, duration_or_time, heal, report
-from ledger.reconcile_job import reconcile_job
-from ledger.stripe_commands import command_of
+from ledger.jobs.reconcile import reconcile_job
+from ledger.stripe_events import command_of
 from ledger.stripe_gateway import StripeGateway, StripeGaveNoAnswer, open_stripe_gateway
+from ledger.workflows import reconcile as reconcile_module
+from ledger.workflows.reconcile import Findings, NotComparable, reconcile
 from shared.database import make_engine
 from shared.events import StripeObjectMissing, decode
 from shared.signed_metadata import sign

@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client import REGISTRY
 
-from ledger.check import check, report
+from ledger.commands.check import check, report
 from ledger.core.commands import CurrencyDiffers, NothingPosted, RefundSeen
 from ledger.handlers import Handlers
 from shared.events import ReversalRefused, decode

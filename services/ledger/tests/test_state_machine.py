@@ -20,10 +20,11 @@ from hypothesis.stateful import (
 )
 
 from embedded.testing import ServiceDatabase
-from ledger.archive import archive_before, archive_old_transfers
 from ledger.core.commands import Command
+from ledger.core.retention import archive_before
 from ledger.core.touched import touched_by
-from ledger.tenants import set_tenant
+from ledger.jobs.archive import archive_old_transfers
+from ledger.repository.balances import set_tenant
 from shared.clock import utc_now
 from shared.database import make_engine
 

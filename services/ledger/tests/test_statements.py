@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from ledger.archive import archive_old_transfers
 from ledger.core.commands import Command
 from ledger.core.statement import PURPOSES_OF_DAY_MAX, DayUsage, Month, NotAMonth, Standing, build_statement
+from ledger.jobs.archive import archive_old_transfers
 from shared.auth import Scope
 from shared.clock import utc_now
 

@@ -12,11 +12,12 @@ from prometheus_client import REGISTRY
 
 from embedded.environment import SIMULATOR_SECRET_KEY
 from embedded.testing import stripe_settings
-from ledger import sql, waiting_reversals
-from ledger.apply import apply_commands
-from ledger.repository import begin_batch
+from ledger.jobs import look_up_waiting as look_up_waiting_module
+from ledger.jobs.look_up_waiting import look_up_waiting
+from ledger.repository import sql
+from ledger.repository.batch import begin_batch
 from ledger.stripe_gateway import StripeGateway, open_stripe_gateway
-from ledger.waiting_reversals import look_up_waiting
+from ledger.workflows.apply_commands import apply_commands
 from load.waiting import until
 from shared.outbox import Transaction
 from shared.signed_metadata import sign
@@ -203,8 +204,8 @@ async def test_a_stripe_that_is_away_or_refuses_the_key_ends_the_run_quietly(
 async def test_a_run_asks_for_the_oldest_and_for_no_more_than_it_may(
     environment: LookUpEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting_reversals, "LOOK_UPS_MAX", 5)
-    monkeypatch.setattr(waiting_reversals, "RESOLVED_TOGETHER_MAX", 2)
+    monkeypatch.setattr(look_up_waiting_module, "LOOK_UPS_MAX", 5)
+    monkeypatch.setattr(look_up_waiting_module, "RESOLVED_TOGETHER_MAX", 2)
     names = [f"pi_{n}" for n in range(8)]
     for n in (5, 2, 7, 0, 3, 6, 1, 4):
         await environment.books.post(refund(f"re_{n}", payment_intent=names[n]), now=NOW + timedelta(seconds=n))

@@ -23,27 +23,27 @@ def _worker(_options: Namespace) -> int:
 
 
 def _check(_options: Namespace) -> int:
-    from ledger.check import run
+    from ledger.commands.check import run
     from ledger.settings import CheckSettings
 
     return run(load_settings(CheckSettings))
 
 
 def _reconcile_arguments(parser: ArgumentParser) -> None:
-    from ledger.reconcile_command import add_arguments
+    from ledger.commands.reconcile import add_arguments
 
     add_arguments(parser)
 
 
 def _reconcile(options: Namespace) -> int:
-    from ledger.reconcile_command import run
+    from ledger.commands.reconcile import run
     from ledger.settings import ReconcileSettings
 
     return run(load_settings(ReconcileSettings), options)
 
 
 def _republish(_options: Namespace) -> int:
-    from ledger.republish import run
+    from ledger.commands.republish import run
     from shared.settings import OperatorSettings
 
     return run(load_settings(OperatorSettings))

@@ -7,12 +7,24 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.api import operating, own, statements, using
-from ledger.apply import apply_commands
-from ledger.balance_state import BALANCE_STATE
+from ledger.api import (
+    adjustments,
+    balance,
+    debits,
+    entries,
+    grants,
+    holds,
+    promotions,
+    statements,
+    tenants,
+    unapplied_receipts,
+)
+from ledger.api.dependencies import Dependencies
 from ledger.core.commands import Command, Outcome
-from ledger.group_commit import GroupCommit
+from ledger.repository.balance_state import BALANCE_STATE
 from ledger.settings import AppSettings
+from ledger.workflows.apply_commands import apply_commands
+from ledger.workflows.group_commit import GroupCommit
 from shared.auth import Authenticator
 from shared.database import make_engine
 from shared.faults import fault_point
@@ -22,6 +34,10 @@ from shared.runtime import Runtime, run_api, start_runtime
 API_POOL_SIZE = 8
 #: A batch of 1,000 debits with references and purposes as long as they may be.
 BODY_BYTES_MAX = 1024 * 1024
+#: The busiest first: routes are matched in this order.
+ROUTES = (
+    debits, holds, balance, entries, grants, statements, tenants, promotions, adjustments, unapplied_receipts,
+)  # fmt: skip
 
 
 async def run(settings: AppSettings, stopping: asyncio.Event) -> None:
@@ -61,9 +77,7 @@ def create_app(
         body_bytes_max=BODY_BYTES_MAX,
         authenticator=authenticator,
     )
-    app.state.api_engine = api_engine
-    app.state.worker_engine = runtime.engine
-    app.state.groups = GroupCommit(commit)
-    for routes in (using, own, statements, operating):  # the busiest first: they are matched in this order
+    app.state.dependencies = Dependencies(api_engine, runtime.engine, GroupCommit(commit))
+    for routes in ROUTES:
         app.include_router(routes.router, prefix="/api/ledger")
     return app

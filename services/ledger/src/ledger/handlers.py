@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter
 
-from ledger.apply import apply_commands
 from ledger.core.commands import (
     COMMAND_NAMES,
     OUTCOME_NAMES,
@@ -16,8 +15,9 @@ from ledger.core.commands import (
     Recorded,
     UnknownTenant,
 )
-from ledger.stripe_commands import HANDLED_TYPES, command_of
+from ledger.stripe_events import HANDLED_TYPES, command_of
 from ledger.usage_records import usage_of
+from ledger.workflows.apply_commands import apply_commands
 from shared.kafka import Record
 from shared.logs import get_logger
 from shared.outbox import Transaction

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 from msgspec import Meta, MsgspecError, Struct
 from msgspec.json import Decoder
 
-from ledger.archive import REFERENCES_KEPT
 from ledger.core.commands import Usage
+from ledger.core.retention import REFERENCES_KEPT
 from ledger.core.tuples import tuple_of
 from shared.events import UndecodableEvent, UsageRecorded, decode
 from shared.kafka import Record

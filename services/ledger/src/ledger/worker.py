@@ -2,30 +2,22 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime
 
-from sqlalchemy import CompoundSelect, select, text, union_all
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from ledger.apply import apply_commands
-from ledger.archive import archive_old_transfers
-from ledger.balance_state import BALANCE_STATE
-from ledger.core.commands import Expire
 from ledger.handlers import Handlers
-from ledger.reconcile_job import reconcile_job
+from ledger.jobs.archive import archive_old_transfers
+from ledger.jobs.end_due import end_due_holds_and_grants
+from ledger.jobs.look_up_waiting import look_up_waiting
+from ledger.jobs.reconcile import reconcile_job
+from ledger.repository.balance_state import BALANCE_STATE
 from ledger.settings import WorkerSettings
 from ledger.stripe_gateway import open_stripe_gateway
-from ledger.tables import credit_grant, hold
-from ledger.waiting_reversals import look_up_waiting
 from shared.consumer import Subscription
-from shared.outbox import Outbox
 from shared.process import Job
 from shared.runtime import make_consumer_loop, run_worker, start_runtime
 from shared.topics import TopicName
 
 BATCH_RECORDS_MAX = 6_000
 END_EVERY_S = 15.0
-END_TENANTS_MAX = 500
 ARCHIVE_EVERY_S = 3_600.0
 ARCHIVE_TIMEOUT_S = 1_800.0
 LOOK_UP_EVERY_S = 3_600.0
@@ -76,28 +68,3 @@ def subscriptions(handlers: Handlers) -> Sequence[Subscription]:
         Subscription(TopicName.STRIPE_EVENTS, handlers.on_stripe_events),
         Subscription(TopicName.USAGE_RECORDED, handlers.on_usage),
     )
-
-
-async def end_due_holds_and_grants(engine: AsyncEngine, outbox: Outbox) -> None:
-    """Ends grants and holds of tenants that nothing else has touched since. May run anywhere, any time, twice at once:
-    the plan looks again under the tenant's lock."""
-    while True:
-        async with outbox.transaction(engine) as transaction:
-            now = transaction.now
-            tenants = sorted(set(await transaction.connection.scalars(due_tenants_query(now))))
-            if tenants:
-                await apply_commands(transaction, [Expire(tenant) for tenant in tenants], now)
-        if not tenants:
-            return
-
-
-def due_tenants_query(now: datetime) -> CompoundSelect[str]:
-    """Some tenants with a grant or a hold that is due."""
-    of_grants = select(credit_grant.c.tenant_id).where(
-        ~credit_grant.c.spent,
-        credit_grant.c.expires_at.is_not(None),
-        credit_grant.c.expires_at <= now,
-        credit_grant.c.remaining > credit_grant.c.paid_by_others,
-    )
-    of_holds = select(hold.c.tenant_id).where(hold.c.status == text("'open'"), hold.c.expires_at <= now)
-    return union_all(of_grants.limit(END_TENANTS_MAX), of_holds.limit(END_TENANTS_MAX))

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import Query
 
-from ledger.api.answers import invalid_cursor
-from ledger.reading import Cursor, InvalidCursor
+from ledger.api.errors import invalid_cursor
+from ledger.repository.cursor import Cursor, InvalidCursor
 
 PAGE_MAX = 200
 CURSOR_CHARACTERS_MAX = 500

@@ -1,19 +1,16 @@
-"""Moves transfers whose references are kept no longer into the archive, a partition a month.
+"""Moves transfers whose references are no longer kept into the archive, a partition a month.
 
-It locks nothing that anybody else wants: transfers never change, and those that are moved count for no reference. What
-they say stays readable through the view `entry`. The database refuses to move younger ones (`migrations.archive`).
+This blocks nobody: transfers never change, and the references of those that are moved no longer count. They stay
+readable through the view `entry`. The database refuses to move younger ones (`migrations.archive`).
 """
-
-from datetime import UTC, datetime, timedelta
 
 from prometheus_client import Counter
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ledger.core.retention import archive_before
 from shared.clock import transaction_time
 
-#: A reference answers for itself this long: the same again within it is never posted twice.
-REFERENCES_KEPT = timedelta(days=400)
 PAGE_TENANTS = 200
 ROWS_MAX = 5_000
 
@@ -21,11 +18,6 @@ _archived = Counter("ledger_archived_transfers_total", "Transfers moved to the a
 
 _PAGE = text("SELECT tenant_id FROM balance WHERE tenant_id > :after ORDER BY tenant_id LIMIT :limit")
 _ARCHIVE = text("SELECT archive_transfers(CAST(:tenants AS text[]), :before, :rows_max)")
-
-
-def archive_before(now: datetime) -> datetime:
-    """Whole months (UTC) move at once: everything before the month in which references begin to be kept."""
-    return (now.astimezone(UTC) - REFERENCES_KEPT).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 async def archive_old_transfers(engine: AsyncEngine) -> int:

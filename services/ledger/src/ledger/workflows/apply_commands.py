@@ -14,7 +14,7 @@ from ledger.core.commands import Command, Credit, DisputeSeen, Outcome, RefundSe
 from ledger.core.plan import plan, posts_all
 from ledger.core.state import Changes, PaymentIntent, RefusedReversal, State, Transfer
 from ledger.core.touched import DebitCommand, are_debits, tenants_of_debits, touched_by
-from ledger.repository import Batch, ReferenceTaken, begin_batch
+from ledger.repository.batch import Batch, ReferenceTaken, begin_batch
 from shared.events import EntryPosted, ReversalRefused
 from shared.logs import get_logger
 from shared.outbox import Transaction

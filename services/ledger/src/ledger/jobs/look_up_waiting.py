@@ -7,17 +7,15 @@ under the locks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 
 from prometheus_client import Counter
-from sqlalchemy import Select, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.apply import apply_commands
 from ledger.core.commands import COMMAND_NAMES, OUTCOME_NAMES, NothingPosted, Posted
-from ledger.stripe_commands import command_of_payment_intent
+from ledger.repository.payment_intents import due_look_ups_query, resolve_look_ups
+from ledger.stripe_events import command_of_payment_intent
 from ledger.stripe_gateway import StripeAnswerUnfit, StripeGateway, StripeGaveNoAnswer
-from ledger.tables import payment_intent
+from ledger.workflows.apply_commands import apply_commands
 from shared.logs import get_logger
 from shared.outbox import Outbox
 from shared.signed_metadata import has_marker
@@ -25,7 +23,6 @@ from shared.stripe_events import PaymentIntentView
 
 log = get_logger()
 
-LOOK_UP_AFTER = timedelta(days=1)
 #: Look-ups of one run, and how many of them are resolved together.
 LOOK_UPS_MAX = 500
 RESOLVED_TOGETHER_MAX = 50
@@ -35,18 +32,13 @@ _foreign = Counter(
 )
 _found = Counter("ledger_found_payment_intents_total", "PaymentIntents of ours whose event had not come.")
 
-_waits = payment_intent.c.tenant_id.is_(None) & payment_intent.c.receipt_tenant.is_(None)
-# A writer inserts a row where there is none, and locks it in its next statement: between the two, a lock on the row
-# would let us delete what the writer is about to fill. This one waits for all that have begun, and lets none begin.
-_KEEP_WRITERS_OUT = text("LOCK TABLE payment_intent IN SHARE ROW EXCLUSIVE MODE")
-
 
 async def look_up_waiting(
     engine: AsyncEngine, outbox: Outbox, gateway: StripeGateway, signing_keys: Sequence[str]
 ) -> None:
     """Looks up those that have waited longest. Ends early, with a warning, where Stripe gives no answer."""
     async with outbox.transaction(engine) as transaction:
-        due = list(await transaction.connection.scalars(due_look_ups_query(transaction.now)))
+        due = list(await transaction.connection.scalars(due_look_ups_query(transaction.now, LOOK_UPS_MAX)))
     for start in range(0, len(due), RESOLVED_TOGETHER_MAX):
         result = await _look_up(gateway, due[start : start + RESOLVED_TOGETHER_MAX])
         for intent in result.paid:
@@ -55,17 +47,6 @@ async def look_up_waiting(
         await _resolve(engine, outbox, result)
         if result.ended_early:
             return
-
-
-def due_look_ups_query(now: datetime) -> Select[str]:
-    """PaymentIntents whose reversals have waited for a day since they came or were last looked up."""
-    since = func.coalesce(payment_intent.c.looked_up_at, payment_intent.c.first_seen_at)
-    return (
-        select(payment_intent.c.payment_intent)
-        .where(_waits, since <= now - LOOK_UP_AFTER)
-        .order_by(since)
-        .limit(LOOK_UPS_MAX)
-    )
 
 
 @dataclass(slots=True)
@@ -121,15 +102,9 @@ async def _resolve(engine: AsyncEngine, outbox: Outbox, result: _LookUpResult) -
     """Drops what is foreign and notes what is to be looked up again, unless it has been credited meanwhile."""
     if not result.foreign and not result.unfinished:
         return
-    name = payment_intent.c.payment_intent
     async with outbox.transaction(engine) as transaction:
-        connection = transaction.connection
-        await connection.execute(_KEEP_WRITERS_OUT)
-        dropped = list(
-            await connection.scalars(delete(payment_intent).where(_waits, name.in_(result.foreign)).returning(name))
-        )
-        await connection.execute(
-            update(payment_intent).where(_waits, name.in_(result.unfinished)).values(looked_up_at=transaction.now)
+        dropped = await resolve_look_ups(
+            transaction.connection, foreign=result.foreign, unfinished=result.unfinished, now=transaction.now
         )
     _foreign.inc(len(dropped))
     for each in dropped:

@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.core.reconciling import HEALABLE, Difference, Kind
-from ledger.reconcile import GRACE, Findings, NotComparable, reconcile
 from ledger.settings import ReconcileSettings
 from ledger.stripe_gateway import StripeGaveNoAnswer, open_stripe_gateway
+from ledger.workflows.reconcile import GRACE, Findings, NotComparable, reconcile
 from shared.commands import run_to_end
 from shared.database import open_engine
 from shared.events import StripeObjectMissing

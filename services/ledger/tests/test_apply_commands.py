@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from ledger.apply import apply_commands
 from ledger.core.commands import Command, Conflict, Insufficient, Posted, Recorded, Waiting
-from ledger.repository import begin_batch
-from ledger.worker import end_due_holds_and_grants
+from ledger.jobs.end_due import end_due_holds_and_grants
+from ledger.repository.batch import begin_batch
+from ledger.workflows.apply_commands import apply_commands
 from shared.clock import utc_now
 from shared.database import is_transient, make_engine
 from shared.topics import TopicName

@@ -160,6 +160,8 @@ transfer = Table(
     PrimaryKeyConstraint("tenant_id", "door", "reference"),
     CheckConstraint("credits > 0 AND source <> destination", name="transfer_moves"),
 )
+#: The condition of the index `transfer_in_order`: a query needs it to be given that index.
+IN_TRANSFER_ORDER = text("version > 0")
 #: By time and by version at once: within a tenant neither ever goes back. Only who asks for `version > 0` gets it: in a
 #: young table the planner takes one index for as good as the other, and would look references up by their tenant.
 Index(
@@ -167,7 +169,7 @@ Index(
     transfer.c.tenant_id,
     transfer.c.created_at,
     transfer.c.version,
-    postgresql_where=text("version > 0"),
+    postgresql_where=IN_TRANSFER_ORDER,
 )
 #: The few among the many.
 Index(
@@ -178,7 +180,7 @@ Index(
     postgresql_where=text("kind <> 'usage'"),
 )
 
-#: Transfers that are older than their references are kept, a partition a month (`ledger.archive`).
+#: Transfers that are older than their references are kept, a partition a month (`ledger.jobs.archive`).
 transfer_archive = Table(
     "transfer_archive",
     metadata,

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ARRAY, Text, any_, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger.tables import balance
+from ledger.repository.tables import balance
 from shared.events import BalanceChanged, DomainEvent
 from shared.outbox_publisher import StateSource
 from shared.topics import TopicName

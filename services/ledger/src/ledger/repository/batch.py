@@ -18,7 +18,6 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger import array_text, sql
 from ledger.core.accounts import Kind, Namespace
 from ledger.core.commands import HoldStatus, OrderKey, UnappliedReceipt, input_hash
 from ledger.core.state import (
@@ -33,7 +32,8 @@ from ledger.core.state import (
     Transfer,
     UsageRun,
 )
-from ledger.payment_intent_rows import payment_intent_columns, payment_intent_of
+from ledger.repository import array_text, sql
+from ledger.repository.payment_intent_rows import payment_intent_columns, payment_intent_of
 
 
 class Statements(Protocol):
@@ -52,6 +52,10 @@ _BEGIN_BATCH = text("""
 """)
 
 
+#: Names the statement in errors, and so in the reasons of dead letters: a part of what operators search for.
+_STATEMENT = "a statement of ledger.sql"
+
+
 @asynccontextmanager
 async def begin_batch(connection: AsyncConnection) -> AsyncGenerator["Batch"]:
     """The statements of one batch, in the connection's transaction. Errors are SQLAlchemy's, as everywhere else."""
@@ -60,9 +64,9 @@ async def begin_batch(connection: AsyncConnection) -> AsyncGenerator["Batch"]:
     try:
         yield Batch(driver)
     except asyncpg.PostgresError as error:
-        raise DBAPIError("a statement of ledger.sql", None, error) from error
+        raise DBAPIError(_STATEMENT, None, error) from error
     except asyncpg.InterfaceError as error:
-        raise InterfaceError("a statement of ledger.sql", None, error) from error
+        raise InterfaceError(_STATEMENT, None, error) from error
 
 
 class ReferenceTaken(Exception):

@@ -7,7 +7,7 @@ import pytest
 
 from ledger.core.accounts import CREDITS_MAX, Kind
 from ledger.core.commands import Command, Credit, DisputeSeen, RefundSeen, UnappliedReceipt
-from ledger.stripe_commands import command_of
+from ledger.stripe_events import command_of
 from shared.signed_metadata import MARKER, sign
 from shared.stripe_events import EVENT_TYPES, MalformedEvent, parse_event
 

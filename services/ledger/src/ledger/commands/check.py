@@ -17,11 +17,11 @@ from aiokafka.errors import KafkaError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ledger import check_sql
 from ledger.core.receivables import Receivables
 from ledger.core.reversals import credits_to_reverse
-from ledger.payment_intent_rows import payment_intent_of
-from ledger.repository import Statements
+from ledger.repository import check_sql
+from ledger.repository.batch import Statements
+from ledger.repository.payment_intent_rows import payment_intent_of
 from ledger.settings import CheckSettings
 from shared.commands import run_to_end
 from shared.database import open_engine

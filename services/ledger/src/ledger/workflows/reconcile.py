@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import Select, select, text, tuple_
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger import check_sql
 from ledger.core.commands import Credit, DisputeSeen, RefundSeen, UnappliedReceipt
 from ledger.core.reconciling import AtStripe, Difference, InBooks, Kind, compare
-from ledger.payment_intent_rows import payment_intent_of
-from ledger.stripe_commands import command_of_payment_intent
+from ledger.repository import check_sql
+from ledger.repository.payment_intents import ROWS_MAX, books_since_query, in_books_of, payments_query
+from ledger.stripe_events import command_of_payment_intent
 from ledger.stripe_gateway import Listed, StripeAnswerUnfit, StripeGateway
-from ledger.tables import payment_intent, unapplied_receipt
 from shared.clock import transaction_time
 from shared.stripe_events import (
     DisputeView,
@@ -33,7 +32,6 @@ from shared.stripe_events import (
 
 #: Within this time an event is on its way, not lost.
 GRACE = timedelta(minutes=5)
-ROWS_MAX = 500
 #: What one run holds in memory: ids of our payments, and refunds and disputes of any business.
 OBJECTS_MAX = 500_000
 #: Payments of the books that Stripe did not list, because they were begun before; looked up one by one.
@@ -176,7 +174,7 @@ class _Run:
                 name = row["payment_intent"]
                 self.findings.payments += 1
                 # Refunds and disputes made since have been compared: here it is about the payment alone.
-                self.findings.differences += compare(AtStripe(name, await self._looked_up(name)), _in_books(row))
+                self.findings.differences += compare(AtStripe(name, await self._looked_up(name)), in_books_of(row))
 
     async def look_again(self) -> None:
         """Keeps of the differences that may only come of looking at different moments those that are there twice."""
@@ -251,7 +249,7 @@ class _Run:
     async def _books(self, names: Iterable[str]) -> dict[str, InBooks]:
         async with self.engine.connect() as connection:
             rows = await connection.execute(payments_query(list(names)))
-            return {row["payment_intent"]: _in_books(row) for row in rows.mappings()}
+            return {row["payment_intent"]: in_books_of(row) for row in rows.mappings()}
 
     async def _books_since(self) -> AsyncGenerator[Sequence[Any]]:
         after: tuple[datetime, str] = (self.findings.since, "")
@@ -263,43 +261,6 @@ class _Run:
             if len(rows) < ROWS_MAX:
                 return
             after = rows[-1]["first_seen_at"], rows[-1]["payment_intent"]
-
-
-_PAYMENTS = select(
-    payment_intent,
-    unapplied_receipt.c.amount_minor.label("receipt_amount_minor"),
-    unapplied_receipt.c.currency.label("receipt_currency"),
-).select_from(
-    payment_intent.outerjoin(
-        unapplied_receipt,
-        (unapplied_receipt.c.tenant_id == payment_intent.c.receipt_tenant)
-        & (unapplied_receipt.c.payment_intent == payment_intent.c.payment_intent),
-    )
-)
-
-
-def payments_query(names: Sequence[str]) -> Select[Any]:
-    """What the books have of these PaymentIntents."""
-    return _PAYMENTS.where(payment_intent.c.payment_intent.in_(names))
-
-
-def books_since_query(after: tuple[datetime, str], until: datetime) -> Select[Any]:
-    """A page of payments that the books came to know after that one (time and PaymentIntent) and by `until`."""
-    position = payment_intent.c.first_seen_at, payment_intent.c.payment_intent
-    return (
-        _PAYMENTS.where(
-            tuple_(*position) > tuple_(*after),
-            payment_intent.c.first_seen_at <= until,
-            payment_intent.c.tenant_id.is_not(None) | payment_intent.c.receipt_tenant.is_not(None),
-        )
-        .order_by(*position)
-        .limit(ROWS_MAX)
-    )
-
-
-def _in_books(row: Any) -> InBooks:
-    receipt_minor: int | None = row["receipt_amount_minor"]
-    return InBooks(payment_intent_of(row), None if receipt_minor is None else (receipt_minor, row["receipt_currency"]))
 
 
 def _bound(objects: int) -> None:

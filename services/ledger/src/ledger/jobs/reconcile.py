@@ -8,8 +8,8 @@ from prometheus_client import Gauge
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.core.reconciling import Kind
-from ledger.reconcile import NotComparable, reconcile
 from ledger.stripe_gateway import StripeGateway, StripeGaveNoAnswer
+from ledger.workflows.reconcile import NotComparable, reconcile
 from shared.logs import get_logger
 from shared.process import Job
 
