@@ -9,7 +9,6 @@ from ledger.core.receivables import Receivables
 from ledger.core.state import (
     Balance,
     Changes,
-    DayUsage,
     Grant,
     GrantAmounts,
     HoldState,
@@ -61,8 +60,8 @@ class LedgerInMemory:
         return changes
 
     def announce(self, tenant: str, limit: int, now: datetime = NOW) -> None:
-        nothing = Balance(tenant, 0, 0, 0, 0, 0, 0, DayUsage(), now)
-        self.balances[tenant] = self.balances.get(tenant, nothing)._replace(overdraft_limit=limit)
+        balance = self.balances.get(tenant, Balance.empty(tenant, now))
+        self.balances[tenant] = balance._replace(overdraft_limit=limit)
 
     @property
     def orders(self) -> dict[OrderKey, str]:

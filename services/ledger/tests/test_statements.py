@@ -176,6 +176,9 @@ def test_the_year_ends() -> None:
 def test_many_purposes_of_a_day_are_summed() -> None:
     day = datetime(2026, 8, 1, tzinfo=UTC).date()
     usage_of_day = [DayUsage(day, f"purpose-{n}", n) for n in range(1, PURPOSES_OF_DAY_MAX + 11)]
-    made = build_statement("acme", Month.parse("2026-08"), Standing(), Standing(), [], [], [], [], usage_of_day)
+    made = build_statement(
+        "acme", Month.parse("2026-08"), opening=Standing(), closing=Standing(), totals=[], grants=[],
+        moves_of_month=[], moves_since=[], usage=usage_of_day,
+    )  # fmt: skip
     assert len(made.usage) == PURPOSES_OF_DAY_MAX + 1
     assert sum(each.credits for each in made.usage) == sum(each.credits for each in usage_of_day)

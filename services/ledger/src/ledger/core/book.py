@@ -6,11 +6,26 @@ from itertools import islice
 
 from ledger.core.accounts import COUNTER_ACCOUNT, CREDITS_MAX, PAID_CREDITS_PRIORITY, Account, Kind, Namespace
 from ledger.core.commands import Adjustment, Capture, Credit, Hold, HoldStatus, Promotion, Usage, input_hash
-from ledger.core.grants import Lots, Moves
-from ledger.core.state import Balance, CreditOfIntent, DayUsage, Grant, GrantChange, HoldState, Transfer, UsageRun
+from ledger.core.grants import GrantMoves, Lots
+from ledger.core.state import (
+    Balance,
+    CreditOfIntent,
+    DayUsage,
+    DebtChange,
+    Grant,
+    GrantChange,
+    HoldState,
+    PaymentIntent,
+    Transfer,
+    TransferDetails,
+    UsageRun,
+)
 
 #: How many purposes of a day are told apart; further ones are counted together.
 PURPOSES_MAX = 100
+
+_NO_DEBT = DebtChange()
+_NO_DETAILS = TransferDetails()
 
 
 class Book:
@@ -88,9 +103,14 @@ class Book:
         self._end_run()
         self._count_usage(usage.purpose, usage.credits)
         return self._post(
-            Namespace.PRODUCT, usage.reference, Kind.USAGE, -usage.credits, moves=moves, owed_change=missing,
-            purpose=usage.purpose, occurred_at=usage.occurred_at,
-        )  # fmt: skip
+            Namespace.PRODUCT,
+            usage.reference,
+            Kind.USAGE,
+            -usage.credits,
+            moves=moves,
+            debt=DebtChange(owed=missing),
+            details=TransferDetails(purpose=usage.purpose, occurred_at=usage.occurred_at),
+        )
 
     def transfer_in_run(self, reference: str) -> Transfer | None:
         """The transfer that will be written for a debit of this batch, if it is in a run."""
@@ -106,17 +126,32 @@ class Book:
         assert not missing, "what is available is in lots"
         self._lots.hold(moves)
         self.held += command.credits
-        self._post(Namespace.PRODUCT, command.reference, Kind.HOLD, -command.credits, moves=moves, hashed=hashed,
-                   purpose=command.purpose)  # fmt: skip
+        self._post(
+            Namespace.PRODUCT,
+            command.reference,
+            Kind.HOLD,
+            -command.credits,
+            moves=moves,
+            details=TransferDetails(purpose=command.purpose),
+            hashed=hashed,
+        )
         state = HoldState(
-            self.tenant, command.reference, command.credits, command.purpose, HoldStatus.OPEN, 0, moves[0],
-            [-credits for credits in moves[1]], command.expires_at, self.now,
-        )  # fmt: skip
+            tenant=self.tenant,
+            reference=command.reference,
+            credits=command.credits,
+            purpose=command.purpose,
+            status=HoldStatus.OPEN,
+            captured=0,
+            grant_numbers=moves.grant_numbers,
+            grant_credits=[-credits for credits in moves.credits],
+            expires_at=command.expires_at,
+            created_at=self.now,
+        )
         self.holds[command.reference] = state
         return state
 
     def capture(self, hold: HoldState, command: Capture) -> HoldState:
-        """Uses the hold's lots in their order, releases the rest, and debits what goes beyond."""
+        """Spends the hold's lots in their order, releases the rest, and debits what goes beyond the hold."""
         of_hold = min(hold.credits, command.credits)
         numbers, amounts = _first_lots(hold, of_hold)
         for number, credits in zip(numbers, amounts, strict=True):
@@ -124,18 +159,33 @@ class Book:
         self._end_run()
         self.held -= of_hold
         self._count_usage(hold.purpose, command.credits)
-        self._post(Namespace.SYSTEM, f"hold:{hold.reference}:capture", Kind.CAPTURE, -of_hold, source=Account.HELD,
-                   moves=(numbers, [-credits for credits in amounts]), purpose=hold.purpose)  # fmt: skip
+        details = TransferDetails(purpose=hold.purpose)
+        self._post(
+            Namespace.SYSTEM,
+            f"hold:{hold.reference}:capture",
+            Kind.CAPTURE,
+            -of_hold,
+            source=Account.HELD,
+            moves=GrantMoves(numbers, [-credits for credits in amounts]),
+            details=details,
+        )
         self._release_remainder(hold, of_hold)
         if command.credits > of_hold:
             moves, missing = self._lots.burn(command.credits - of_hold)
-            self._post(Namespace.SYSTEM, f"hold:{hold.reference}:beyond", Kind.USAGE, of_hold - command.credits,
-                       moves=moves, owed_change=missing, purpose=hold.purpose)  # fmt: skip
+            self._post(
+                Namespace.SYSTEM,
+                f"hold:{hold.reference}:beyond",
+                Kind.USAGE,
+                of_hold - command.credits,
+                moves=moves,
+                debt=DebtChange(owed=missing),
+                details=details,
+            )
         self._expire_due()
         return self._end_hold(hold, HoldStatus.CAPTURED, command.credits)
 
     def release(self, hold: HoldState, status: HoldStatus = HoldStatus.RELEASED) -> HoldState:
-        """Gives the hold's credits back: to what is owed first, the rest to their lots."""
+        """Gives the hold's credits back: they pay what is owed first, and the rest returns to its lots."""
         self._release_remainder(hold, 0)
         self._expire_due()
         return self._end_hold(hold, status, 0)
@@ -144,65 +194,107 @@ class Book:
         """Grants what a PaymentIntent bought."""
         expires_at = None if command.expires_in_days is None else self.now + timedelta(days=command.expires_in_days)
         transfer = self._grant(
-            Namespace.STRIPE, command.payment_intent, command.kind, command.credits, PAID_CREDITS_PRIORITY, expires_at,
-            amount_minor=command.amount_minor, currency=command.currency, payment_intent=command.payment_intent,
-            purchase=command.purchase, attempt=command.attempt,
-        )  # fmt: skip
+            Namespace.STRIPE,
+            command.payment_intent,
+            command.kind,
+            command.credits,
+            priority=PAID_CREDITS_PRIORITY,
+            expires_at=expires_at,
+            details=TransferDetails(
+                amount_minor=command.amount_minor,
+                currency=command.currency,
+                payment_intent=command.payment_intent,
+                purchase=command.purchase,
+                attempt=command.attempt,
+            ),
+        )
         credited = CreditOfIntent(
-            self.tenant, self._grants_made, command.kind, command.credits, command.amount_minor, command.currency,
-            command.purchase, command.attempt, reversed_credits=0,
-        )  # fmt: skip
+            tenant=self.tenant,
+            grant_number=self._grants_made,
+            kind=command.kind,
+            credits=command.credits,
+            amount_minor=command.amount_minor,
+            currency=command.currency,
+            purchase=command.purchase,
+            attempt=command.attempt,
+            reversed_credits=0,
+        )
         return transfer, credited
 
     def promote(self, command: Promotion) -> Transfer:
-        """Grants what an operator gives; it is gone at once where its time is over already."""
+        """Grants what an operator gives. Credits whose time is over already expire at once."""
         transfer = self._grant(
-            Namespace.OPERATOR, command.reference, Kind.PROMOTION, command.credits, command.priority,
-            command.expires_at, purpose=command.reason,
-        )  # fmt: skip
+            Namespace.OPERATOR,
+            command.reference,
+            Kind.PROMOTION,
+            command.credits,
+            priority=command.priority,
+            expires_at=command.expires_at,
+            details=TransferDetails(purpose=command.reason),
+        )
         self._expire_due()
         return transfer
 
     def adjust(self, command: Adjustment) -> Transfer:
-        """Grants, or burns lots; what they do not cover is owed."""
+        """Grants credits, or burns lots; what they do not cover is owed."""
+        details = TransferDetails(purpose=command.reason)
         if command.credits > 0:
             return self._grant(
-                Namespace.OPERATOR, command.reference, Kind.ADJUSTMENT, command.credits, PAID_CREDITS_PRIORITY, None,
-                purpose=command.reason,
-            )  # fmt: skip
+                Namespace.OPERATOR,
+                command.reference,
+                Kind.ADJUSTMENT,
+                command.credits,
+                priority=PAID_CREDITS_PRIORITY,
+                expires_at=None,
+                details=details,
+            )
         moves, missing = self._lots.burn(-command.credits)
         return self._post(
-            Namespace.OPERATOR, command.reference, Kind.ADJUSTMENT, command.credits, moves=moves, owed_change=missing,
-            purpose=command.reason,
-        )  # fmt: skip
+            Namespace.OPERATOR,
+            command.reference,
+            Kind.ADJUSTMENT,
+            command.credits,
+            moves=moves,
+            debt=DebtChange(owed=missing),
+            details=details,
+        )
 
     def reverse(
-        self, credit: CreditOfIntent, payment_intent: str, reference: str, kind: Kind, credits: int, amount_minor: int
+        self, intent: PaymentIntent, *, reference: str, kind: Kind, credits: int, amount_minor: int
     ) -> Transfer:
-        """Takes `credits` back from the grant of `credit`: first what has expired, which is not lost twice, then what
-        is left; what it has spent, or holds, becomes a receivable. So it ends the same as if it had come before the
-        expiry.
+        """Takes `credits` back from the grant that the PaymentIntent bought: first those that have expired, then those
+        that are left. What it has spent, or holds, becomes a receivable. So the end is the same as if the reversal had
+        come before the expiry.
 
-        With negative `credits` a reversal is undone: debt is paid first, the rest returns to the grant, or expires with
-        it.
+        Negative `credits` undo a reversal: they pay debt first, and the rest returns to the grant, or expires with it.
         """
+        credit = intent.credit
+        assert credit is not None, "only a credit is reversed"
         number = credit.grant_number
         if credits > 0:
             self._reverse_expiry(number, credits)
             taken = self._lots.reverse(number, credits)
-            moves: Moves = [number], [-taken]
-            owed_change = receivable_change = credits - taken
+            moves = GrantMoves([number], [-taken])
+            debt = DebtChange(owed=credits - taken, receivable=credits - taken)
         else:
-            paid, receivable_paid = self._pay_debt(-credits)
-            owed_change, receivable_change = -paid, -receivable_paid
+            debt = self._debt_paid_by(-credits)
             self._lots.unreverse(number, -credits)
-            moves = self._incoming_moves([number], [-credits], paid, receivable_paid)
+            moves = self._incoming_moves([number], [-credits], debt)
         transfer = self._post(
-            Namespace.STRIPE, reference, kind, -credits,
-            moves=moves, owed_change=owed_change, receivable_change=receivable_change,
-            amount_minor=amount_minor, currency=credit.currency, payment_intent=payment_intent,
-            purchase=credit.purchase, attempt=credit.attempt,
-        )  # fmt: skip
+            Namespace.STRIPE,
+            reference,
+            kind,
+            -credits,
+            moves=moves,
+            debt=debt,
+            details=TransferDetails(
+                amount_minor=amount_minor,
+                currency=credit.currency,
+                payment_intent=intent.id,
+                purchase=credit.purchase,
+                attempt=credit.attempt,
+            ),
+        )
         self._expire_due()
         return transfer
 
@@ -216,9 +308,17 @@ class Book:
         self._end_run()
         usage = DayUsage(self._usage_day, self._usage_by_purpose, self._usage_of_others)
         return Balance(
-            self.tenant, self.version, self.balance, self.held, self.owed, self.receivable, self._grants_made, usage,
-            self.now if self.has_changed else self._before.changed_at, self.overdraft_limit,
-        )  # fmt: skip
+            tenant=self.tenant,
+            version=self.version,
+            balance=self.balance,
+            held=self.held,
+            owed=self.owed,
+            receivable=self.receivable,
+            grants_made=self._grants_made,
+            usage=usage,
+            changed_at=self.now if self.has_changed else self._before.changed_at,
+            overdraft_limit=self.overdraft_limit,
+        )
 
     def closing_grants(self) -> tuple[list[Grant], list[GrantChange]]:
         """Grants made, as they are now, and what has become of older ones."""
@@ -234,28 +334,23 @@ class Book:
         return made, ended
 
     def _expire_due(self) -> None:
-        """What expires pays what is owed first: it comes back for that. So no more is lost than was available."""
+        """Expires lots whose time is over. What is owed is paid first: as much returns from the expiry and pays it. So
+        an expiry never takes more than was available."""
         for lot in self._lots.due(self.now):
-            remainder = self._lots.expire(lot.number)
-            self._post(
-                Namespace.SYSTEM,
-                f"expiry:{lot.number}:{self.version + 1}",
-                Kind.EXPIRY,
-                -remainder,
-                moves=([lot.number], [-remainder]),
-            )
-            paid, receivable_paid = self._pay_debt(remainder)
-            self._reverse_expiry(lot.number, paid, paid, receivable_paid)
+            expired = self._lots.expire(lot.number)
+            reference = f"expiry:{lot.number}:{self.version + 1}"
+            moves = GrantMoves([lot.number], [-expired])
+            self._post(Namespace.SYSTEM, reference, Kind.EXPIRY, -expired, moves=moves)
+            debt = self._debt_paid_by(expired)
+            self._reverse_expiry(lot.number, -debt.owed, debt)
 
-    def _reverse_expiry(self, number: int, credits: int, paid: int = 0, receivable_paid: int = 0) -> None:
+    def _reverse_expiry(self, number: int, credits: int, debt: DebtChange = _NO_DEBT) -> None:
         """Returns up to `credits` that have expired to their grant: for a reversal to take, or to pay what is owed."""
         returned = self._lots.unexpire(number, credits)
         if returned:
-            moves = self._incoming_moves([number], [returned], paid, receivable_paid)
-            self._post(
-                Namespace.SYSTEM, f"expiry_reversal:{number}:{self.version + 1}", Kind.EXPIRY_REVERSAL, returned,
-                moves=moves, owed_change=-paid, receivable_change=-receivable_paid,
-            )  # fmt: skip
+            reference = f"expiry_reversal:{number}:{self.version + 1}"
+            moves = self._incoming_moves([number], [returned], debt)
+            self._post(Namespace.SYSTEM, reference, Kind.EXPIRY_REVERSAL, returned, moves=moves, debt=debt)
 
     def _grant(
         self,
@@ -263,31 +358,31 @@ class Book:
         reference: str,
         kind: Kind,
         credits: int,
+        *,
         priority: int,
         expires_at: datetime | None,
-        *,
-        amount_minor: int | None = None,
-        currency: str | None = None,
-        payment_intent: str | None = None,
-        purchase: str | None = None,
-        attempt: str | None = None,
-        purpose: str | None = None,
+        details: TransferDetails,
     ) -> Transfer:
-        """Pays what is owed, the receivable first, and makes a grant of the whole with the rest left in it."""
-        paid, receivable_paid = self._pay_debt(credits)
+        """Makes a grant of all the credits. They pay what is owed first, the receivable before the rest of the debt."""
+        debt = self._debt_paid_by(credits)
         self._grants_made += 1
         number = self._grants_made
         grant = Grant(
-            self.tenant, number, namespace, reference, payment_intent, credits, credits, priority, expires_at, self.now,
-        )  # fmt: skip
+            tenant=self.tenant,
+            number=number,
+            namespace=namespace,
+            reference=reference,
+            payment_intent=details.payment_intent,
+            credits=credits,
+            remaining=credits,
+            priority=priority,
+            expires_at=expires_at,
+            created_at=self.now,
+        )
         self.new_grants[number] = grant
         self._lots.add(grant)
-        moves = self._incoming_moves([number], [credits], paid, receivable_paid)
-        return self._post(
-            namespace, reference, kind, credits, moves=moves, owed_change=-paid,
-            receivable_change=-receivable_paid, amount_minor=amount_minor, currency=currency,
-            payment_intent=payment_intent, purchase=purchase, attempt=attempt, purpose=purpose,
-        )  # fmt: skip
+        moves = self._incoming_moves([number], [credits], debt)
+        return self._post(namespace, reference, kind, credits, moves=moves, debt=debt, details=details)
 
     def _release_remainder(self, hold: HoldState, captured: int) -> None:
         """Releases what the first `captured` credits of a hold leave of it."""
@@ -295,7 +390,7 @@ class Book:
         if not remainder:
             return
         kept = dict(zip(*_first_lots(hold, captured), strict=True))
-        paid, receivable_paid = self._pay_debt(remainder)
+        debt = self._debt_paid_by(remainder)
         numbers: list[int] = []
         returned: list[int] = []
         for number, credits in zip(hold.grant_numbers, hold.grant_credits, strict=True):
@@ -304,37 +399,46 @@ class Book:
                 returned.append(credits - kept.get(number, 0))
                 self._lots.unhold(number, returned[-1])
                 self._lots.put_back(number, returned[-1])
-        moves = self._incoming_moves(numbers, returned, paid, receivable_paid)
+        moves = self._incoming_moves(numbers, returned, debt)
         self.held -= remainder
         self._post(
-            Namespace.SYSTEM, f"hold:{hold.reference}:release", Kind.RELEASE, remainder, moves=moves,
-            owed_change=-paid, receivable_change=-receivable_paid, purpose=hold.purpose,
-        )  # fmt: skip
+            Namespace.SYSTEM,
+            f"hold:{hold.reference}:release",
+            Kind.RELEASE,
+            remainder,
+            moves=moves,
+            debt=debt,
+            details=TransferDetails(purpose=hold.purpose),
+        )
 
     def _end_hold(self, hold: HoldState, status: HoldStatus, captured: int) -> HoldState:
         ended = hold._replace(
-            status=status, captured=captured, ended_at=self.now, ended_version=self.version,
+            status=status,
+            captured=captured,
+            ended_at=self.now,
+            ended_version=self.version,
             ended_available=self.available,
-        )  # fmt: skip
+        )
         self.holds[hold.reference] = ended
         return ended
 
-    def _incoming_moves(self, numbers: Sequence[int], credits: Sequence[int], paid: int, receivable_paid: int) -> Moves:
-        """The moves of credits that have come to lots, and, after them, of what the first of these pay of a debt."""
+    def _incoming_moves(self, numbers: Sequence[int], credits: Sequence[int], debt: DebtChange) -> GrantMoves:
+        """The moves of credits that come to lots, followed by what the first of these lots pay of a debt."""
         payers: list[int] = []
         payments: list[int] = []
+        unpaid = -debt.owed
         for number, of_grant in zip(numbers, credits, strict=True):
-            if paid:
+            if unpaid:
                 payers.append(number)
-                payments.append(-min(of_grant, paid))
-                paid += payments[-1]
-        self._lots.pay_debt((payers, payments), receivable_paid)
-        return [*numbers, *payers], [*credits, *payments]
+                payments.append(-min(of_grant, unpaid))
+                unpaid += payments[-1]
+        self._lots.pay_debt(GrantMoves(payers, payments), -debt.receivable)
+        return GrantMoves([*numbers, *payers], [*credits, *payments])
 
-    def _pay_debt(self, credits: int) -> tuple[int, int]:
+    def _debt_paid_by(self, credits: int) -> DebtChange:
+        """How the debt changes when so many credits come in: they pay what is owed, the receivable first."""
         paid = min(credits, self.owed)
-        receivable_paid = min(paid, self.receivable)
-        return paid, receivable_paid
+        return DebtChange(owed=-paid, receivable=-min(paid, self.receivable))
 
     def _begin_run(self, grant_number: int) -> UsageRun:
         self._end_run()
@@ -371,35 +475,48 @@ class Book:
         kind: Kind,
         change: int,
         *,
-        moves: Moves,
+        moves: GrantMoves,
+        debt: DebtChange = _NO_DEBT,
+        details: TransferDetails = _NO_DETAILS,
         source: Account = Account.AVAILABLE,
-        owed_change: int = 0,
-        receivable_change: int = 0,
         hashed: bytes | None = None,
-        purpose: str | None = None,
-        occurred_at: datetime | None = None,
-        amount_minor: int | None = None,
-        currency: str | None = None,
-        payment_intent: str | None = None,
-        purchase: str | None = None,
-        attempt: str | None = None,
     ) -> Transfer:
-        """Credits come to `source` (`change` > 0) or leave it for the account that the kind names."""
-        assert change == sum(moves[1]) - owed_change, "grants and debt must account for every credit"
+        """Moves credits to `source` (`change` > 0) or from it to the account that the kind names."""
+        assert change == sum(moves.credits) - debt.owed, "grants and debt must account for every credit"
         self._end_run()
         self.version += 1
         counter = COUNTER_ACCOUNT[kind]
         if counter is not Account.HELD:
             self.balance += change
-        self.owed += owed_change
-        self.receivable += receivable_change
-        source, destination = (counter, source) if change > 0 else (source, counter)
+        self.owed += debt.owed
+        self.receivable += debt.receivable
+        available = self.available
         transfer = Transfer(
-            self.tenant, namespace, reference, hashed or input_hash(kind, change, amount_minor, currency), kind,
-            source, destination, abs(change), self.version, self.balance, self.available, self.owed, self.receivable,
-            moves[0], moves[1], self.now, purpose, occurred_at, amount_minor, currency,
-            payment_intent, purchase, attempt, kind is Kind.USAGE and self.available < -self.overdraft_limit,
-        )  # fmt: skip
+            tenant=self.tenant,
+            namespace=namespace,
+            reference=reference,
+            input_hash=hashed or input_hash(kind, change, details.amount_minor, details.currency),
+            kind=kind,
+            source=counter if change > 0 else source,
+            destination=source if change > 0 else counter,
+            credits=abs(change),
+            version=self.version,
+            balance_after=self.balance,
+            available_after=available,
+            owed_after=self.owed,
+            receivable_after=self.receivable,
+            grant_numbers=moves.grant_numbers,
+            grant_credits=moves.credits,
+            created_at=self.now,
+            purpose=details.purpose,
+            occurred_at=details.occurred_at,
+            amount_minor=details.amount_minor,
+            currency=details.currency,
+            payment_intent=details.payment_intent,
+            purchase=details.purchase,
+            attempt=details.attempt,
+            over_overdraft_limit=kind is Kind.USAGE and available < -self.overdraft_limit,
+        )
         self.transfers.append(transfer)
         return transfer
 

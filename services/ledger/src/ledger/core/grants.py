@@ -3,13 +3,18 @@
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from ledger.core.state import Grant, GrantAmounts, GrantChange
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
-#: What each grant lost or gained, as (grant numbers, credits).
-Moves = tuple[Sequence[int], Sequence[int]]
+
+class GrantMoves(NamedTuple):
+    """What each of the grants gained or, below zero, lost."""
+
+    grant_numbers: Sequence[int]
+    credits: Sequence[int]
 
 
 class Lot:
@@ -65,7 +70,7 @@ class Lots:
             return first.number
         return None
 
-    def burn(self, credits: int) -> tuple[Moves, int]:
+    def burn(self, credits: int) -> tuple[GrantMoves, int]:
         """Takes up to `credits` in burning order; returns what was taken where (negative), and what is missing."""
         numbers: list[int] = []
         amounts: list[int] = []
@@ -79,7 +84,7 @@ class Lots:
             lot.remaining -= taken
             if not lot.remaining:
                 self._open.pop(0)
-        return (numbers, amounts), credits
+        return GrantMoves(numbers, amounts), credits
 
     def take(self, number: int, credits: int) -> int:
         """Takes up to `credits` from one grant and returns how many it had."""
@@ -130,7 +135,7 @@ class Lots:
         self._by_number[number].reversed -= credits
         self.put_back(number, credits)
 
-    def pay_debt(self, moves: Moves, receivable_paid: int) -> None:
+    def pay_debt(self, moves: GrantMoves, receivable_paid: int) -> None:
         """Takes what pays a debt at once. Of the receivable, each grant pays first what its own reversals left unpaid,
         then what the oldest grants' did."""
         for number, credits in zip(*moves, strict=True):
@@ -153,7 +158,7 @@ class Lots:
                 self._touched.add(number)
         assert not credits, "what is receivable is unpaid of some grant"
 
-    def hold(self, moves: Moves) -> None:
+    def hold(self, moves: GrantMoves) -> None:
         """Notes that what was burnt is held."""
         for number, credits in zip(*moves, strict=True):
             self._by_number[number].held -= credits

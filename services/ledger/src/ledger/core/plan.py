@@ -47,7 +47,6 @@ from ledger.core.reversals import VOID_REFUND_STATUSES, credits_to_reverse, with
 from ledger.core.state import (
     Balance,
     Changes,
-    DayUsage,
     DisputeState,
     Grant,
     GrantChange,
@@ -89,7 +88,7 @@ class _Planner:
         self._state = state
         self._now = now
         self._books: dict[str, Book] = {}
-        self._references: dict[tuple[str, Namespace, str], PostedReference | Transfer] = dict(state.references)
+        self._references: dict[tuple[str, Namespace, str], PostedReference | Transfer] = {**state.references}
         self._intents: dict[str, PaymentIntent] = {}
         self._orders = dict(state.orders)
         self._receipts: list[UnappliedReceipt] = []
@@ -147,10 +146,19 @@ class _Planner:
                     new_holds += held
                     ended_holds += ended
         return Changes(
-            outcomes, runs, transfers, balances, new_grants, changed_grants,
-            list(self._intents.values()), self._receipts, self._resolved_receipts, new_holds, ended_holds,
-            self._refused,
-        )  # fmt: skip
+            outcomes=outcomes,
+            runs=runs,
+            transfers=transfers,
+            balances=balances,
+            new_grants=new_grants,
+            changed_grants=changed_grants,
+            payment_intents=list(self._intents.values()),
+            receipts=self._receipts,
+            resolved_receipts=self._resolved_receipts,
+            new_holds=new_holds,
+            ended_holds=ended_holds,
+            refused_reversals=self._refused,
+        )
 
     def record_usage(self, command: Usage) -> Outcome:
         book = self._books.get(command.tenant) or self._book(command.tenant)
@@ -368,7 +376,7 @@ class _Planner:
         assert book is not None, "who was credited has a balance"
         if not book.stays_in_range(-difference):
             return BalanceOutOfRange()
-        transfer = book.reverse(intent.credit, intent.id, reference, kind, difference, amount_minor)
+        transfer = book.reverse(intent, reference=reference, kind=kind, credits=difference, amount_minor=amount_minor)
         self._intents[intent.id] = replace(intent, credit=replace(intent.credit, reversed_credits=target))
         return self._posted(transfer)
 
@@ -428,8 +436,7 @@ class _Planner:
         return book
 
     def _open_book(self, tenant: str) -> Book:
-        nothing = Balance(tenant, 0, 0, 0, 0, 0, 0, DayUsage(), self._now)
-        book = self._books[tenant] = Book(nothing, (), self._now)
+        book = self._books[tenant] = Book(Balance.empty(tenant, self._now), (), self._now)
         return book
 
 
@@ -449,14 +456,26 @@ def _was_counted(known: RefundState | DisputeState | None, currency: str) -> boo
 
 def _copied(command: Credit) -> UnappliedReceipt:
     return UnappliedReceipt(
-        command.tenant, command.payment_intent, command.amount_minor, command.currency, ORDER_ALREADY_CREDITED,
-        command.purchase, command.attempt,
-    )  # fmt: skip
+        claimed_tenant=command.tenant,
+        payment_intent=command.payment_intent,
+        amount_minor=command.amount_minor,
+        currency=command.currency,
+        reason=ORDER_ALREADY_CREDITED,
+        purchase=command.purchase,
+        attempt=command.attempt,
+    )
 
 
 def _held(hold: HoldState, available_after: int, version: int, *, repeated: bool = False) -> Held:
     return Held(
-        hold.reference, hold.credits, hold.status, hold.captured, hold.expires_at, available_after, version, repeated
+        reference=hold.reference,
+        credits=hold.credits,
+        status=hold.status,
+        captured=hold.captured,
+        expires_at=hold.expires_at,
+        available_after=available_after,
+        version=version,
+        repeated=repeated,
     )
 
 

@@ -52,6 +52,14 @@ class Balance(NamedTuple):
     changed_at: datetime
     overdraft_limit: int = 0
 
+    @staticmethod
+    def empty(tenant: str, now: datetime) -> "Balance":
+        """The balance of a tenant before its first transfer."""
+        return Balance(
+            tenant=tenant, version=0, balance=0, held=0, owed=0, receivable=0, grants_made=0, usage=DayUsage(),
+            changed_at=now,
+        )  # fmt: skip
+
 
 class Grant(NamedTuple):
     """A lot of credits: `credits` at first; now `remaining` are free and `held` are in holds. Numbered by tenant, in
@@ -179,6 +187,25 @@ class PaymentIntent:
     refused: Mapping[str, RefusedReversal] = field(default_factory=dict[str, RefusedReversal])
 
 
+class TransferDetails(NamedTuple):
+    """What a transfer says beside the credits that it moved."""
+
+    purpose: str | None = None
+    occurred_at: datetime | None = None
+    amount_minor: int | None = None
+    currency: str | None = None
+    payment_intent: str | None = None
+    purchase: str | None = None
+    attempt: str | None = None
+
+
+class DebtChange(NamedTuple):
+    """What a transfer adds to the debt, or pays of it (negative). `receivable` is a part of `owed`."""
+
+    owed: int = 0
+    receivable: int = 0
+
+
 class Transfer(NamedTuple):
     """Credits moved from one account of a tenant to another; never changed afterwards.
 
@@ -242,11 +269,25 @@ class UsageRun:
         for version, debit in enumerate(self.debits, self.first_version):
             balance -= debit.credits
             yield Transfer(
-                self.tenant, Namespace.PRODUCT, debit.reference, input_hash(Kind.USAGE, -debit.credits), Kind.USAGE,
-                Account.AVAILABLE, COUNTER_ACCOUNT[Kind.USAGE], debit.credits, version, balance, balance - self.held,
-                self.owed, self.receivable, (self.grant_number,), (-debit.credits,), self.created_at, debit.purpose,
-                debit.occurred_at,
-            )  # fmt: skip
+                tenant=self.tenant,
+                namespace=Namespace.PRODUCT,
+                reference=debit.reference,
+                input_hash=input_hash(Kind.USAGE, -debit.credits),
+                kind=Kind.USAGE,
+                source=Account.AVAILABLE,
+                destination=COUNTER_ACCOUNT[Kind.USAGE],
+                credits=debit.credits,
+                version=version,
+                balance_after=balance,
+                available_after=balance - self.held,
+                owed_after=self.owed,
+                receivable_after=self.receivable,
+                grant_numbers=(self.grant_number,),
+                grant_credits=(-debit.credits,),
+                created_at=self.created_at,
+                purpose=debit.purpose,
+                occurred_at=debit.occurred_at,
+            )
 
 
 def balance_change(source: str, destination: str, credits: int) -> int:

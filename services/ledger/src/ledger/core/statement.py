@@ -156,22 +156,26 @@ class CurrentGrant:
 def build_statement(
     tenant: str,
     month: Month,
+    *,
     opening: Standing,
     closing: Standing,
     totals: Sequence[KindTotal],
     grants: Iterable[CurrentGrant],
     moves_of_month: Iterable[GrantMove],
-    since: Iterable[GrantMove],
+    moves_since: Iterable[GrantMove],
     usage: Iterable[DayUsage],
 ) -> Statement:
-    """The statement. `of_month` are the moves within it, `since` those after it: grants are known as they are now, so
-    what they had at its end is worked out backwards, and at its beginning from there."""
+    """The statement of a month.
+
+    Grants are known as they are now. So what each had at the end of the month is worked out backwards by `moves_since`,
+    the moves after the month, and from there what it had at the beginning by `moves_of_month`.
+    """
     lines: dict[int, GrantLine] = {}
     for grant in grants:
         grant.line.closing = grant.remaining + grant.held
         lines[grant.line.grant_number] = grant.line
     later = {number: GrantLine(number, "", "", line.created_at, None) for number, line in lines.items()}
-    for move in since:
+    for move in moves_since:
         later[move.grant_number].add(move)
     for move in moves_of_month:
         lines[move.grant_number].add(move)

@@ -70,16 +70,21 @@ async def read_statement(engine: AsyncEngine, tenant: str, month: Month) -> Stat
         opening, closing = [await _standing(connection, tenant, at) for at in (month.begin, month.end)]
         totals = (await connection.execute(_TOTALS, values)).all()
         moves_of_month = await _moves(connection, values)
-        since = await _moves(connection, values | {"begin": month.end, "end": None})
-        touched = sorted({move.grant_number for move in (*moves_of_month, *since)})
+        moves_since = await _moves(connection, values | {"begin": month.end, "end": None})
+        touched = sorted({move.grant_number for move in (*moves_of_month, *moves_since)})
         grants = (await connection.execute(_GRANTS, values | {"touched": touched})).all()
         usage = (await connection.execute(_USAGE, values)).all()
     return build_statement(
-        tenant, month, opening, closing,
-        [KindTotal(Kind(row.kind), row.entries, row.credits, row.currency, row.amount_minor) for row in totals],
-        [_grant(row) for row in grants], moves_of_month, since,
-        [DayUsage(row.day, row.purpose, row.credits) for row in usage],
-    )  # fmt: skip
+        tenant,
+        month,
+        opening=opening,
+        closing=closing,
+        totals=[KindTotal(Kind(row.kind), row.entries, row.credits, row.currency, row.amount_minor) for row in totals],
+        grants=[_grant(row) for row in grants],
+        moves_of_month=moves_of_month,
+        moves_since=moves_since,
+        usage=[DayUsage(row.day, row.purpose, row.credits) for row in usage],
+    )
 
 
 async def _standing(connection: AsyncConnection, tenant: str, at: datetime) -> Standing:
