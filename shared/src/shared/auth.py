@@ -1,4 +1,4 @@
-"""Who calls: a JWT with a tenant and scopes. One token for all services."""
+"""Authentication: every service accepts the same JWT, which names a subject, a tenant and scopes."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -15,12 +15,12 @@ from shared.problems import Problem
 from shared.settings import AuthSettings, InvalidSettings
 
 LEEWAY_S = 30
-#: A tenant's id becomes part of Stripe's idempotency keys (a header of 255 characters) and metadata, of Kafka keys and
-#: of database keys, and must be the same in all of them.
+#: A tenant's id becomes part of idempotency keys (which Stripe limits to 255 characters), Stripe metadata, Kafka keys
+#: and database keys, and must be the same in all of them.
 _TENANT = re.compile(r"[\x21-\x7e]{1,200}")
 _SUBJECT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 _ABSENT = object()
-_PRINCIPAL = "prepaid.principal"  # in a request's scope
+_PRINCIPAL = "prepaid.principal"  # key in the ASGI scope of a request
 _bearer = HTTPBearer(auto_error=False, description="A JWT with `tenant_id` and `scope`.")
 
 
@@ -28,14 +28,14 @@ class Scope(StrEnum):
     BILLING_READ = "billing:read"
     BILLING_WRITE = "billing:write"
     CREDITS_DEBIT = "credits:debit"
-    #: A product's token: it has no tenant, each debit names one, and no other route takes it.
+    #: For the product's own token, which has no tenant: each debit names one. Only the debit routes accept it.
     CREDITS_DEBIT_ANY = "credits:debit:any"
     OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls. `tenant` is None for a product's or an operator's token."""
+    """An authenticated caller. `tenant` is None for the token of a product or an operator."""
 
     subject: str
     tenant: str | None
@@ -43,14 +43,17 @@ class Principal:
 
     @property
     def own_tenant(self) -> str:
-        """The tenant of the token; a Problem 403 where it has none."""
+        """The tenant of the token. Raises a Problem 403 if it has none."""
         if self.tenant is None:
             raise Problem(403, "tenant_required", "This token belongs to no tenant. Use a tenant's token.")
         return self.tenant
 
 
 class Authenticator:
-    """Verifies tokens against a JWKS (RS256, ES256) or, in development, one HS256 secret; never both."""
+    """Verifies tokens with the keys of a JWKS (RS256, ES256) or, in development, with one HS256 secret.
+
+    Raises `InvalidSettings` unless exactly one of the two is configured.
+    """
 
     def __init__(self, settings: AuthSettings) -> None:
         if (settings.auth_jwks_url is None) == (settings.auth_jwt_secret is None):
@@ -64,17 +67,20 @@ class Authenticator:
         self._audience = settings.auth_audience
 
     def start(self) -> None:
-        """Begins to fetch the issuer's keys, in the running event loop, so that the first request finds them."""
+        """Starts to fetch the issuer's keys in the running event loop, so that the first request need not wait."""
         if self._keys is not None:
             self._keys.start()
 
     async def close(self) -> None:
-        """Ends the fetching of keys."""
+        """Stops fetching keys."""
         if self._keys is not None:
             await self._keys.close()
 
     async def verify(self, token: str) -> Principal:
-        """The principal, or a Problem 401; a Problem 503 while the issuer's keys have never been fetched."""
+        """Returns the principal of a valid token.
+
+        Raises a Problem 401 for any other token, and a Problem 503 while the issuer's keys are not available.
+        """
         try:
             key, algorithms = await self._key_of(token)
             claims = jwt.decode(
@@ -98,8 +104,11 @@ class Authenticator:
         return principal_of(claims)
 
     async def authenticate(self, scope: MutableMapping[str, Any]) -> Principal:
-        """The caller of an ASGI request, by its Authorization header; once a request, however often it is asked. Raises
-        what `verify` does, and a Problem 401 where there is no such header."""
+        """Returns the caller of an ASGI request, from its Authorization header.
+
+        The token is verified once per request; further calls return the same principal. Raises what `verify` raises,
+        and a Problem 401 if the header is missing.
+        """
         known: Principal | None = scope.get(_PRINCIPAL)
         if known is None:
             header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
@@ -114,17 +123,17 @@ class Authenticator:
             kid = jwt.get_unverified_header(token).get("kid")
             if not isinstance(kid, str):
                 raise UnknownKey
-            # With the key goes its algorithm: a token that names another one is refused, not tried.
+            # The key determines the algorithm: a token that names another one is refused.
             return await self._keys.key(kid), ["RS256", "ES256"]
         assert self._secret is not None
         return self._secret.get_secret_value(), ["HS256"]
 
 
 def principal_of(claims: Mapping[str, Any]) -> Principal:
-    """Who the verified claims speak for. Raises a Problem 401 for a claim that is not of its type.
+    """Returns the principal that verified claims describe. Raises a Problem 401 if a claim has the wrong type.
 
-    A claim that is there and unreadable never counts as absent: a token whose `tenant_id` is a number would otherwise
-    belong to no tenant, and with `credits:debit:any` be allowed to debit every one.
+    An invalid claim never counts as absent. Otherwise a token whose `tenant_id` is a number would belong to no tenant,
+    and with `credits:debit:any` it could debit every tenant.
     """
     subject, scope, tenant = claims["sub"], claims.get("scope", ""), claims.get("tenant_id", _ABSENT)
     if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
@@ -143,7 +152,7 @@ def principal_of(claims: Mapping[str, Any]) -> Principal:
 
 
 def unauthorized(detail: str) -> Problem:
-    """A 401 as RFC 6750 wants it."""
+    """Returns a Problem 401 with the `WWW-Authenticate` header that RFC 6750 requires."""
     return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
 
 
@@ -151,13 +160,13 @@ async def authenticate(
     request: Request,
     _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Principal:
-    """FastAPI dependency: the caller, by `app.state.authenticator`."""
+    """FastAPI dependency: the caller, as `app.state.authenticator` identifies it."""
     authenticator: Authenticator = request.app.state.authenticator
     return await authenticator.authenticate(request.scope)
 
 
 def requires(*scopes: Scope) -> Callable[[Principal], Awaitable[Principal]]:
-    """FastAPI dependency: the caller, who has one of `scopes`; a Problem 403 otherwise."""
+    """FastAPI dependency: the caller. Raises a Problem 403 if the token has none of `scopes`."""
 
     async def check(principal: Annotated[Principal, Depends(authenticate)]) -> Principal:
         if principal.scopes.isdisjoint(scopes):
@@ -176,7 +185,7 @@ def mint_development_token(
     expires_at: int,
     audience: str = "prepaid",
 ) -> str:
-    """An HS256 token for development and tests. `expires_at` is in seconds since the epoch."""
+    """Returns an HS256 token for development and tests. `expires_at` is in seconds since the epoch."""
     claims: dict[str, Any] = {"sub": subject, "scope": " ".join(scopes), "exp": expires_at, "aud": audience}
     if tenant is not None:
         claims["tenant_id"] = tenant

@@ -1,8 +1,9 @@
-"""Time. The database's clock decides what has expired, is due or may be charged; a process's own clock never does.
+"""Clocks. The database's clock decides what has expired, is due or may be charged; the clock of a process never does.
 
-Processes run on many machines, and one whose clock is ahead would expire paid credits or charge on old inputs. They
-share one database, so every transaction reads its time there, once (`Transaction.now`, `transaction_time`), and
-decisions take it as an argument. A process whose own clock differs from the database's is not ready (`DatabaseClock`).
+Processes run on many machines. One whose clock is ahead would expire paid credits or charge on outdated inputs. All
+processes of a service share one database, so each transaction reads the time there once (`Transaction.now`,
+`transaction_time`) and passes it to decisions as an argument. A process whose own clock differs from the database's
+clock reports that it is not ready (`DatabaseClock`).
 """
 
 import time
@@ -16,10 +17,10 @@ from shared.logs import get_logger
 
 log = get_logger()
 
-#: By how much a process's clock may differ from the database's.
+#: How far the clock of a process may be from the database's clock.
 CLOCK_DIFFERENCE_MAX = timedelta(seconds=1)
 
-#: Reads the time of a transaction. Tests put another one in the place of `transaction_time`.
+#: Reads the time of a transaction: `transaction_time`, or a fake in tests.
 TransactionClock = Callable[[AsyncConnection], Awaitable[datetime]]
 
 _NOW = text("SELECT now()")
@@ -27,20 +28,20 @@ _CLOCK = text("SELECT clock_timestamp()")
 
 
 def utc_now() -> datetime:
-    """This process's clock, aware, in UTC: for logs and events' envelopes. Nothing is decided by it."""
+    """The time by this process's clock, timezone-aware, in UTC. For logs and event envelopes, never for decisions."""
     return datetime.now(UTC)
 
 
 async def transaction_time(connection: AsyncConnection) -> datetime:
-    """When this transaction began by the database's clock: the same however often it is asked in one transaction."""
+    """When the open transaction began, by the database's clock. Every call in one transaction returns the same time."""
     return (await connection.execute(_NOW)).scalar_one()
 
 
 def clock_difference(before: datetime, database: datetime, after: datetime) -> timedelta:
-    """By how much a process's clock is ahead of the database's (negative: behind), at the least.
+    """The smallest possible difference between two clocks: positive if the process is ahead, negative if it is behind.
 
-    The process's clock said `before` and `after` around the moment at which the database's said `database`, so a slow
-    answer can hide a difference but never make one up.
+    The process's clock showed `before` and `after`, and the database's clock showed `database` at a moment between the
+    two. So a slow answer can hide a difference, but it never reports one that does not exist.
     """
     if database < before:
         return before - database
@@ -50,18 +51,18 @@ def clock_difference(before: datetime, database: datetime, after: datetime) -> t
 
 
 def _elapsed_s() -> float:
-    """Seconds that nobody sets, with those in which the machine was suspended where the system counts them."""
+    """A monotonic clock in seconds. On Linux it includes the time for which the machine was suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class ClockDiffers(Exception):
-    """This process's clock is not the database's, so it does no timed work. Set the machine's clock (NTP)."""
+    """The clocks of this process and the database differ, so it does no timed work. Synchronize both machines (NTP)."""
 
 
 class DatabaseClock:
-    """The database's clock between transactions, and how this process's own compares with it.
+    """Reads the database's clock outside transactions, and compares this process's clock with it.
 
-    `clock` is the process's own; tests give another one. Until the first measurement it counts as wrong.
+    `clock` is the process's own clock; tests pass a fake. Until the first measurement it counts as wrong.
     """
 
     def __init__(self, engine: AsyncEngine, clock: Callable[[], datetime] = utc_now) -> None:
@@ -71,9 +72,9 @@ class DatabaseClock:
         self._measured: tuple[datetime, float] | None = None
 
     async def measure(self) -> None:
-        """Compares now; what is found holds until the next call. Raises what the database raises."""
+        """Compares the clocks; the result is valid until the next call. Raises the database's errors."""
         async with self._engine.connect() as connection:
-            await connection.execute(_CLOCK)  # once before: what is prepared or connected now is not measured
+            await connection.execute(_CLOCK)  # connects and prepares the statement, which must not be measured
             began_s, before = _elapsed_s(), self._clock()
             database: datetime = (await connection.execute(_CLOCK)).scalar_one()
             difference = clock_difference(before, database, self._clock())
@@ -90,24 +91,26 @@ class DatabaseClock:
             log.error("clock_differs", seconds_ahead=round(difference.total_seconds(), 1))
 
     def now(self) -> datetime:
-        """What the database's clock says, to within half a round trip: the last measurement and the time since, which
-        no setting of this process's clock changes. For what is not in a transaction; in one, `Transaction.now`."""
+        """The time by the database's clock, to within half a round trip: the last measurement plus the time since then.
+
+        Setting this process's clock does not change it. Use `Transaction.now` inside a transaction.
+        """
         assert self._measured is not None, "start_runtime measures first"
         database, at_s = self._measured
         return database + timedelta(seconds=_elapsed_s() - at_s)
 
     async def problem(self) -> str | None:
-        """For /readyz: what is wrong, measured now; None when the clocks agree."""
+        """For /readyz: compares the clocks, and returns what is wrong, or None if they agree."""
         await self.measure()
         return self._problem
 
     @property
     def agrees(self) -> bool:
-        """Whether the clocks agreed when they were last compared."""
+        """Whether the clocks agreed at the last measurement."""
         return self._problem is None
 
     def guard(self, work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """`work`, which raises `ClockDiffers` instead of running while the clocks do not agree."""
+        """Returns a function that runs `work`, or raises `ClockDiffers` while the clocks do not agree."""
 
         async def guarded() -> None:
             await self.measure()

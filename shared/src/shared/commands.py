@@ -1,6 +1,6 @@
-"""The command line of a service: `python -m <service> <command>`, the same for all of them.
+"""The command line that all services share: `python -m <service> <command>`.
 
-A command imports what it needs when it runs, so that none pays for the start of another.
+A command imports its modules when it runs, so that no command waits for the imports of another.
 """
 
 import argparse
@@ -21,8 +21,10 @@ def _no_arguments(_parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`run` takes the parsed options and returns the exit code. `add_arguments` says what the command accepts; it is
-    called for the command that runs alone."""
+    """One command of a service. `run` takes the parsed options and returns the exit code.
+
+    `add_arguments` declares the command's options. It is called only for the command that runs.
+    """
 
     name: str
     help: str
@@ -31,8 +33,10 @@ class Command:
 
 
 def run_commands(service: str, description: str, commands: Sequence[Command]) -> NoReturn:
-    """Runs the command that the process was called with and exits with its code: 2, and a message without a trace,
-    where the command or its settings are wrong."""
+    """Runs the command that `sys.argv` names and exits with its exit code.
+
+    An unknown command, invalid options or invalid settings exit with 2 and a message on stderr, without a traceback.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m {service}", description=description)
     parsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     for command in commands:
@@ -46,7 +50,7 @@ def run_commands(service: str, description: str, commands: Sequence[Command]) ->
 
 
 def exit_with(run: Callable[[], int]) -> NoReturn:
-    """Ends the process with the exit code that `run` returns; wrong settings are printed, not traced."""
+    """Exits with the code that `run` returns. Invalid settings are printed without a traceback and exit with 2."""
     try:
         sys.exit(run())
     except InvalidSettings as error:
@@ -55,10 +59,10 @@ def exit_with(run: Callable[[], int]) -> NoReturn:
 
 
 def migrate_command(service: str) -> Command:
-    """Every service with a database has this one."""
+    """Returns the `migrate` command, which every service with a database has."""
 
     def migrate(_options: argparse.Namespace) -> int:
-        from shared.migrations import run_migrate  # Alembic takes a tenth of a start, and nothing else needs it
+        from shared.migrations import run_migrate  # only this command needs Alembic, which is slow to import
 
         return run_migrate(service)
 
@@ -73,9 +77,10 @@ def run_to_end(
     *,
     exit_code_on_error: int = 2,
 ) -> int:
-    """Runs a command that ends by itself, and returns the exit code that `work` returns.
+    """Runs `work`, which ends by itself, and returns its exit code.
 
-    Of `errors`, and of PostgreSQL's absence, the message is printed without a trace: it says what to do.
+    For `errors` and `DatabaseUnavailable`, whose messages say what to do, it prints the message to stderr without a
+    traceback and returns `exit_code_on_error`.
     """
     configure_logging(service, log_level)
 

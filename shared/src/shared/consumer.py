@@ -1,15 +1,15 @@
-"""The consumer loop of every worker: fetch, one transaction a batch, offsets after the commit.
+"""The consumer loop of every worker: fetch a batch, handle it in one transaction, then commit its offsets.
 
-    fetch ─▶ handler(transaction, records) ─▶ commit ─▶ publish the outbox ─▶ commit offsets   (a partition)
-                 │ retryable: the partition waits and tries the same records again, the others go on;
-                 │            a batch that times out again and again is tried in smaller parts
-                 └ else: the batch is bisected until the record is alone, and that one goes to the dead letters
+    fetch ─▶ handler(transaction, records) ─▶ commit ─▶ publish the outbox ─▶ commit offsets   (per partition)
+                 │ retryable error: the partition backs off and retries the same records; the others go on;
+                 │                  a batch that times out repeatedly is retried in smaller parts
+                 └ other error:     the batch is bisected until the bad record is alone, which is dead-lettered
 
-Handlers are idempotent by keys of their own, so a crash at any arrow only repeats work. A few partitions are handled at
-once: while one batch is written, another is planned. While a partition's batch is handled its next one is fetched, and
-while that is handled the offset after the first is committed: the loop waits for Kafka only when it has nothing to do.
+Handlers are idempotent, so a crash at any arrow only repeats work. A few partitions are handled concurrently: while one
+batch waits for the database, another is computed. While a batch is handled, the next batch of its partition is fetched
+and the offset after the previous one is committed, so the loop waits for Kafka only when it has nothing else to do.
 
-This module assigns, fetches, commits and shuts down; `consumer_partition` handles the batches of a partition.
+This module handles assignment, fetching, offsets and shutdown. `consumer_partition` handles a partition's batches.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ START_TIMEOUT_S = 60.0
 START_RETRY_DELAY_S = 1.0
 POLL_TIMEOUT_MS = 200
 OBSERVE_TIMEOUT_S = 2.0
-#: Batches that wait while others are handled: of one partition, and of all together.
+#: Batches that are fetched while others are handled: per partition, and in total.
 PREFETCHED_BATCHES_MAX = 1
 WAITING_BATCHES_MAX = 1
 
@@ -60,8 +60,11 @@ _held_back = Gauge("consumer_held_back_records", "Records that a stopped partiti
 
 
 class ConsumerLoop(ConsumerRebalanceListener):
-    """Runs the subscriptions of one group. `caught_up_at` tells when each partition was last seen read to its end, by
-    `clock`: the database's (`DatabaseClock.now`) where something is decided by it."""
+    """Runs the subscriptions of one consumer group.
+
+    `caught_up_at` holds when each partition was last seen handled to its end, by `clock`. Pass `DatabaseClock.now` if
+    decisions depend on it.
+    """
 
     def __init__(
         self,
@@ -88,7 +91,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self._partitions: dict[TopicPartition, PartitionState] = {}
         self._is_running = False
         self._fetches: dict[asyncio.Task[None], frozenset[TopicPartition]] = {}
-        self._committed: Mapping[TopicPartition, CommittedState] | None = None  # as they were at the assignment
+        self._committed: Mapping[TopicPartition, CommittedState] | None = None  # as read after the last assignment
         self._reading_committed = asyncio.Lock()
         self._offsets = OffsetCommits(consumer, group.service)
         self._processor = BatchProcessor(
@@ -104,11 +107,11 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self.caught_up_at: dict[tuple[TopicName, int], datetime] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Consumes until `stopping` is set; what is in flight then is finished first, and the group is left."""
+        """Consumes until `stopping` is set, then finishes the batches in flight and leaves the group."""
         self._consumer.subscribe(list(self._subscriptions), listener=self)
         await self._start(stopping)
         if stopping.is_set():
-            await stop_consumer(self._consumer)  # it may have joined: the group need not wait for its session to end
+            await stop_consumer(self._consumer)  # it may have joined; leaving spares the group the session time-out
             return
         self._is_running = True
         stop = asyncio.create_task(stopping.wait())
@@ -130,7 +133,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
             await stop_consumer(self._consumer)
 
     async def _advance(self, stop: asyncio.Task[Any]) -> None:
-        """Waits for what comes first: new batches, one that is handled, a partition that may go on, or the end."""
+        """Resumes and fetches partitions, then waits until a fetch or a batch is done, at most `POLL_TIMEOUT_MS`."""
         self._resume_partitions()
         for partitions in self._next_fetches():
             self._fetches[asyncio.create_task(self._fetch(partitions))] = partitions
@@ -145,9 +148,12 @@ class ConsumerLoop(ConsumerRebalanceListener):
         self._remove_finished()
 
     def _next_fetches(self) -> Iterable[frozenset[TopicPartition]]:
-        """The partitions of each fetch to begin. Fetches that wait already are never cancelled: aiokafka would count
-        the consumer as polling from then on. A busy partition is fetched alone, a batch ahead, and all others together.
-        Where there is nothing to fetch, a fetch of no partition: Kafka takes a member that does not poll for dead."""
+        """Yields the partitions of each fetch to start.
+
+        All partitions without a batch are fetched together. A partition with a batch is fetched alone, one batch ahead.
+        If there is nothing to fetch, it yields a fetch of no partitions, because Kafka removes a member that does not
+        poll. Pending fetches are never cancelled: aiokafka would count the consumer as polling from then on.
+        """
         batches = {partition: len(state.batches) for partition, state in self._partitions.items() if state.batches}
         if sum(batches.values()) >= self._batches_max and self._slots.locked():
             return
@@ -178,25 +184,25 @@ class ConsumerLoop(ConsumerRebalanceListener):
         return batches if committing is None else [*batches, committing]
 
     async def _wait_for_batches(self) -> None:
-        """Waits for the batches in flight and their offsets."""
+        """Waits for the batches in flight and the commits of their offsets."""
         while pending := [task for task in self._running_tasks() if not task.done()]:
             await asyncio.wait(pending)
 
     def _remove_finished(self) -> None:
-        """Raises what ended a batch, or the commit of offsets, and should not have."""
+        """Removes finished batches. Raises an unexpected error of a batch or of an offset commit."""
         for state in self._partitions.values():
             while state.batches and state.batches[0].handling.done():
                 state.batches.popleft().handling.result()
         self._offsets.raise_error()
 
     async def _start(self, stopping: asyncio.Event) -> None:
-        """Kafka may have gone since the process has seen it answer. Waits for it as whoever starts does."""
+        """Joins the group. Waits for Kafka for `START_TIMEOUT_S`: it may have gone away since the process checked."""
         deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
         while not stopping.is_set():
             try:
                 await self._consumer.start()
                 return
-            except KafkaConnectionError as error:  # nothing has been begun: start may be called again
+            except KafkaConnectionError as error:  # nothing was started, so `start` may be called again
                 remaining_s = deadline - asyncio.get_running_loop().time()
                 if remaining_s <= 0:
                     raise
@@ -204,7 +210,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
                 await asyncio.sleep(START_RETRY_DELAY_S)
 
     async def problem(self) -> str | None:
-        """What keeps this consumer from its work, or None. For /readyz."""
+        """For /readyz: why this consumer cannot work, or None."""
         if not self._is_running:
             return "has not joined its group yet"
         try:
@@ -223,15 +229,15 @@ class ConsumerLoop(ConsumerRebalanceListener):
     async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]  # aiokafka awaits it
         self, revoked: Iterable[TopicPartition]
     ) -> None:
-        """Waits for the batches in flight, so that no other member starts on their records before their offsets are
-        committed. No other batch is begun until partitions are assigned again."""
+        """Waits until the batches in flight are handled and their offsets committed, so that the partition's next owner
+        does not handle the same records. No batch starts until partitions are assigned again."""
         log.info("partitions_revoking")
         self._assigned = frozenset()
         await self._wait_for_batches()
         self._committed = None
         for partition in revoked:
             self._partitions.pop(partition, None)
-            for gauge in (_lag, partition_stopped, _held_back):  # the partition's next owner measures them
+            for gauge in (_lag, partition_stopped, _held_back):  # the partition's next owner sets them
                 gauge.remove(partition.topic, partition.partition)
             self.caught_up_at.pop((self._topic_name(partition), partition.partition), None)
 
@@ -242,8 +248,8 @@ class ConsumerLoop(ConsumerRebalanceListener):
         log.info("partitions_assigned", partitions=sorted(f"{tp.topic}:{tp.partition}" for tp in assigned))
 
     async def observe(self) -> None:
-        """Measures the lag, notes which partitions are handled to their end, and resumes stopped partitions whose
-        poison an operator has accepted."""
+        """Measures the lag, updates `caught_up_at`, and resumes stopped partitions whose poison an operator has
+        accepted."""
         if not self._is_running:
             return
         now = self._clock()
@@ -251,7 +257,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
             async with asyncio.timeout(OBSERVE_TIMEOUT_S):
                 handled_to = {partition: await self._position(partition) for partition in self._assigned}
                 ends = await self._consumer.end_offsets([*handled_to]) if handled_to else {}
-        except IllegalStateError:  # assigned to another member by now
+        except IllegalStateError:  # a partition has been assigned to another member
             return
         for partition, end in ends.items():
             if partition not in self._assigned:
@@ -266,7 +272,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
         await self._resume_accepted()
 
     async def _position(self, partition: TopicPartition) -> int:
-        """The offset up to which the partition's records have been handled."""
+        """The offset before which all records of the partition have been handled."""
         fetched_to = await self._consumer.position(partition)
         state = self._partitions.get(partition)
         unhandled = state.first_unhandled_offset() if state is not None else None
@@ -279,8 +285,11 @@ class ConsumerLoop(ConsumerRebalanceListener):
         before: asyncio.Task[None] | None,
         epoch: int,
     ) -> None:
-        """Handles one batch after the one `before` it, and has the offset after it committed. A batch of an older
-        `epoch`, or of a partition that is not ours any more, is stale: it is left, and fetched again."""
+        """Handles one batch once the previous one, `before`, is done, and schedules the commit of its offset.
+
+        A batch is stale if its `epoch` is older than the partition's, or if the partition is no longer assigned. A
+        stale batch is skipped; its records are fetched again.
+        """
         if before is not None:
             await before
         async with self._slots:
@@ -299,8 +308,10 @@ class ConsumerLoop(ConsumerRebalanceListener):
             self._offsets.commit_soon(state.partition, end, committed)
 
     async def _read_committed(self, partition: TopicPartition) -> CommittedState:
-        """What the group has committed for the partition. Only its owner writes that, so one request serves all
-        partitions that are assigned together."""
+        """The state that the group has committed for the partition.
+
+        Only the owner of a partition writes its state, so one request reads it for all partitions of an assignment.
+        """
         async with self._reading_committed:
             if self._committed is None:
                 self._committed = await self._group.states()

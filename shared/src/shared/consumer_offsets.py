@@ -1,4 +1,4 @@
-"""Commits a consumer's offsets in the background, each with what the group remembers of its partition."""
+"""Commits a consumer's offsets in the background, each with the partition's `CommittedState` as its metadata."""
 
 import asyncio
 
@@ -13,8 +13,8 @@ log = get_logger()
 
 
 class OffsetCommits:
-    """The offsets that one consumer has to commit. A commit that fails is left: the records come again, and handlers
-    are idempotent."""
+    """The offset commits of one consumer. A failed background commit is not retried: the records are delivered again,
+    and handlers are idempotent."""
 
     def __init__(self, consumer: AIOKafkaConsumer, service: str) -> None:
         self._consumer = consumer
@@ -24,23 +24,25 @@ class OffsetCommits:
 
     @property
     def in_progress(self) -> asyncio.Task[None] | None:
-        """The commit that has been begun, if there is one."""
+        """The background commit that is running, if any."""
         return self._committing
 
     def commit_soon(self, partition: TopicPartition, offset: int, state: CommittedState) -> None:
-        """Has the offset committed in the background, together with others of the same moment."""
+        """Schedules the commit of an offset. Offsets that wait at the same time are committed in one request."""
         self._waiting[partition] = offset, state.to_metadata()
         if self._committing is None or self._committing.done():
             self._committing = asyncio.create_task(self._commit_waiting())
 
     async def commit(self, partition: TopicPartition, offset: int, state: CommittedState) -> None:
-        """Commits the offset and waits for it. Raises a `KafkaError`, also where the partition is another member's by
+        """Commits the offset and waits for the result. Raises a `KafkaError`, also if another member owns the partition
         now."""
-        self._waiting.pop(partition, None)  # older; what is being committed comes before this
+        self._waiting.pop(
+            partition, None
+        )  # superseded by this offset; a commit that is running is sent before this one
         await self._consumer.commit({partition: (offset, state.to_metadata())})
 
     def raise_error(self) -> None:
-        """Raises what ended a commit in the background and should not have."""
+        """Raises the unexpected error of a background commit, if there was one."""
         if self._committing is not None and self._committing.done():
             committing, self._committing = self._committing, None
             committing.result()

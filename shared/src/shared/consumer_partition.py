@@ -1,7 +1,7 @@
-"""One partition of a consumer: where it stands, and how its batches are handled.
+"""The state of one partition of a consumer, and the handling of its batches.
 
-A batch that fails as a whole is bisected until the record that cannot be handled is alone; that one goes to the dead
-letters. After a retryable error the partition waits, and the same records are fetched again.
+After a retryable error the partition backs off, and the same records are fetched again. After any other error the batch
+is bisected until the bad record is alone; that record is dead-lettered.
 """
 
 import asyncio
@@ -47,9 +47,9 @@ DeadLetterHandler = Callable[[Transaction, Record], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A topic and its handler: a batch of one partition's records, in order, in one transaction.
+    """A topic and its handler. `handle` gets a batch of records of one partition, in order, in one transaction.
 
-    `on_dead_letter` runs, in a transaction of its own, before a record of this topic goes to the dead letters.
+    `on_dead_letter` runs in its own transaction before a record of this topic is dead-lettered.
     """
 
     topic: TopicName
@@ -59,7 +59,7 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records that were fetched in one epoch of their partition, and the task that handles them."""
+    """Records that were fetched together, the partition's epoch at that time, and the task that handles them."""
 
     first_offset: int
     epoch: int
@@ -68,9 +68,9 @@ class Batch:
 
 @dataclass(slots=True)
 class PartitionState:
-    """Where a partition stands. Of its `batches`, the first is being handled or is the next to be.
+    """The state of a partition in its worker's memory. `batches` are handled one after the other, the first one first.
 
-    `epoch` counts how often the partition went back to an offset. A batch of an older epoch is stale: its records are
+    `epoch` counts how often the partition was rewound to an offset. A batch of an older epoch is stale: its records are
     fetched again.
     """
 
@@ -80,24 +80,25 @@ class PartitionState:
     failures: int = 0
     time_outs_in_a_row: int = 0
     resume_at: float | None = None
-    committed: CommittedState | None = None  # None: not yet read from the group's offsets
+    committed: CommittedState | None = None  # None until it is read from the group's offsets
     stop: PartitionStop | None = None
 
     def first_unhandled_offset(self) -> int | None:
-        """The offset of the first record that was fetched and is not handled yet; None where all are handled."""
+        """The offset of the first fetched record that is not handled yet, or None if all are handled."""
         for batch in self.batches:
             if batch.epoch == self.epoch and not batch.handling.done():
                 return batch.first_offset
         return None
 
     def split(self, records: list[Record]) -> list[list[Record]]:
-        """The records in the parts in which they are tried: all at once, or fewer the longer they time out."""
+        """Splits a batch into the parts that are handled in one transaction each: one part, and smaller ones after
+        repeated time-outs."""
         halvings = self.time_outs_in_a_row // TIME_OUTS_BEFORE_BISECTION
         size = max(1, -(-len(records) >> halvings))
         return [records[start : start + size] for start in range(0, len(records), size)]
 
     def back_off(self, error: Exception, now_s: float) -> float:
-        """Counts a failure, and returns for how many seconds the partition waits."""
+        """Counts a failure and sets `resume_at`. Returns the delay in seconds."""
         self.failures += 1
         self.time_outs_in_a_row = self.time_outs_in_a_row + 1 if is_time_out(error) else 0
         longest_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(self.failures, 10))
@@ -106,16 +107,16 @@ class PartitionState:
         return delay_s
 
     def reset_failures(self) -> None:
-        """Forgets the failures: a whole batch has been handled."""
+        """Resets the failure counters, once a whole batch has been handled."""
         self.failures = self.time_outs_in_a_row = 0
 
     def may_resume(self, now_s: float) -> bool:
-        """Whether the partition has waited long enough, and has not stopped."""
+        """Whether the back-off is over and the partition is not stopped."""
         return self.resume_at is not None and self.resume_at <= now_s and self.stop is None
 
 
 class BatchProcessor:
-    """Handles the batches of any partition: each part in one transaction, then published, then counted."""
+    """Handles the batches of all partitions of a consumer, each part of a batch in one transaction."""
 
     def __init__(
         self,
@@ -139,8 +140,11 @@ class BatchProcessor:
         self._prefix = topic_prefix
 
     async def process(self, state: PartitionState, committed: CommittedState, records: list[Record]) -> int:
-        """Handles what it can and returns the offset to go on from. Where that is not the end, the partition is paused
-        there: for a while, or, with too much poison, until an operator has looked."""
+        """Handles a batch and returns the offset of the next record to handle.
+
+        If that is not the end of the batch, the partition is paused at that offset: for its back-off after a retryable
+        error, or until an operator acts if there is too much poison.
+        """
         next_offset = records[0].offset
         parts = deque(state.split(records))
         while parts:
@@ -170,7 +174,7 @@ class BatchProcessor:
         return next_offset
 
     def back_off(self, state: PartitionState, offset: int, error: Exception) -> None:
-        """Pauses the partition before `offset`, longer with each failure."""
+        """Pauses the partition at `offset`, longer after each failure."""
         delay_s = state.back_off(error, asyncio.get_running_loop().time())
         self._pause(state, offset)
         log.warning(
@@ -204,8 +208,11 @@ class BatchProcessor:
     async def _dead_letter(
         self, state: PartitionState, committed: CommittedState, record: Record, error: Exception
     ) -> None:
-        """Counts the record, then sends it to the dead letters: whoever has the partition after a crash has to know. A
-        worker that has lost the partition learns it by the commit, and sends nothing."""
+        """Counts the record in the poison budget, commits that, and sends the record to the dead letters.
+
+        The commit comes first, so that after a crash the partition's next owner knows of the record. If the partition
+        has been assigned to another worker, the commit fails and nothing is sent.
+        """
         committed.budget.count_dead_letter(error, record.key, record.offset)
         committed.stop = None
         await self._offsets.commit(state.partition, record.offset, committed)
@@ -257,7 +264,7 @@ class BatchProcessor:
 
 
 def _bisected(part: list[Record]) -> Iterator[list[Record]]:
-    """The second half, then the first, as `extendleft` takes them."""
+    """Yields the second half, then the first: `extendleft` reverses their order."""
     middle = len(part) // 2
     yield part[middle:]
     yield part[:middle]

@@ -1,4 +1,4 @@
-"""PostgreSQL by SQLAlchemy Core and asyncpg: engines with every limit stated, transactions that know their tenant."""
+"""PostgreSQL through SQLAlchemy Core and asyncpg: engines with explicit limits, and transactions of one tenant."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -29,13 +29,13 @@ IDLE_IN_TRANSACTION_TIMEOUT_MS = 30_000
 
 
 class DatabaseUnavailable(Exception):
-    """PostgreSQL did not answer in time; the message says what to check."""
+    """PostgreSQL did not answer in time. The message says what to check."""
 
 
 def make_engine(
     url: str, *, application_name: str, pool_size: int = 5, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS
 ) -> AsyncEngine:
-    """An engine whose statements, locks and idle transactions all end by themselves. `url` is `postgresql://…`."""
+    """Creates an engine with time-outs for statements, locks and idle transactions. `url` is `postgresql://…`."""
     engine = create_async_engine(
         url.replace("postgresql://", "postgresql+asyncpg://", 1),
         pool_size=pool_size,
@@ -43,7 +43,7 @@ def make_engine(
         pool_timeout=10,
         pool_pre_ping=False,
         pool_recycle=1_800,
-        hide_parameters=True,  # errors are logged; what tenants wrote is not
+        hide_parameters=True,  # errors are logged, and must not contain tenants' data
         json_deserializer=from_json,
         json_serializer=_to_json,
         connect_args={
@@ -68,9 +68,9 @@ def _to_json(value: object) -> str:
 
 
 def _discard_closed(_adapted: object, record: ConnectionPoolEntry, _fairy: object) -> None:
-    """A connection that PostgreSQL has closed while it lay in the pool is replaced instead of failing a request.
+    """Replaces a pooled connection that PostgreSQL has closed, instead of letting the next request fail.
 
-    asyncpg knows it from the socket, so this costs no round trip.
+    asyncpg sees the closed socket, so this costs no round trip.
     """
     driver: Any = record.driver_connection
     if driver.is_closed():
@@ -78,8 +78,8 @@ def _discard_closed(_adapted: object, record: ConnectionPoolEntry, _fairy: objec
 
 
 def _discard_broken(context: ExceptionContext) -> None:
-    """A connection that broke in the middle of an operation may look open while asyncpg's own state is lost. And one to
-    a server that only reads, since a failover, would stay with it."""
+    """Discards a connection that is open but of no use: asyncpg has lost its state after an interrupted operation, or
+    the server has become a read-only standby."""
     cause = getattr(context.original_exception, "__cause__", None)
     if isinstance(cause, (InternalClientError, ReadOnlySQLTransactionError)):
         context.is_disconnect = True
@@ -87,19 +87,19 @@ def _discard_broken(context: ExceptionContext) -> None:
 
 @asynccontextmanager
 async def tenant_transaction(engine: AsyncEngine, tenant: str) -> AsyncGenerator[AsyncConnection]:
-    """One transaction that row-level security confines to the tenant."""
+    """Opens a transaction in which row-level security shows only the tenant's rows."""
     async with engine.begin() as connection:
         await confine_to_tenant(connection, tenant)
         yield connection
 
 
 async def confine_to_tenant(connection: AsyncConnection, tenant: str) -> None:
-    """From here to the end of the transaction, policies of the `*_api` role see only this tenant's rows."""
+    """For the rest of the transaction, the policies of the `*_api` role show only this tenant's rows."""
     await connection.execute(text("SELECT set_config('app.tenant_id', :tenant, true)"), {"tenant": tenant})
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same transaction may succeed later as it is: connection trouble, time-outs, deadlocks, shutdowns."""
+    """Whether the same transaction may succeed if it is retried: lost connections, time-outs, deadlocks, shutdowns."""
     if isinstance(error, (InterfaceError, OperationalError, PoolTimeout, OSError, TimeoutError)):
         return True
     if isinstance(error, DBAPIError):
@@ -108,21 +108,22 @@ def is_transient(error: BaseException) -> bool:
         driver_errors = (
             error.orig,
             getattr(error.orig, "__cause__", None),
-        )  # raised by ours, or by SQLAlchemy's adapter
+        )  # raised by asyncpg itself, or wrapped by SQLAlchemy's adapter
         if any(isinstance(each, (InternalClientError, InvalidCachedStatementError)) for each in driver_errors):
-            return True  # asyncpg's own state: the connection broke in the middle, or a migration changed a table
+            return True  # an operation was interrupted, or a migration changed a table
         state: str = getattr(error.orig, "sqlstate", None) or ""
         return _is_retryable_state(state)
-    if isinstance(error, PostgresError):  # as asyncpg raises it when it connects
+    if isinstance(error, PostgresError):  # raised while connecting, when SQLAlchemy does not wrap it
         return _is_retryable_state(getattr(error, "sqlstate", None) or "")
     return False
 
 
-#: https://www.postgresql.org/docs/current/errcodes-appendix.html: 08 connection, 28 login, 40 rollback (deadlock,
-#: serialization), 53 resources, 57 operator intervention (statement time-out, shutdown), 58 the machine.
+#: Classes of https://www.postgresql.org/docs/current/errcodes-appendix.html: 08 connection, 28 authorization,
+#: 40 rollback (deadlock, serialization), 53 resources, 57 operator intervention (statement time-out, shutdown),
+#: 58 system error.
 _RETRYABLE_CLASSES = frozenset(["08", "28", "40", "53", "57", "58"])
-#: 25006 a standby, or a primary that no longer is one; 25P03 idle in transaction; 3D000 no such database; 55000 no
-#: connections allowed; 55P03 lock time-out.
+#: 25006 read-only (a standby, or a demoted primary); 25P03 idle-in-transaction time-out; 3D000 no such database;
+#: 55000 the database accepts no connections; 55P03 lock time-out.
 _RETRYABLE_STATES = frozenset(["25006", "25P03", "3D000", "55000", "55P03"])
 
 
@@ -131,7 +132,7 @@ def _is_retryable_state(sqlstate: str) -> bool:
 
 
 def is_time_out(error: BaseException) -> bool:
-    """Whether the work took longer than it may: ours (`asyncio.timeout`), or PostgreSQL's statement time-out."""
+    """Whether the error is a time-out: of `asyncio.timeout`, or PostgreSQL's statement time-out."""
     if isinstance(error, DBAPIError):
         return getattr(error.orig, "sqlstate", None) == "57014"
     return isinstance(error, TimeoutError)
@@ -139,8 +140,8 @@ def is_time_out(error: BaseException) -> bool:
 
 @asynccontextmanager
 async def open_engine(url: str, *, application_name: str, start_timeout_s: float) -> AsyncGenerator[AsyncEngine]:
-    """An engine with one connection for a command that ends by itself, once PostgreSQL answers; closed at the end.
-    Raises `DatabaseUnavailable`."""
+    """An engine with one connection, for a command that ends by itself. Waits for PostgreSQL, and closes the engine at
+    the end. Raises `DatabaseUnavailable` if PostgreSQL does not answer within `start_timeout_s`."""
     engine = make_engine(url, application_name=application_name, pool_size=1)
     try:
         await wait_for_database(engine, start_timeout_s)
@@ -150,7 +151,7 @@ async def open_engine(url: str, *, application_name: str, start_timeout_s: float
 
 
 async def wait_for_database(engine: AsyncEngine, timeout_s: float) -> None:
-    """Returns once PostgreSQL answers; says that it waits; raises `DatabaseUnavailable` after `timeout_s`."""
+    """Returns once PostgreSQL answers, and logs while it waits. Raises `DatabaseUnavailable` after `timeout_s`."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     delay_s = 0.1
     while True:

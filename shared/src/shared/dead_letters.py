@@ -1,4 +1,4 @@
-"""`python -m shared.dead_letters show|accept|drop`: what a group holds back, and an operator's answer to it."""
+"""`python -m shared.dead_letters show|accept|drop`: shows stopped partitions and dead letters, and resolves them."""
 
 import argparse
 import asyncio
@@ -36,8 +36,11 @@ async def _drop(group: Group, topic: str, until: int) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command. 0: done, or nothing is held back; 1: something is, or the command was refused; 2: wrong usage,
-    settings are missing, or Kafka does not answer."""
+    """Runs the command and returns the exit code.
+
+    0: done, or nothing is held back. 1: something is held back, or the command does not apply. 2: invalid arguments or
+    settings, or Kafka does not answer.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m shared.dead_letters", description="Stopped partitions and dead letters of the services' groups."
     )

@@ -1,6 +1,6 @@
-"""Our own events: CloudEvents 1.0 in JSON, one class a type. They say what became true, never what to do.
+"""The events of the product: CloudEvents 1.0 in JSON, one class per type. An event states a fact, never a command.
 
-Each class carries an example that the tests round-trip and that `docs/events.md` shows.
+Each class has an example, which the tests encode and decode and which `docs/events.md` shows.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ class UndecodableEvent(ValueError):
 
 
 class DomainEvent(BaseModel):
-    """What all events have in common. `key` decides the partition: everything of one key stays in order."""
+    """The base of all events. `key` is the Kafka key: events of one key stay in order."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -45,8 +45,8 @@ class TenantEvent(DomainEvent):
 
 
 class EntryPosted(TenantEvent):
-    """One transfer was posted that is no use of credits: usage, and holds and their ends, have no event of their own.
-    `credits` is what it changed the balance by."""
+    """The ledger posted a transfer. `credits` is the change of the balance. Debits, holds, captures and releases do not
+    have this event."""
 
     TYPE = "ledger.entry-posted.v1"
     SOURCE = "/ledger"
@@ -66,7 +66,7 @@ class EntryPosted(TenantEvent):
 
 
 class BalanceChanged(TenantEvent):
-    """State: a tenant's balance. A higher version replaces a lower one. All numbers are credits."""
+    """State: a tenant's balance, in credits. A higher version replaces a lower one."""
 
     TYPE = "ledger.balance-changed.v1"
     SOURCE = "/ledger"
@@ -76,23 +76,25 @@ class BalanceChanged(TenantEvent):
     available: int
     held: int
     owed: int = Field(description="Overdraft and receivable.")
-    receivable: int = Field(description="The part of `owed` that refunds and disputes left behind.")
+    receivable: int = Field(description="The part of `owed` that refunds and disputes caused.")
     usage_day: date | None = None
-    usage_by_purpose: dict[str, int] = Field(default={}, description="Running totals of that day, the 20 largest.")
+    usage_by_purpose: dict[str, int] = Field(
+        default={}, description="Credits used on `usage_day` so far, for the 20 largest purposes."
+    )
     usage_of_other_purposes: int = 0
     changed_at: datetime
 
 
 class ReversalRefused(TenantEvent):
-    """A refund, or a move of a dispute's funds, is not in the currency of the payment that it takes back. The ledger
-    has moved no credits for it: somebody has to look."""
+    """A refund, or a change of a dispute's funds, is in another currency than its payment. The ledger took back no
+    credits: an operator has to decide."""
 
     TYPE = "ledger.reversal-refused.v1"
     SOURCE = "/ledger"
     TOPIC = TopicName.REVERSAL_REFUSED
 
     payment_intent: str
-    reversal: str = Field(description="The refund's id, or the dispute's with how its funds moved: `dp_…:withdrawn`.")
+    reversal: str = Field(description="The id of the refund, or of the dispute and what happened: `dp_…:withdrawn`.")
     amount_minor: int
     currency: str
     credited_currency: str
@@ -100,8 +102,8 @@ class ReversalRefused(TenantEvent):
 
 
 class StripeObjectMissing(DomainEvent):
-    """The books lack something that is at Stripe: its event was lost. Whoever reads this publishes it anew in
-    `stripe.events`, as Stripe has it now."""
+    """The ledger lacks an object that exists at Stripe, because its event was lost. The webhook gateway reads it from
+    Stripe and publishes it to `stripe.events` again."""
 
     TYPE = "ledger.stripe-object-missing.v1"
     SOURCE = "/ledger"
@@ -118,7 +120,7 @@ class StripeObjectMissing(DomainEvent):
 
 
 class Card(BaseModel):
-    """A saved card: Stripe's id and what a person may see of it."""
+    """A saved card: Stripe's id, and the details that may be shown to a person."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -132,7 +134,7 @@ class Card(BaseModel):
 
 
 class Consent(BaseModel):
-    """Who allowed charging without being there, when, and to which text."""
+    """The consent to off-session charges: who gave it, when, and to which version of the text."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -142,30 +144,30 @@ class Consent(BaseModel):
 
 
 class AutoRecharge(BaseModel):
-    """What the tenant's owner has set. `monthly_cap_minor` bounds one calendar month, UTC."""
+    """A tenant's settings for automatic recharges. `monthly_cap_minor` limits one calendar month, in UTC."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     enabled: bool
     threshold_credits: int
-    amount_minor: int = Field(description="The most that one recharge may cost; the best package within it is bought.")
+    amount_minor: int = Field(description="The most that one recharge may cost; it buys the best package within that.")
     currency: str
     monthly_cap_minor: int
     consent: Consent | None
     payment_method: str | None = Field(
-        default=None, description="The card that its owner has chosen for it. No other card is ever charged."
+        default=None, description="The card that was chosen for recharges. No other card is ever charged."
     )
 
 
 class OpenPurchase(BaseModel):
-    """A purchase that may still be paid, or is paid and not credited yet: `open` until its payer has confirmed it,
-    `processing` while the bank decides, `succeeded` from the payment to the credit."""
+    """A purchase that may still be paid, or that is paid and not credited yet: `open` until the payer confirms it,
+    `processing` while the bank decides, `succeeded` between the payment and the credit."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     purchase: str
     state: Literal["open", "processing", "succeeded"]
-    since: datetime = Field(description="When it came to this state, or its payer last tried to pay.")
+    since: datetime = Field(description="When it entered this state, or when the payer last tried to pay.")
 
 
 class BillingProfile(TenantEvent):
@@ -185,13 +187,14 @@ class BillingProfile(TenantEvent):
     )
     purchases: tuple[OpenPurchase, ...] = Field(default=(), description="The same purchases, with their states.")
     credited_in_version: int = Field(
-        default=0, description="The balance that credits were last seen posted to: an older one does not have them."
+        default=0,
+        description="The version of the balance that contains the latest credits. An older version lacks them.",
     )
     changed_at: datetime
 
 
 class CreditPackage(DomainEvent):
-    """State: credits for a price. A higher version replaces a lower one."""
+    """State: a package of credits and its price. A higher version replaces a lower one."""
 
     TYPE = "payments.catalog-changed.v1"
     SOURCE = "/payments"
@@ -212,7 +215,7 @@ class CreditPackage(DomainEvent):
 
 
 class RechargeRequested(TenantEvent):
-    """The tenant asks to be recharged now. Worth nothing after `expires_at`."""
+    """The tenant requested a recharge now. Ignored after `expires_at`."""
 
     TYPE = "payments.recharge-requested.v1"
     SOURCE = "/payments"
@@ -225,7 +228,7 @@ class RechargeRequested(TenantEvent):
 
 
 class AttemptChanged(TenantEvent):
-    """An attempt to charge a saved card moved on. Within one attempt a higher `version` is newer."""
+    """An attempt to charge a saved card changed its state. Within one attempt a higher `version` is newer."""
 
     TYPE = "recharge.attempt-changed.v1"
     SOURCE = "/recharge"
@@ -238,7 +241,7 @@ class AttemptChanged(TenantEvent):
         "canceled",
     ]  # fmt: skip
     trigger: Literal["automatic", "manual"]
-    reason: str | None = Field(default=None, description="Stripe's decline code, or why it waits or ended.")
+    reason: str | None = Field(default=None, description="Stripe's decline code, or why the attempt waits or ended.")
     amount_minor: int
     currency: str
     credits: int
@@ -246,12 +249,12 @@ class AttemptChanged(TenantEvent):
     action_required: Literal["authenticate", "new_card"] | None = Field(
         default=None, description="What the tenant must do."
     )
-    profile_version: int = Field(description="The billing profile that was obeyed.")
+    profile_version: int = Field(description="The version of the billing profile that the attempt is based on.")
     changed_at: datetime
 
 
 class UsageRecorded(TenantEvent):
-    """Written by the product: credits were used. A fact, not a request; `reference` is unique for the tenant."""
+    """Published by the product: credits have been used, whatever the balance. `reference` is unique per tenant."""
 
     TYPE = "usage.recorded.v1"
     SOURCE = "/product"
@@ -317,7 +320,7 @@ EXAMPLES: Mapping[type[DomainEvent], DomainEvent] = {
 
 
 def encode(event: DomainEvent, *, event_id: str, now: datetime, traceparent: str | None = None) -> bytes:
-    """The CloudEvents 1.0 JSON of an event (https://github.com/cloudevents/spec, structured mode)."""
+    """Encodes an event as CloudEvents 1.0 JSON (https://github.com/cloudevents/spec, structured mode)."""
     envelope: dict[str, Any] = {
         "specversion": "1.0",
         "id": event_id,
@@ -341,22 +344,22 @@ class _Envelope(TypedDict, Generic[EventT]):
 
 @lru_cache
 def _envelope_reader(kind: type[DomainEvent]) -> Callable[[bytes], Any]:
-    """Reads an envelope and its data in one pass; the readers of busy topics do little else."""
-    adapter = TypeAdapter(_Envelope[kind])  # pyright: ignore[reportInvalidTypeForm]  # made for each kind, once
+    """Returns a function that parses an envelope and its data in one pass, which is much of a consumer's work."""
+    adapter = TypeAdapter(_Envelope[kind])  # pyright: ignore[reportInvalidTypeForm]  # one type for each kind
     return adapter.validator.validate_json
 
 
 def decode(value: bytes | None, kind: type[EventT]) -> EventT | None:
-    """The event in the bytes; None where they hold an event of another type (a newer one: count it and go on).
+    """Decodes an event of type `kind`. Returns None for a CloudEvent of another type, such as a newer one.
 
-    Raises `UndecodableEvent` for anything that is no CloudEvent or whose data does not fit its type.
+    Raises `UndecodableEvent` if the bytes are not a CloudEvent, or if the data does not fit the type.
     """
     try:
         whole = _envelope_reader(kind)(value or b"")
         if whole["type"] == kind.TYPE:
             return whole["data"]
     except ValidationError:
-        pass  # of another type perhaps
+        pass  # perhaps it is of another type
     try:
         envelope = from_json(value or b"")
         if envelope["specversion"] != "1.0":

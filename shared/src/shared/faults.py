@@ -1,9 +1,10 @@
-"""Named points at which a test may kill or hold a process: the seams between fetch, commit, publish and offset commit.
+"""Fault points: named places between fetch, commit, publish and offset commit where a test can kill or hold a process.
 
-`FAULT_POINTS="ledger.committed=kill@3,recharge.asked_stripe=kill@1"` kills the process with SIGKILL at the third and
-first pass. `ledger.handled=hold@1` makes whatever comes there, from the first pass on, wait until the file that
-`FAULT_POINTS_RELEASE` names is there. With `FAULT_POINTS_LOG` every point that did something appends its name to that
-file, so that a test sees it was hit. Without the variables a point is one dictionary look-up.
+`FAULT_POINTS="ledger.committed=kill@3,recharge.asked_stripe=kill@1"` kills the process with SIGKILL when it passes the
+first point for the third time, or the second point for the first time. `ledger.handled=hold@1` holds each task that
+passes the point, from the first pass on, until the file named by `FAULT_POINTS_RELEASE` exists. A point that kills or
+holds appends its name to the file named by `FAULT_POINTS_LOG`, so that a test can see that it was reached. Without
+these variables, a fault point costs a dictionary look-up.
 """
 
 import asyncio
@@ -22,7 +23,10 @@ _passes: dict[str, int] = {}
 
 
 def configure(specification: str | None = None) -> None:
-    """Reads `FAULT_POINTS` (or the given text): `name=kill@n` or `name=hold@n`, commas between; else ValueError."""
+    """Parses `specification`, or `FAULT_POINTS`: a comma-separated list of `name=kill@n` and `name=hold@n`.
+
+    Raises ValueError for anything else, and for a hold without `FAULT_POINTS_RELEASE`.
+    """
     _actions.clear()
     _passes.clear()
     text = os.environ.get("FAULT_POINTS", "") if specification is None else specification
@@ -37,7 +41,7 @@ def configure(specification: str | None = None) -> None:
 
 
 def hold_at(name: str, hold: Hold | None) -> None:
-    """Within one process: awaits `hold` whenever the point is passed (a barrier); None takes it away again."""
+    """Awaits `hold` each time this process passes the point; None removes it. For tests within one process."""
     if hold is None:
         _holds.pop(name, None)
     else:
@@ -45,7 +49,7 @@ def hold_at(name: str, hold: Hold | None) -> None:
 
 
 async def fault_point(name: str) -> None:
-    """Passes the point, or does what a test has asked for here."""
+    """Marks a fault point: returns at once unless a test has configured a fault for it."""
     hold = _holds.get(name)
     if hold is not None:
         await hold()

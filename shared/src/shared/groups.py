@@ -1,8 +1,8 @@
-"""What a consumer group holds back: the partitions that it has stopped, and its dead letters. And what an operator says
-about them.
+"""Reads and resolves what a consumer group holds back: its stopped partitions and its dead letters.
 
-A group's own offsets carry a `CommittedState` as their metadata. What an operator accepts is the offset of a second
-group, `<group>.accepted-poison`, which has no members: so it can be written while the workers run.
+The offsets of a group carry a `CommittedState` as their metadata. The offset before which an operator accepts poison is
+stored as an offset of a second group, `<group>.accepted-poison`. That group has no members, so its offsets can be
+committed while the workers run.
 """
 
 import asyncio
@@ -19,17 +19,17 @@ from shared.kafka import REQUEST_TIMEOUT_MS
 from shared.poison import CommittedState
 from shared.topics import TOPICS, dead_letter_name
 
-#: For a whole question to Kafka, which may be several requests.
+#: For one operation, which may take several requests to Kafka.
 OPERATION_TIMEOUT_S = 30.0
 
 
 class NotAccepted(Exception):
-    """An operator's command that does not fit what the group holds back. The message says what would."""
+    """An operator's command does not match what the group holds back. The message says what it holds back."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoppedPartition:
-    """A partition that has stopped before `offset`; `records` from there to its end wait."""
+    """A partition that has stopped at `offset`. `records` is how many records wait from there to its end."""
 
     topic: str
     partition: int
@@ -46,7 +46,7 @@ class StoppedPartition:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """A dead-letter topic that is not empty: the first and the last offset in it."""
+    """A dead-letter topic that is not empty, with the offsets of its first and last record."""
 
     topic: str
     first: int
@@ -58,7 +58,7 @@ class DeadLetters:
 
 @dataclass(frozen=True, slots=True)
 class HeldBack:
-    """All that a group holds back; false where that is nothing."""
+    """What a group holds back. It is false if that is nothing."""
 
     stopped: Sequence[StoppedPartition] = ()
     dead_letters: Sequence[DeadLetters] = ()
@@ -67,13 +67,15 @@ class HeldBack:
         return bool(self.stopped or self.dead_letters)
 
     def lines(self) -> list[str]:
-        """One for each partition and dead-letter topic."""
+        """One line of text for each stopped partition and each dead-letter topic."""
         return [str(each) for each in (*self.stopped, *self.dead_letters)]
 
 
 class Group:
-    """A service's group as an operator and its workers see it. Every call connects anew, and raises a `KafkaError` or
-    `TimeoutError` where Kafka does not answer."""
+    """A service's consumer group. Each call opens its own connection.
+
+    All methods raise a `KafkaError` or TimeoutError if Kafka does not answer.
+    """
 
     def __init__(self, bootstrap_servers: str, service: str, topic_prefix: str = "") -> None:
         self._bootstrap_servers = bootstrap_servers
@@ -83,7 +85,7 @@ class Group:
         self._acceptance_group = f"{self._group}.accepted-poison"
 
     async def states(self) -> Mapping[TopicPartition, CommittedState]:
-        """What the group remembers of its partitions, with what an operator has accepted."""
+        """The committed state of each partition, including which poison an operator has accepted."""
         async with self._admin() as admin:
             states = dict(await self._states(admin))
             for partition, offset in (await self._accepted(admin)).items():
@@ -91,12 +93,12 @@ class Group:
             return states
 
     async def accepted(self) -> Mapping[TopicPartition, int]:
-        """The offset of each partition before which poison is accepted, where there is one."""
+        """The offset before which poison is accepted, for each partition that has one."""
         async with self._admin() as admin:
             return await self._accepted(admin)
 
     async def held_back(self) -> HeldBack:
-        """The group's stopped partitions and its dead letters."""
+        """Reads the group's stopped partitions and its dead letters."""
         async with self._admin() as admin:
             states = await self._states(admin)
         letters = [
@@ -117,10 +119,10 @@ class Group:
         )
 
     async def accept(self, partition: TopicPartition, until: int) -> int:
-        """Accepts the poison of a stopped partition up to and with the offset `until`, and returns how many records
-        that concerns. The worker sets aside what it still cannot read of them and goes on.
+        """Accepts the poison of a stopped partition up to and including the offset `until`, and returns the number of
+        records up to there. The worker then dead-letters those of them that it still cannot handle, and goes on.
 
-        Raises `NotAccepted` where the partition is not stopped, or does not hold that offset back.
+        Raises `NotAccepted` if the partition is not stopped, or if it does not hold back that offset.
         """
         held = await self.held_back()
         name = f"{partition.topic}:{partition.partition}"
@@ -136,8 +138,11 @@ class Group:
         return until + 1 - stop.offset
 
     async def drop(self, topic: str, until: int) -> int:
-        """Deletes the dead letters of a topic (its own name, not the dead letters') up to and with the offset `until`,
-        and returns how many they were. Raises `NotAccepted` where there is no such dead letter."""
+        """Deletes dead letters up to and including the offset `until`, and returns how many there were.
+
+        `topic` is the topic that was consumed, not its dead-letter topic. Raises `NotAccepted` if the dead-letter topic
+        does not contain that offset.
+        """
         letters = TopicPartition(dead_letter_name(topic, self.service), 0)
         held = await self.held_back()
         found = next((each for each in held.dead_letters if each.topic == letters.topic), None)

@@ -1,4 +1,4 @@
-"""The HTTP door: an app with problems, health and metrics, and a server for it in this process's event loop."""
+"""The FastAPI app that every process serves: problem responses, health, metrics, and limits on request bodies."""
 
 import asyncio
 import contextlib
@@ -21,37 +21,37 @@ from shared.trace import continue_traceparent, current_traceparent
 log = get_logger()
 
 BODY_BYTES_MAX = 1024 * 1024
-#: What our APIs are sent has a few hundred bytes.
+#: For the JSON APIs, whose requests have a few hundred bytes.
 API_BODY_BYTES_MAX = 64 * 1024
-#: From a request's head to the last byte of its body: who sends slower keeps a connection from everybody else.
+#: From the end of a request's head to the last byte of its body. A slower sender would occupy a connection.
 BODY_TIMEOUT_S = 10.0
 READY_CHECK_TIMEOUT_S = 3.0
-#: Bodies that are being read may hold so much of memory together, beyond so much each.
+#: The memory for bodies that are being received, in total. The first `SMALL_BODY_BYTES` of each do not count.
 LARGE_BODIES_BYTES_MAX = 32 * 1024 * 1024
 SMALL_BODY_BYTES = 64 * 1024
 RETRY_LARGE_BODY_AFTER_S = 5
 
-#: Returns None when all is well, or what is wrong.
+#: Returns what is wrong, or None.
 ReadyCheck = Callable[[], Awaitable[str | None]]
 Scope = dict[str, Any]
-#: Returns if the request's headers prove who calls; a Problem otherwise.
+#: Authenticates a request by its headers. Raises a Problem if it cannot.
 Authenticate = Callable[[Scope], Awaitable[object]]
 
 
 @dataclass(slots=True)
 class Readiness:
-    """What /readyz asks."""
+    """The checks that /readyz runs, by name."""
 
     checks: dict[str, ReadyCheck] = field(default_factory=dict[str, ReadyCheck])
 
     async def problems(self) -> dict[str, str]:
-        """The checks that fail, with what they say."""
+        """Runs all checks. Returns what is wrong, by the name of the check."""
         found: dict[str, str] = {}
         for name, check in self.checks.items():
             try:
                 async with asyncio.timeout(READY_CHECK_TIMEOUT_S):
                     problem = await check()
-            except Exception as error:  # whatever the check meets, the answer is "not ready"
+            except Exception as error:  # any error of a check means "not ready"
                 problem = type(error).__name__
             if problem is not None:
                 found[name] = problem
@@ -68,8 +68,10 @@ def create_http_app(
     body_bytes_max: int = API_BODY_BYTES_MAX,
     authenticator: Authenticator | None = None,
 ) -> FastAPI:
-    """A FastAPI app with what every process of ours answers. With an `authenticator`, no body is read of a caller whose
-    token it does not know."""
+    """Creates a FastAPI app with problem responses, /healthz, /readyz, /metrics and trace context.
+
+    With an `authenticator`, a request is authenticated before its body is read.
+    """
     app = FastAPI(title=title, description=description, version="1", lifespan=lifespan, redoc_url=None)
     install_problem_handlers(app)
     if cors_origins:
@@ -107,13 +109,13 @@ def create_http_app(
 
 
 async def serve(app: Any, process: ProcessSettings, stopping: asyncio.Event) -> None:
-    """Serves an ASGI app in this event loop until `stopping`; requests in flight are answered first."""
+    """Serves an ASGI app in this event loop until `stopping` is set, then finishes the requests in flight."""
     limits = ConnectionLimits(process.http_connections_max, process.http_connections_per_address_max)
     await serve_http(app, process.http_host, process.http_port, stopping, limits)
 
 
 class _TraceMiddleware:
-    """Continues the caller's trace, or begins one."""
+    """Continues the caller's trace, or starts a new one."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -130,15 +132,18 @@ class _BodyRefused(Exception):
 
 
 class BodiesInMemory:
-    """What all bodies of a process hold in memory together, beyond a small part of each."""
+    """Limits the memory that the request bodies of a process use together. The first `SMALL_BODY_BYTES` of each body do
+    not count."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
 
     def hold(self, held: int, received: int) -> int:
-        """Counts a body of which `received` bytes are there and `held` were counted; returns how many are counted now.
-        A Problem 503 where that is too much for all together."""
+        """Counts a body of which `received` bytes have arrived and `held` bytes are counted so far.
+
+        Returns how many bytes of it are counted now. Raises a Problem 503 if all bodies together exceed the limit.
+        """
         more = max(0, received - SMALL_BODY_BYTES) - held
         if more <= 0:
             return held
@@ -153,13 +158,13 @@ class BodiesInMemory:
         return held + more
 
     def release(self, held: int) -> None:
-        """Takes back what was counted for a body."""
+        """Stops counting a body for which `held` bytes were counted."""
         self._bytes -= held
 
 
 class _BodyLimitMiddleware:
-    """Refuses bodies of callers without a valid token, those over the limit, announced or not, those that do not
-    arrive, and more large ones than memory is meant for. What comes of a refused body is thrown away by the server."""
+    """Refuses a body if its caller has no valid token, if it is too large, if it arrives too slowly, or if the large
+    bodies of the process use too much memory. The server discards the rest of a refused body."""
 
     def __init__(self, app: Any, bytes_max: int, authenticate: Authenticate | None) -> None:
         self._app = app
@@ -208,7 +213,7 @@ class _BodyLimitMiddleware:
         async def send_unless_refused(message: Any) -> None:
             nonlocal has_answered
             if refusal is not None and not has_answered:
-                return  # FastAPI answers 400 to a body that it could not read
+                return  # FastAPI's own 400 for a body that it could not read; the refusal is sent below
             has_answered = True
             await send(message)
 

@@ -1,11 +1,11 @@
-"""The server behind every HTTP port of ours: uvicorn's HTTP/1 protocol, with limits that it does not have.
+"""The HTTP server of every process: uvicorn's HTTP/1 protocol with limits that uvicorn does not have.
 
-    accepted ─▶ HEAD ─▶ BODY ─▶ BUSY: the app works ─▶ (ANSWER: the caller does not read) ─▶ IDLE ─▶ HEAD …
+    accepted ─▶ HEAD ─▶ BODY ─▶ BUSY: the app works ─▶ (ANSWER: the client does not read) ─▶ IDLE ─▶ HEAD …
 
-In every state but BUSY the caller is waited for, and no longer than the state's time-out. Where a process, or one
-address, has as many connections as it may, the one that has been waited for longest makes way for the new one; only
-where all are busy is the new one refused. So silent and slow callers never keep others out, and never use up the
-process's files.
+In every state except BUSY the server waits for the client, at most for the time-out of that state. If the process, or
+one address, has reached its maximum of connections, a new connection replaces the one whose client has kept the server
+waiting longest. Only if all connections are busy is the new one refused. So silent and slow clients neither lock out
+others nor exhaust the file descriptors of the process.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import Server
 
-#: From the first byte that is waited for to the end of the head; a connection that never sends one counts as well.
+#: From the accept, or the first byte of a further request, to the end of the head.
 HEAD_TIMEOUT_S = 10.0
-#: From the end of the head to the end of the body. Apps answer 408 before; this ends the connection.
+#: From the end of the head to the end of the body, then the connection is closed. Apps answer 408 earlier.
 BODY_TIMEOUT_S = 12.0
-#: Without the caller reading any of its answer.
+#: While the client reads nothing of its response.
 ANSWER_TIMEOUT_S = 10.0
-#: Between two requests. Longer than the 60 s of nginx and of AWS's load balancers, so that they close first.
+#: Between two requests. Longer than the 60 s of nginx and AWS load balancers, so that those close first.
 IDLE_TIMEOUT_S = 75.0
-#: A request's line and headers; also what comes between two pieces of a body, or after it.
+#: The request line and the headers. Also limits chunk headers and trailers of a body.
 HEAD_BYTES_MAX = 32 * 1024
-#: Requests of one connection that wait for the answers to those before them.
+#: Pipelined requests of one connection that wait for the responses to earlier ones.
 PIPELINED_REQUESTS_MAX = 8
-#: Files that a process may need beside its connections: PostgreSQL, Kafka, logs, libraries.
+#: File descriptors for anything but HTTP connections: PostgreSQL, Kafka, logs, libraries.
 RESERVED_FILES = 256
 CONNECTION_BACKLOG_MAX = 1_024
 SHUTDOWN_TIMEOUT_S = 6
@@ -57,7 +57,7 @@ _REFUSAL = (
 
 
 class State(Enum):
-    """What a connection does. Its caller is waited for in all but BUSY."""
+    """The state of a connection. In all states except BUSY the server waits for the client."""
 
     HEAD = "head"
     BODY = "body"
@@ -76,24 +76,24 @@ TIMEOUT_S = {
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many connections a process takes, and how many of those from one address."""
+    """The maximum of connections of a process, and of one address."""
 
     process_max: int
     address_max: int
 
 
 class _Connections:
-    """All connections of one server."""
+    """The open connections of one server."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
         self._addresses: dict[_Connection, str] = {}
         self._counts_by_address = Counts[str]()
-        self._waiting_since: OrderedDict[_Connection, float] = OrderedDict()  # since when, the longest first
+        self._waiting_since: OrderedDict[_Connection, float] = OrderedDict()  # the longest first
         _open.set_function(lambda: len(self._addresses))
 
     def admit(self, connection: "_Connection", address: str) -> bool:
-        """Whether the connection is taken; another may have to make way."""
+        """Accepts a connection, and closes another one if a limit is reached. Returns False if it has to be refused."""
         if self._counts_by_address[address] >= self._limits.address_max:
             closable = next((each for each in self._waiting_since if self._addresses[each] == address), None)
         elif len(self._addresses) >= self._limits.process_max:
@@ -110,17 +110,17 @@ class _Connections:
         return True
 
     def mark_waiting(self, connection: "_Connection", now: float) -> None:
-        """The connection's caller is waited for, beginning now."""
+        """Notes that the server waits for the connection's client from now on."""
         if connection in self._addresses:
             self._waiting_since[connection] = now
             self._waiting_since.move_to_end(connection)
 
     def mark_busy(self, connection: "_Connection") -> None:
-        """The connection's caller waits for us."""
+        """Notes that the connection's client waits for the app."""
         self._waiting_since.pop(connection, None)
 
     def remove(self, connection: "_Connection") -> None:
-        """The connection is over."""
+        """Removes a closed connection."""
         address = self._addresses.pop(connection, None)
         self._waiting_since.pop(connection, None)
         if address is not None:
@@ -129,7 +129,7 @@ class _Connections:
                 del self._counts_by_address[address]
 
     def end_overdue(self, now: float) -> None:
-        """Ends the connections whose callers have been waited for too long."""
+        """Closes the connections that have exceeded the time-out of their state."""
         for connection, since in list(self._waiting_since.items()):
             if now - since > TIMEOUT_S[connection.state]:
                 self._end(connection, f"{connection.state.value}_timeout")
@@ -141,12 +141,12 @@ class _Connections:
 
 
 class _Connection(HttpToolsProtocol):
-    """One connection. Requests are uvicorn's; this keeps account of who waits for whom."""
+    """One connection. uvicorn handles its requests; this class tracks its state and enforces the limits."""
 
     def __init__(self, connections: _Connections, **options: Any) -> None:
         super().__init__(**options)
         self._connections = connections
-        self._unread_bytes = 0  # received since a head, a piece of a body or a request was complete
+        self._unread_bytes = 0  # received since the last complete head, part of a body, or request
         self.state = State.HEAD
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -176,7 +176,7 @@ class _Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._unread_bytes = 0
         if len(self.pipeline) >= PIPELINED_REQUESTS_MAX:
-            raise ValueError("too many requests in a pipeline")  # httptools makes it a parser's error: 400
+            raise ValueError("too many requests in a pipeline")  # httptools turns it into a parser error: 400
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -186,10 +186,10 @@ class _Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._unread_bytes = 0
         super().on_message_complete()
-        self.cycle.more_body = False  # also where it was answered before its body came
+        self.cycle.more_body = False  # also if the response was sent before the body had arrived
 
     def on_response_complete(self) -> None:
-        self.cycle.body = bytearray()  # what the app has not read of it
+        self.cycle.body = bytearray()  # frees what the app has not read
         super().on_response_complete()
         self._update_state()
 
@@ -227,7 +227,7 @@ class _Connection(HttpToolsProtocol):
 
 
 class _Server(Server):
-    """uvicorn's server, whose process listens to signals itself, and which ends overdue connections once a second."""
+    """uvicorn's server without its signal handlers. Closes overdue connections once a second."""
 
     def __init__(self, config: Config, connections: _Connections) -> None:
         super().__init__(config)
@@ -244,9 +244,9 @@ class _Server(Server):
 
 
 async def serve_http(app: Any, host: str, port: int, stopping: asyncio.Event, limits: ConnectionLimits) -> None:
-    """Serves an ASGI app in this event loop until `stopping`; requests that have come in whole are answered first.
+    """Serves an ASGI app in this event loop until `stopping` is set, then answers the requests that are complete.
 
-    Raises OSError where the address cannot be listened at.
+    Raises OSError if it cannot listen at the address.
     """
     files_available = _raise_file_limit(limits.process_max + CONNECTION_BACKLOG_MAX + RESERVED_FILES) - RESERVED_FILES
     process_max = max(1, min(limits.process_max, files_available // 2))
@@ -284,7 +284,7 @@ def _listening(host: str, port: int) -> Generator[socket.socket]:
 
 
 def _raise_file_limit(wanted: int) -> int:
-    """The number of files that this process may open; as many as are wanted where the machine allows it."""
+    """Raises the soft limit of open files to `wanted`, or as far as the hard limit allows. Returns the soft limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
@@ -295,7 +295,7 @@ def _raise_file_limit(wanted: int) -> int:
 
 
 def _address_of(transport: asyncio.Transport) -> str:
-    """Who is counted as one: an IPv4 address, or the /64 of an IPv6 one, all of which one host may use."""
+    """The client's IPv4 address, or the /64 prefix of its IPv6 address: one host may use a whole /64."""
     peer = transport.get_extra_info("peername")
     host = str(peer[0]) if peer else ""
     if ":" not in host:

@@ -1,7 +1,8 @@
-"""The keys of the tokens' issuer (a JWK set, RFC 7517), fetched in the background: no request waits for the issuer.
+"""The signing keys of the token issuer (a JWK set, RFC 7517), fetched in the background.
 
-A key that is known is used at once, whatever the issuer does. An unknown one has the set fetched again, at most once in
-`REFETCH_INTERVAL_S`, and waits for that for `UNKNOWN_KEY_WAIT_S`; then it is refused for `UNKNOWN_KEY_CACHED_S`.
+A known key is used without waiting, whether or not the issuer answers. A token with an unknown key triggers a fetch, at
+most one in `REFETCH_INTERVAL_S`, and waits for it for at most `UNKNOWN_KEY_WAIT_S`. If the key is still unknown, it is
+refused without a fetch for `UNKNOWN_KEY_CACHED_S`.
 """
 
 import asyncio
@@ -15,28 +16,28 @@ from shared.logs import get_logger
 
 log = get_logger()
 
-#: A key that the issuer has withdrawn is refused after this, plus the time of a fetch, while the issuer answers.
+#: Also how long a withdrawn key is still accepted, plus the duration of a fetch, while the issuer answers.
 REFRESH_INTERVAL_S = 60.0
-#: Keys are trusted for so long after the last answer of an issuer that is away; then they are not known to be good.
+#: How long keys are accepted after the last successful fetch, while the issuer does not answer.
 KEYS_MAX_AGE_S = 3_600.0
 FETCH_TIMEOUT_S = 5.0
 REFETCH_INTERVAL_S = 10.0
-#: How long a request whose key is not known waits for a fetch: the issuer may just have made the key.
+#: How long a request with an unknown key waits for a fetch: the issuer may have just created the key.
 UNKNOWN_KEY_WAIT_S = 0.5
 UNKNOWN_KEY_CACHED_S = 10.0
 UNKNOWN_KEYS_MAX = 1_000
 
 
 class UnknownKey(Exception):
-    """The issuer names no such key."""
+    """The issuer's key set does not contain the key."""
 
 
 class KeysUnavailable(Exception):
-    """The issuer's keys have not been fetched, or not for too long."""
+    """The issuer's keys have never been fetched, or the last fetch is more than `KEYS_MAX_AGE_S` ago."""
 
 
 class IssuerKeys:
-    """The issuer's keys by their `kid`. Belongs to one event loop; `close` ends its task."""
+    """The issuer's keys, by `kid`. An instance belongs to one event loop; `close` ends its task."""
 
     def __init__(self, url: str) -> None:
         self._client = jwt.PyJWKClient(url, cache_keys=False, cache_jwk_set=False, timeout=int(FETCH_TIMEOUT_S))
@@ -49,7 +50,7 @@ class IssuerKeys:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begins fetching, in a task of this event loop; `key` does it too."""
+        """Starts the task that fetches the keys, in the running event loop. `key` starts it too if it does not run."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._keep_fetching(), name="issuer-keys")
 
@@ -60,7 +61,7 @@ class IssuerKeys:
             await asyncio.wait([self._task])
 
     async def key(self, kid: str) -> jwt.PyJWK:
-        """The key. Raises `UnknownKey` or `KeysUnavailable`, within `UNKNOWN_KEY_WAIT_S`."""
+        """Returns the key within `UNKNOWN_KEY_WAIT_S`. Raises `UnknownKey` or `KeysUnavailable`."""
         self.start()
         now = asyncio.get_running_loop().time()
         if self._is_fresh(now) and kid in self._keys:
@@ -115,7 +116,7 @@ class IssuerKeys:
                 continue
 
     async def _fetch(self) -> None:
-        """Takes the issuer's answer. One thread at a time: a fetch that hangs is waited for, by this task alone."""
+        """Fetches the key set in a thread. If it hangs, only this task waits for it, and no other thread starts."""
         try:
             keys = await asyncio.to_thread(self._client.get_signing_keys)
         except (jwt.PyJWTError, OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Kafka clients with every setting that matters for money stated, and the record that handlers see."""
+"""Kafka clients with explicit settings for durability and ordering, and the `Record` that handlers get."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from aiokafka.structs import ConsumerRecord
 
 from shared.partitioner import partition_of
 
-#: The largest record we write: a webhook body of 1 MiB and its headers.
+#: The largest record that a service writes: a webhook body of 1 MiB and its headers.
 RECORD_BYTES_MAX = 1024 * 1024 + 64 * 1024
 REQUEST_TIMEOUT_MS = 10_000
 
@@ -19,7 +19,7 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Record(NamedTuple):
-    """A Kafka record as handlers see it."""
+    """A Kafka record, as handlers get it."""
 
     topic: str
     partition: int
@@ -30,9 +30,9 @@ class Record(NamedTuple):
 
     @staticmethod
     def of(raw: "ConsumerRecord[bytes | None, bytes | None]") -> "Record":
-        """From aiokafka's record; text that is not UTF-8 is replaced, since keys and headers only route and inform."""
+        """Converts aiokafka's record. In the key and the headers, bytes that are not UTF-8 are replaced."""
         key, headers = raw.key, raw.headers
-        return tuple.__new__(  # `Record(…)` would take three times as long, and there is one for each debit
+        return tuple.__new__(  # three times as fast as `Record(…)`, for one record per debit
             Record,
             (
                 raw.topic,
@@ -50,12 +50,12 @@ def _text_of(headers: Sequence[tuple[str, bytes | None]]) -> Mapping[str, str]:
 
 
 def kafka_headers(headers: Mapping[str, str]) -> Sequence[tuple[str, bytes]]:
-    """Headers in aiokafka's form."""
+    """Converts headers to aiokafka's form."""
     return [(name, value.encode()) for name, value in headers.items()]
 
 
 def make_producer(bootstrap_servers: str, client_id: str, linger_ms: int = 0) -> AIOKafkaProducer:
-    """A producer whose acknowledgement means "on all in-sync replicas, once".
+    """Creates an idempotent producer whose acknowledgement means that all in-sync replicas have the record.
 
     aiokafka's defaults are acks=1 and no idempotence.
     """
@@ -70,15 +70,15 @@ def make_producer(bootstrap_servers: str, client_id: str, linger_ms: int = 0) ->
         request_timeout_ms=REQUEST_TIMEOUT_MS,
         retry_backoff_ms=100,
         metadata_max_age_ms=30_000,
-        partitioner=partition_of,  # pyright: ignore[reportArgumentType]  # any callable of this form will do
+        partitioner=partition_of,  # pyright: ignore[reportArgumentType]  # any callable with this signature works
     )
 
 
 def make_consumer(bootstrap_servers: str, client_id: str, group: str) -> AIOKafkaConsumer:
-    """A consumer that never commits by itself and starts a new group at the beginning.
+    """Creates a consumer that does not commit by itself and that starts at the earliest offset in a new group.
 
-    aiokafka's defaults are auto-commit on and `latest`. It asks a broker for one thing at a time: while it waits for
-    news of idle partitions, `fetch_max_wait_ms` at most, busy ones get nothing.
+    aiokafka's defaults are auto-commit and `latest`. aiokafka sends a broker one fetch request at a time: while one
+    waits for records of idle partitions, at most `fetch_max_wait_ms`, busy partitions get none.
     """
     return AIOKafkaConsumer(
         bootstrap_servers=bootstrap_servers,
@@ -103,8 +103,8 @@ def make_consumer(bootstrap_servers: str, client_id: str, group: str) -> AIOKafk
 async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
     """Leaves the group and closes the connections.
 
-    aiokafka ends its own fetches by cancelling them, and one that was in its back-off from a broker that is away lets
-    that cancellation out; only one of ours is passed on.
+    aiokafka cancels its own fetch tasks. If one of them is in its back-off from an unavailable broker, `stop` raises
+    that CancelledError. It is suppressed here unless the current task is being cancelled.
     """
     try:
         await consumer.stop()

@@ -1,4 +1,4 @@
-"""structlog as JSON lines on stdout, with tenant, event and trace ids, and without secrets."""
+"""Logging: structlog as JSON lines on stdout, with trace ids and without secrets."""
 
 import logging
 import re
@@ -11,19 +11,19 @@ import structlog
 
 from shared.trace import current_traceparent, trace_id
 
-# What a Stripe key, a webhook secret, a client secret, a JWT or a URL's password looks like. What may begin anywhere
-# begins where its word does: else a long word, such as a caller's path, is searched from each of its letters.
+# Stripe keys, webhook secrets, client secrets, JWTs and passwords in URLs. Patterns that start with a repetition are
+# anchored to the start of a word: otherwise a long word, such as a request's path, takes quadratic time.
 _SECRET = re.compile(
     r"(?:sk|rk|pk)_(?:test|live)_\w+|whsec_\w+|(?<!\w)\w+_secret_\w+"
     r"|(?<![\w-])eyJ[\w-]+\.[\w-]+\.[\w-]+|(?<=:)[^:/@\s]+(?=@[\w.\-\[\]]+[:/])"
 )
 
-#: How often one log statement of Kafka's client may write.
+#: The shortest time between two lines of the same log statement of Kafka's client.
 REPEAT_INTERVAL_S = 10.0
 
 
 def redact(text: str) -> str:
-    """`text` with everything that looks like a secret replaced."""
+    """Returns `text` with everything that looks like a secret replaced."""
     return _SECRET.sub("[redacted]", text)
 
 
@@ -34,7 +34,7 @@ def _redact_values(_logger: Any, _name: str, event: MutableMapping[str, Any]) ->
 
 
 def _redacted(value: Any) -> Any:
-    """The value as it may be logged: its texts redacted, at any depth; of other objects, their text."""
+    """Redacts all strings in a value, at any depth. Other objects are converted to strings first."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, Mapping):
@@ -52,8 +52,10 @@ def _add_trace(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> Mut
 
 
 class _RepeatFilter(logging.Filter):
-    """Lets each log statement of Kafka's client through once in 10 s: while Kafka is away it writes 100 lines a
-    second, and the lines that matter would be rotated away."""
+    """Logs each log statement of Kafka's client at most once in `REPEAT_INTERVAL_S`.
+
+    While Kafka is unavailable the client logs 100 lines a second. Log rotation would then delete the important lines.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class _RepeatFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.name.startswith("aiokafka"):
             return True
-        statement = record.pathname, record.lineno  # as many as there are log statements
+        statement = record.pathname, record.lineno  # a bounded set
         now = time.monotonic()
         if now - self._logged_at.get(statement, -REPEAT_INTERVAL_S) < REPEAT_INTERVAL_S:
             return False
@@ -71,7 +73,7 @@ class _RepeatFilter(logging.Filter):
 
 
 def configure_logging(service: str, level: str) -> None:
-    """Makes structlog and the standard library write the same JSON lines. Call once, at a process's start."""
+    """Makes structlog and the standard library write the same JSON lines. Call it once, when the process starts."""
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -101,10 +103,10 @@ def configure_logging(service: str, level: str) -> None:
     handler.addFilter(_RepeatFilter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(max(level_number, logging.WARNING))  # libraries: what went wrong only
+    root.setLevel(max(level_number, logging.WARNING))  # libraries log only warnings and errors
     structlog.contextvars.bind_contextvars(service=service)
 
 
 def get_logger() -> Any:
-    """A logger whose events are named in snake_case and carry values, not sentences."""
+    """Returns a logger. By convention its events are snake_case names with values, not sentences."""
     return structlog.get_logger()

@@ -1,4 +1,4 @@
-"""`python -m <service> migrate`: brings a service's database to this version, once, however many start it."""
+"""`python -m <service> migrate`: migrates a service's database. Several processes may run it at the same time."""
 
 import asyncio
 import hashlib
@@ -16,12 +16,12 @@ from shared.settings import OwnerDatabaseSettings, load_settings
 log = get_logger()
 
 LOCK_POLL_S = 0.2
-#: An index on a large table takes its time; waiting for locks stays short, since it holds up everybody else.
+#: Building an index on a large table takes long. The lock time-out stays short, because a waiting lock blocks others.
 STATEMENT_TIMEOUT_MS = 30 * 60 * 1_000
 
 
 class StillRunning(Exception):
-    """Processes of the version before write what this migration changes; the message says which to stop."""
+    """Processes of the previous version still write what this migration changes. The message says which to stop."""
 
 
 class MigrateSettings(OwnerDatabaseSettings):
@@ -30,7 +30,7 @@ class MigrateSettings(OwnerDatabaseSettings):
 
 
 def run_migrate(service: str) -> int:
-    """The command: migrates by the environment's settings and returns the exit code."""
+    """Migrates the database that the environment's settings name, and returns the exit code."""
     settings = load_settings(MigrateSettings)
     url = settings.database_url_owner.get_secret_value()
     return run_process(
@@ -42,10 +42,10 @@ def run_migrate(service: str) -> int:
 
 
 async def migrate(service: str, database_url_owner: str, timeout_s: float) -> None:
-    """Applies `<service>:migrations` in one transaction.
+    """Applies the pending revisions of `<service>:migrations` in one transaction.
 
-    Waits for PostgreSQL, and for another migrator of the same service, for `timeout_s` at most, else raises
-    `DatabaseUnavailable`. Raises `StillRunning` where a revision needs the service stopped, and changes nothing.
+    Waits at most `timeout_s` for PostgreSQL, and as long again for another migration of the same service; then raises
+    `DatabaseUnavailable`. Raises `StillRunning`, without a change, if a revision requires the service to be stopped.
     """
     engine = make_engine(
         database_url_owner,
@@ -64,15 +64,16 @@ async def migrate(service: str, database_url_owner: str, timeout_s: float) -> No
         await engine.dispose()
 
 
-# Nobody needs temporary tables, and functions that run as the owner could be led to them. The owner sees to it, whoever
-# made the database: compose, an operator of a managed PostgreSQL, or the embedded stack.
+# A temporary table could shadow a table that a SECURITY DEFINER function uses, and no service needs one. The migration
+# revokes the right, because the database may have been created by Compose, by an operator or by the embedded stack.
 _REVOKE_TEMPORARY_TABLES = text("""
     DO $$ BEGIN EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()); END $$
 """)
 
 
 def refuse_while_running(service: str) -> None:
-    """For a revision whose older writers would spoil it: raises `StillRunning` while any is connected."""
+    """Raises `StillRunning` while a process of the service is connected. For revisions that older writers would
+    corrupt."""
     count: int = op.get_bind().scalar(_WRITERS, {"name": f"{service}-worker-role"}) or 0
     if count:
         raise StillRunning(

@@ -1,4 +1,4 @@
-"""Money as Stripe counts it: integer minor units beside an ISO 4217 code in lower case.
+"""Money as Stripe represents it: an integer amount in minor units, and an ISO 4217 code in lower case.
 
 Source: https://docs.stripe.com/currencies (zero-decimal, special cases, minimum and maximum charge amounts).
 """
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 ZERO_DECIMAL = frozenset(
     ["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"]
 )
-#: Sent to Stripe times 100 although they have no minor unit, so the last two digits are always 00.
+#: Zero-decimal currencies that Stripe represents with two decimals, of which both must be 0.
 ZERO_DECIMAL_AS_TWO_DECIMAL = frozenset(["isk", "ugx"])
-#: Three decimals, of which the last must be 0.
+#: Currencies with three decimals, of which the last must be 0.
 THREE_DECIMAL = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
 
-#: The least that Stripe charges, in minor units, for the settlement currencies it names.
+#: The smallest charge in minor units, for the settlement currencies that Stripe lists.
 MINIMUM_CHARGE_MINOR = {
     "usd": 50, "aed": 200, "aud": 50, "bgn": 100, "brl": 50, "cad": 50, "chf": 50, "czk": 1500, "dkk": 250, "eur": 50,
     "gbp": 30, "hkd": 400, "huf": 17500, "inr": 50, "jpy": 50, "mxn": 1000, "myr": 200, "nok": 300, "nzd": 50,
     "pln": 200, "ron": 200, "sek": 300, "sgd": 50, "thb": 1000,
 }  # fmt: skip
-#: The most, in minor units: eight digits, and twelve where a unit is worth little.
+#: The largest charge in minor units, where it is not the default of eight digits.
 MAXIMUM_CHARGE_MINOR = {"idr": 999_999_999_999}
 DEFAULT_MAXIMUM_CHARGE_MINOR = 99_999_999
-#: Where Stripe names no minimum of its own we ask for one that no settlement currency undercuts by much.
+#: For currencies without a documented minimum; that of most settlement currencies.
 DEFAULT_MINIMUM_CHARGE_MINOR = 50
 
 
@@ -43,7 +43,7 @@ class Money:
 
 
 def is_chargeable(amount_minor: int, currency: str) -> bool:
-    """Whether Stripe takes a charge of this size: between minimum and maximum, whole units where asked."""
+    """Whether Stripe accepts a charge of this amount: within the limits, and with the required last digits."""
     if not minimum_charge_minor(currency) <= amount_minor <= maximum_charge_minor(currency):
         return False
     if currency in ZERO_DECIMAL_AS_TWO_DECIMAL:
@@ -54,7 +54,7 @@ def is_chargeable(amount_minor: int, currency: str) -> bool:
 
 
 def minimum_charge_minor(currency: str) -> int:
-    """The least amount, in minor units, that Stripe charges in this currency."""
+    """The smallest amount, in minor units, that Stripe charges in this currency."""
     return MINIMUM_CHARGE_MINOR.get(currency, DEFAULT_MINIMUM_CHARGE_MINOR)
 
 

@@ -1,7 +1,7 @@
-"""Transactional outbox, the writing side: what a transaction wants published is written in that transaction.
+"""The writing side of the transactional outbox: a transaction writes the events that it publishes into the outbox.
 
-An event goes into `outbox` as bytes. Of a state topic only a mark (topic, key, version) is written: the publisher reads
-the state when it sends, see `shared.outbox_publisher`.
+An event is written to the table `outbox` as bytes. For a state topic only a mark (topic, key, version) is written; the
+publisher reads the current state when it sends it, see `shared.outbox_publisher`.
 """
 
 import json
@@ -24,7 +24,7 @@ from shared.trace import current_traceparent
 
 @dataclass(frozen=True, slots=True)
 class OutboxEvent:
-    """A row of `outbox`; `id` is 0 until it is written."""
+    """A row of the table `outbox`. `id` is 0 until the row is written."""
 
     id: int
     tenant: str
@@ -35,7 +35,7 @@ class OutboxEvent:
 
 
 class StateMark(NamedTuple):
-    """A key of a state topic whose state has reached `version` and is to be sent."""
+    """A key of a state topic whose state is to be published, at `version` or newer."""
 
     tenant: str
     topic: str
@@ -45,7 +45,7 @@ class StateMark(NamedTuple):
 
 @dataclass(slots=True)
 class Transaction:
-    """An open transaction and what it will have published. `now`: when it began, by the database's clock."""
+    """An open transaction, and what is published once it commits. `now` is its start by the database's clock."""
 
     connection: AsyncConnection
     now: datetime
@@ -53,7 +53,7 @@ class Transaction:
     marks: list[StateMark] = field(default_factory=list[StateMark])
 
     def publish(self, event: DomainEvent, traceparent: str | None = None) -> None:
-        """Has an event published if and once this transaction commits. Not for state topics: `mark` those."""
+        """Publishes an event at least once if this transaction commits. For state topics, use `mark`."""
         trace = traceparent or current_traceparent.get()
         tenant = event.tenant if isinstance(event, TenantEvent) else ""
         value = encode(event, event_id=new_id("evt"), now=utc_now(), traceparent=trace)
@@ -61,31 +61,31 @@ class Transaction:
         self.events.append(OutboxEvent(0, tenant, event.TOPIC, event.key, value, headers))
 
     def mark(self, topic: TopicName, key: str, version: int, *, tenant: str) -> None:
-        """Has a key's state published once this transaction, which brought it to `version`, commits."""
+        """Publishes the state of `key` if this transaction, which changed it to `version`, commits."""
         self.marks.append(StateMark(tenant, topic, key, version))
 
 
 class Publisher(Protocol):
-    """Takes what has just been committed and publishes it at once."""
+    """Publishes what has just been committed."""
 
     def submit(self, events: list[OutboxEvent], marks: list[StateMark]) -> None: ...
 
 
 class Outbox:
-    """Opens transactions whose publications are written with them and sent right after the commit."""
+    """Opens transactions whose events are written with them and sent right after the commit."""
 
     def __init__(self, publisher: Publisher, clock: TransactionClock = transaction_time) -> None:
         self._publisher = publisher
         self._clock = clock
 
     async def now(self, engine: AsyncEngine) -> datetime:
-        """The time of a transaction that would begin now."""
+        """The time that a transaction would have if it began now."""
         async with engine.connect() as connection:
             return await self._clock(connection)
 
     @asynccontextmanager
     async def transaction(self, engine: AsyncEngine, tenant: str | None = None) -> AsyncGenerator[Transaction]:
-        """One transaction, confined to `tenant` where one is given. Publishing never delays or fails the caller."""
+        """Opens a transaction, confined to `tenant` if one is given. Publishing never delays the caller or fails it."""
         async with engine.begin() as connection:
             if tenant is not None:
                 await confine_to_tenant(connection, tenant)
@@ -96,7 +96,7 @@ class Outbox:
             self._publisher.submit(events, transaction.marks)
 
 
-# Both at once: every transaction that publishes waits for this statement.
+# One statement for events and marks saves a round trip in each transaction that publishes.
 _INSERT = text("""
     WITH marks AS (
         INSERT INTO outbox_mark (tenant_id, topic, key, version)
@@ -114,7 +114,7 @@ _INSERT = text("""
 
 
 async def _write(transaction: Transaction) -> list[OutboxEvent]:
-    """Writes what is to be published; returns the events with their ids."""
+    """Writes the transaction's events and marks. Returns the events with their ids."""
     events = transaction.events
     marks = sorted(set(transaction.marks))
     if not events and not marks:

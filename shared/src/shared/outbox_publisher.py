@@ -1,17 +1,20 @@
-"""Publishes the transactional outbox to Kafka: each event at least once, and of each state the newest version last.
+"""Publishes the transactional outbox to Kafka: each event at least once, and the newest version of each state last.
 
-State topics are compacted, and compaction keeps the last offset of a key, not its highest version. So a publisher
-announces the version that it has read, sends it, and checks: if another publisher has announced a higher version
-meanwhile, its own record may have landed behind that one, and it sends the state again. Only then are the marks
-deleted. Announcing *before* sending makes this safe: the later of two senders always sees the other's announcement.
+State topics are compacted, and compaction keeps the record with the last offset of a key, not the highest version. So a
+publisher announces the version that it has read, sends it, and then checks the announcements. If another publisher has
+announced a higher version in the meantime, its own record may have been written after that one, and it sends the state
+again. It deletes the marks only once its version is the newest. Because publishers announce *before* they send, the
+later of two senders always sees the announcement of the other.
 
-A publisher may die between sending and checking, so no other may delete the mark of what it is sending: with the
-announcement it claims the mark of the version it has read, for 30 s, unless another has. A publisher deletes its own
-claims and marks without a claim. The claim of a dead publisher expires, and a sweep sends the key's state again.
+A publisher may crash between sending and checking, so no other publisher may delete the mark of a state that is being
+sent. With its announcement a publisher claims that mark for 30 s, unless another one has claimed it. It deletes the
+marks that it has claimed itself and those without a claim. The claim of a crashed publisher expires; then a sweep sends
+the state again.
 
-A record that is not acknowledged in time is not withdrawn: aiokafka goes on sending it, and it may land after newer
-ones. So the keys of a round that failed, or was overtaken, are republished: their claims are renewed while any record
-of theirs may still land, and then they are published again, until a round succeeds.
+A record that is not acknowledged in time is not withdrawn: aiokafka goes on sending it, and Kafka may write it after
+newer ones. So the keys of a round that failed, or that another publisher has overtaken, are republished: the publisher
+renews their claims while Kafka may still write one of their records, and then publishes them again, until a round
+succeeds.
 """
 
 import asyncio
@@ -40,18 +43,19 @@ log = get_logger()
 
 PENDING_MAX = 10_000
 PENDING_KEYS_MAX = 50_000
-#: The coalescing interval after a round: a key that changes several times within it is sent once. Short after few keys.
+#: The coalescing interval after a round, in which several changes of a key become one record. It grows with the number
+#: of keys in the round.
 COALESCING_PER_KEY_S = 0.002
 COALESCING_MAX_S = 1.0
 SEND_TIMEOUT_S = 15.0
 SWEEP_ROWS_MAX = 500
-#: Counting further tells an operator nothing new.
+#: A larger backlog is reported as this number: counting further would be slow and tell an operator nothing more.
 COUNTED_ROWS_MAX = 100_000
-#: Longer than a publisher takes from its announcement to its check (`SEND_TIMEOUT_S` and two statements), and longer
-#: than a process takes to shut down.
+#: How long a claim is valid: longer than it takes from an announcement to its check (`SEND_TIMEOUT_S` and two
+#: statements), and longer than a process takes to shut down.
 CLAIM = timedelta(seconds=30)
 CLAIM_RENEWED_EVERY_S = 5.0
-#: How long a record without acknowledgement keeps its key from being published again.
+#: How long the republishing of a key waits for the acknowledgements of its earlier records.
 WAIT_FOR_RECORDS_S = 60.0
 REPUBLISH_AFTER_S = 5.0
 
@@ -59,7 +63,7 @@ _published = Counter("outbox_published_total", "Records published from the outbo
 _swept = Counter("outbox_swept_total", "Rows that their own process had not published and a sweep took.")
 _waiting = Gauge("outbox_waiting_rows", "Rows that are committed and not published yet, 100,000 at most.")
 
-#: (topic, key) of a state, and the tenant it belongs to.
+#: Topic and key of a state, and the tenant that it belongs to.
 StateKey = tuple[str, str, str]
 _States = dict[StateKey, tuple[int, DomainEvent]]
 _Acknowledgement = asyncio.Future[Any]
@@ -67,16 +71,16 @@ _Acknowledgement = asyncio.Future[Any]
 
 @dataclass(frozen=True, slots=True)
 class StateSource:
-    """Where a state topic's records come from: `load` reads the current (version, event) of each key it finds."""
+    """The source of a state topic. `load` returns the current version and event of each given key that exists."""
 
     topic: TopicName
     load: Callable[[AsyncConnection, Sequence[str]], Awaitable[Mapping[str, tuple[int, DomainEvent]]]]
 
 
 class OutboxPublisher:
-    """Publishes what this process committed at once (`submit`), and what others left behind (`sweep`).
+    """Publishes what this process has committed (`submit`), and what other processes have left unpublished (`sweep`).
 
-    Memory is bounded: what does not fit, or fails, is left to the sweep of any worker.
+    Its memory is bounded: rows that do not fit, or whose publishing fails, are left to the sweep of any worker.
     """
 
     def __init__(
@@ -104,7 +108,7 @@ class OutboxPublisher:
         self._idle.set()
 
     def submit(self, events: list[OutboxEvent], marks: list[StateMark]) -> None:
-        """Takes rows that have just been committed."""
+        """Queues rows that have just been committed."""
         if len(self._events) < PENDING_MAX:
             self._events.extend(events)
         if len(self._keys) < PENDING_KEYS_MAX:
@@ -140,7 +144,7 @@ class OutboxPublisher:
             self._idle.set()
 
     async def drain(self, timeout_s: float) -> None:
-        """Returns once nothing is pending in memory, or after `timeout_s`; the rest is in the tables."""
+        """Returns once nothing is pending in memory, or after `timeout_s`. Unpublished rows stay in the tables."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
@@ -148,7 +152,7 @@ class OutboxPublisher:
             log.warning("outbox_not_drained", timeout_s=timeout_s)
 
     async def sweep(self) -> None:
-        """Publishes rows that are due, whichever process wrote them. Runs in every worker, as often as wanted."""
+        """Publishes the rows that are due, from all processes. Any number of workers may run it at the same time."""
         while True:
             async with self._engine.begin() as connection:
                 claim = (await connection.execute(outbox_sql.NEW_CLAIM, {"lasting": _claim_duration()})).scalar_one()
@@ -169,7 +173,7 @@ class OutboxPublisher:
                 return
 
     async def measure(self) -> None:
-        """Counts what waits to be published, by any process of this service."""
+        """Counts the rows of this service that wait to be published, from all processes."""
         async with self._engine.connect() as connection:
             _waiting.set((await connection.execute(outbox_sql.COUNT_WAITING, {"limit": COUNTED_ROWS_MAX})).scalar_one())
 
@@ -184,8 +188,10 @@ class OutboxPublisher:
         claim: datetime | None,
         earlier: Iterable[_Acknowledgement] = (),
     ) -> None:
-        """What follows an announcement. `claim` is None where no state was read. `earlier` are acknowledgements of
-        records of these keys that were sent before and are no longer waited for."""
+        """Sends events and states, and checks whether the states are still the newest, after their announcement.
+
+        `claim` is None if there are no states. `earlier` are the acknowledgements of earlier records of these keys.
+        """
         unacknowledged = list(earlier)
         try:
             await self._send(
@@ -214,8 +220,8 @@ class OutboxPublisher:
         self._republish_soon(overtaken, claim, unacknowledged, after_s=0)
 
     async def _read_and_announce(self, keys: set[StateKey], claim: datetime | None) -> tuple[_States, datetime | None]:
-        """Reads the keys' states, announces that they are about to be sent, and claims their marks, with `claim` where
-        the caller has claimed them already. Returns the states, and the claim if any state was read."""
+        """Reads the keys' states, announces their versions and claims their marks, with `claim` if the caller has
+        claimed them already. Returns the states, and the claim if there are any."""
         states: _States = {}
         async with self._each_statement_commits.connect() as connection:
             for topic, source in self._sources.items():
@@ -229,7 +235,7 @@ class OutboxPublisher:
         return states, claim
 
     async def _delete_marks(self, connection: AsyncConnection, states: _States, claim: datetime | None) -> _States:
-        """Deletes the marks of the states that are the newest; returns the others, whose claims stay."""
+        """Deletes the marks of the states that are the newest. Returns the other states, whose claims stay."""
         clean = await connection.execute(outbox_sql.DELETE_MARKS_OF_NEWEST, _columns(states) | {"claim": claim})
         newest = {(row.topic, row.key, row.tenant_id) for row in clean}
         return {key: state for key, state in states.items() if key not in newest}
@@ -254,7 +260,7 @@ class OutboxPublisher:
     async def _republish(
         self, states: _States, claim: datetime | None, unacknowledged: Sequence[_Acknowledgement], after_s: float
     ) -> None:
-        """Publishes keys again, after the records of theirs that may still land."""
+        """Publishes keys again, once no earlier record of theirs is pending or `WAIT_FOR_RECORDS_S` is over."""
         await asyncio.sleep(after_s)
         waits_until = asyncio.get_running_loop().time() + WAIT_FOR_RECORDS_S
         while True:
@@ -285,7 +291,10 @@ class OutboxPublisher:
     async def _send(
         self, records: Sequence[tuple[str, str, bytes, dict[str, str]]], unacknowledged: list[_Acknowledgement]
     ) -> None:
-        """Sends and waits for Kafka. Whatever is raised, `unacknowledged` holds every record that may still land."""
+        """Sends records and waits for their acknowledgements.
+
+        Appends each acknowledgement to `unacknowledged`. If this raises, Kafka may still write those that are not done.
+        """
         acknowledgements: list[_Acknowledgement] = []
         async with asyncio.timeout(self._send_timeout_s):
             for topic, key, value, headers in records:
@@ -296,13 +305,13 @@ class OutboxPublisher:
                 unacknowledged.append(acknowledgement)
                 _published.labels(topic).inc()
             if acknowledgements:
-                await asyncio.wait(acknowledgements)  # `gather` would cancel them: no way to know when they land
+                await asyncio.wait(acknowledgements)  # `gather` would cancel them, and hide when they are written
         for acknowledgement in acknowledgements:
             acknowledgement.result()
 
 
 def _claim_duration() -> timedelta:
-    """How long a publisher claims rows. The random part makes the claim's end, by which it is known, unique."""
+    """How long a new claim lasts. The random part makes its end unique, because the end identifies the claim."""
     return CLAIM + timedelta(microseconds=random.randrange(1_000_000))  # noqa: S311  # not a secret
 
 

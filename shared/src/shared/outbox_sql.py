@@ -1,4 +1,4 @@
-"""The outbox publisher's statements. `shared.outbox_publisher` says what a claim is and why it is taken."""
+"""The SQL statements of the outbox publisher. `shared.outbox_publisher` explains announcements and claims."""
 
 from sqlalchemy import text
 
@@ -28,7 +28,7 @@ DELETE_EVENTS = text("""
     WHERE outbox.tenant_id = sent.tenant AND outbox.id = sent.id
 """)
 
-# A new mark is due after 5 s; one that is due later has been claimed.
+# A new mark is due after 5 s. A mark that is due later than that has been claimed.
 ANNOUNCE_AND_CLAIM = text("""
     WITH claim AS (
         SELECT COALESCE(CAST(:claim AS timestamptz), now() + CAST(:lasting AS interval)) AS until
@@ -62,8 +62,8 @@ RENEW_CLAIMS = text("""
     SELECT until FROM renewed
 """)
 
-# A key is clean when nobody has announced more than what was sent; only a clean key loses marks, and only those that no
-# other publisher has claimed.
+# A state is the newest if no higher version has been announced. Only the marks of such states are deleted, and only
+# those that no other publisher has claimed.
 DELETE_MARKS_OF_NEWEST = text("""
     WITH sent AS (
         SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:topics AS text[]), CAST(:keys AS text[]),

@@ -1,19 +1,20 @@
-"""The outbox's tables, the same in every service's database."""
+"""The tables of the outbox, which are the same in every service's database."""
 
 from collections.abc import Sequence
 
 from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, LargeBinary, MetaData, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-#: How long the process that committed a row has for publishing it before any worker may.
+#: When a new row is due. Until then only the process that committed it publishes it; afterwards any worker may.
 GRACE = text("now() + interval '5 seconds'")
 
 
 def outbox_tables(metadata: MetaData) -> Sequence[Table]:
-    """`outbox`: events to send as they are. `outbox_mark`: keys of state topics whose state is to be sent.
-    `published_state`: the highest version that anybody has announced to send.
+    """Adds the outbox's tables to `metadata` and returns them.
 
-    `tenant_id` is empty for what belongs to no tenant (the catalog).
+    `outbox` holds encoded events. `outbox_mark` holds the keys of state topics whose state is to be published.
+    `published_state` holds the highest version of each state that a publisher has announced. `tenant_id` is empty for
+    rows that belong to no tenant, such as the catalog.
     """
     outbox = Table(
         "outbox",

@@ -1,7 +1,7 @@
-"""Which partition a key belongs to: Kafka's own rule, so that every client of any language agrees.
+"""The partition of a key, by the rule of Kafka's Java client, which clients in other languages use too.
 
-aiokafka's murmur2 walks the key byte by byte in Python and is a large part of what a send costs; this one takes the key
-in words. The tests hold it against aiokafka's.
+aiokafka's murmur2 processes a key byte by byte in Python, which is a large part of the cost of a send. This one
+processes it in words of 4 bytes. The tests compare both.
 """
 
 import random
@@ -14,14 +14,14 @@ _WORD = 0xFFFFFFFF
 
 
 def partition_of(key: bytes | None, partitions: Sequence[int], available: Sequence[int]) -> int:
-    """The partition of a key among all; for a record without a key, any that is available. aiokafka's `partitioner`."""
+    """Returns the partition of a key, or a random available partition for None. For aiokafka's option `partitioner`."""
     if key is None:
         return random.choice(available or partitions)  # noqa: S311  # not a secret
     return partitions[(murmur2(key) & 0x7FFFFFFF) % len(partitions)]
 
 
 def murmur2(key: bytes) -> int:
-    """MurmurHash2 of 32 bits with Kafka's seed (org.apache.kafka.common.utils.Utils.murmur2), unsigned."""
+    """Returns the unsigned 32-bit MurmurHash2 with Kafka's seed (org.apache.kafka.common.utils.Utils.murmur2)."""
     length = len(key)
     tail_length = length & 3
     hashed = _SEED ^ length

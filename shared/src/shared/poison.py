@@ -1,7 +1,7 @@
-"""What becomes of records that no handler can read: a few are set aside, many mean that the deploy is bad.
+"""Poison: records that can never be handled. A few are dead-lettered; many mean a bad deploy and stop the partition.
 
-How much of a partition's budget is spent is kept with its group's committed offset, in that offset's metadata. So it
-moves with the partition, and neither a restart nor a rebalance gives a bad deploy a new one.
+The poison that a partition has had is stored in the metadata of its committed offset. So it moves with the partition:
+neither a restart nor a rebalance resets the budget of a bad deploy.
 """
 
 import asyncio
@@ -27,17 +27,23 @@ _METADATA_VERSION = 1
 
 
 class Poison(Exception):
-    """A handler's verdict on one record: no later attempt can succeed. The message says why."""
+    """Raised by a handler for a record that no later attempt can handle. The message says why."""
 
 
 class RecordRefused(Poison):
-    """A record that was read and understood, and does not fit what its key's tenant has. Says nothing about a deploy
-    unless it happens to many tenants: else a few could stop a partition that others share."""
+    """Raised for a record that is valid, but that the state of its tenant does not allow.
+
+    It indicates a bad deploy only if it happens to many tenants. Otherwise one tenant could stop a partition that it
+    shares with others.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionStop:
-    """Where a partition has stopped: at a record that is one too many. `reason` has no secret in it."""
+    """Where and why a partition has stopped: the offset of the record that exceeded the budget, and its error.
+
+    `reason` contains no secrets.
+    """
 
     offset: int
     reason: str
@@ -45,11 +51,11 @@ class PartitionStop:
 
 @dataclass(slots=True)
 class PoisonBudget:
-    """How much poison one partition may hold before it is taken for our own fault: 5 in a row, or 50 within 1,000
-    offsets.
+    """The poison that a partition may have before it stops: 5 records in a row, and 50 within 1,000 offsets.
 
-    Records that are refused never count in the first rule, and once a key in the second. A record counts once, however
-    often it comes. Records before `accepted_to` do not count: an operator has looked at them.
+    A refused record (`RecordRefused`) does not count towards the first limit, and counts once per key towards the
+    second. A record that is delivered again is not counted again. Records before `accepted_to` do not count, because an
+    operator has accepted them.
     """
 
     handled_offset: int = -1
@@ -58,13 +64,13 @@ class PoisonBudget:
     accepted_to: int = 0
 
     def count_handled(self, offset: int) -> None:
-        """Counts records that were handled, the last of which is at `offset`."""
+        """Notes that the records up to and including `offset` have been handled."""
         self.handled_offset = offset
         if self.unreadable or self.refused:
             self._drop_outside_window(offset)
 
     def is_exceeded_by(self, error: Exception, key: str | None, offset: int) -> bool:
-        """Whether this record is one too many, so that the partition has to stop before it."""
+        """Whether this record would exceed the budget, so that the partition has to stop at it."""
         if self._is_counted(error, key, offset):
             return False
         self._drop_outside_window(offset)
@@ -73,7 +79,7 @@ class PoisonBudget:
         return not isinstance(error, RecordRefused) and self._unreadable_in_a_row >= POISON_IN_A_ROW_MAX
 
     def count_dead_letter(self, error: Exception, key: str | None, offset: int) -> None:
-        """Counts a record that goes to the dead letters for this error."""
+        """Counts a record that is dead-lettered because of `error`."""
         if self._is_counted(error, key, offset):
             return
         if isinstance(error, RecordRefused):
@@ -91,7 +97,7 @@ class PoisonBudget:
         return _digest(key) in self.refused if isinstance(error, RecordRefused) else offset in self.unreadable
 
     def _drop_outside_window(self, offset: int) -> None:
-        """Forgets what lies further back than the window; of those in a row, none."""
+        """Removes what is further back than the window, except the unreadable records of the current row."""
         first = offset - WINDOW_RECORDS
         self.unreadable = [each for each in self.unreadable if each > min(first, self.handled_offset)]
         self.refused = {key: each for key, each in self.refused.items() if each > first}
@@ -99,13 +105,14 @@ class PoisonBudget:
 
 @dataclass(slots=True)
 class CommittedState:
-    """What a group remembers of a partition beside its offset."""
+    """What a group stores with the committed offset of a partition."""
 
     budget: PoisonBudget = field(default_factory=PoisonBudget)
     stop: PartitionStop | None = None
 
     def to_metadata(self) -> str:
-        """For the committed offset; empty where there is nothing to remember. At most `METADATA_BYTES_MAX`."""
+        """Encodes the state as offset metadata of at most `METADATA_BYTES_MAX` bytes; empty if there is nothing to
+        store."""
         budget = self.budget
         if not budget.unreadable and not budget.refused and self.stop is None:
             return ""
@@ -121,8 +128,10 @@ class CommittedState:
 
     @classmethod
     def from_metadata(cls, metadata: str) -> Self:
-        """The state as it was written. Nothing is remembered where the text is empty or not ours: an operator who sets
-        a group's offsets with Kafka's tools leaves no metadata, and gives the partition a new budget."""
+        """Decodes offset metadata. Returns an empty state if the text is empty or was not written by `to_metadata`.
+
+        So an operator who resets a group's offsets with Kafka's tools also resets the budget of the partition.
+        """
         try:
             state = json.loads(metadata) if metadata else {}
             if state.get("v") != _METADATA_VERSION:
@@ -141,7 +150,7 @@ class CommittedState:
 
 
 def _digest(key: str | None) -> str:
-    """A key in eight characters, so that fifty fit beside an offset."""
+    """Shortens a key to 8 characters, so that 50 keys fit into the metadata of an offset."""
     return "" if key is None else hashlib.sha256(key.encode()).hexdigest()[:8]
 
 
@@ -158,8 +167,10 @@ def _dead_letter_headers(record: Record, reason: str, tries: int, now: datetime)
 
 
 def dead_letter_with(transaction: Transaction, record: Record, *, topic: TopicName, group: str, reason: str) -> None:
-    """Has a record that was handled put into the group's dead-letter topic once `transaction` commits: what it tells is
-    kept as refused, and somebody has to look at it. It does not count as poison."""
+    """Dead-letters a record once `transaction` commits, for an operator to look at.
+
+    For a record that the handler has handled by storing that it was refused. It does not count as poison.
+    """
     transaction.events.append(
         OutboxEvent(
             0, "", dead_letter_name(topic, group), record.key or "", record.value or b"",
@@ -171,7 +182,8 @@ def dead_letter_with(transaction: Transaction, record: Record, *, topic: TopicNa
 async def send_to_dead_letters(
     producer: Sender, record: Record, *, group: str, reason: str, tries: int, now: datetime, topic_prefix: str
 ) -> None:
-    """Puts the record's own bytes, key and headers into the group's dead-letter topic and waits for the ack."""
+    """Sends a record to the group's dead-letter topic, with its value, its key, its headers and headers that describe
+    the error. Waits for the acknowledgement."""
     headers = _dead_letter_headers(record, reason, tries, now)
     topic = topic_prefix + dead_letter_name(record.topic.removeprefix(topic_prefix), group)
     key = None if record.key is None else record.key.encode()

@@ -1,4 +1,4 @@
-"""Errors over HTTP: RFC 9457 problem details with a stable `code` and a sentence that a person can act on."""
+"""HTTP errors: RFC 9457 problem details with a stable `code` and a `detail` that tells a person what to do."""
 
 from http import HTTPStatus
 from typing import Any
@@ -29,7 +29,8 @@ class ProblemBody(BaseModel):
 
 
 class Problem(Exception):
-    """An answer that is an error. `code` is stable and for programs, `detail` says what to do, `more` adds members."""
+    """An error response. `code` is stable and meant for programs, `detail` tells a person what to do, and `more` adds
+    members to the body."""
 
     def __init__(self, status: int, code: str, detail: str, headers: dict[str, str] | None = None, **more: Any) -> None:
         super().__init__(detail)
@@ -41,7 +42,7 @@ class Problem(Exception):
 
 
 def problem_response(problem: Problem) -> JSONResponse:
-    """The problem as a response."""
+    """Converts a problem to a response."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": problem.code.replace("_", " ").capitalize(),
@@ -54,12 +55,13 @@ def problem_response(problem: Problem) -> JSONResponse:
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's `responses` of a route that may answer with these problems."""
+    """Returns the OpenAPI `responses` of a route that may respond with problems of these statuses."""
     return {status: {"model": ProblemBody, "content": {MEDIA_TYPE: {}}} for status in statuses}
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Makes every error of the app a problem: ours, the framework's, invalid bodies, a database that is away, bugs."""
+    """Makes the app respond with a problem to every error: `Problem`, the framework's errors, invalid requests, and any
+    other exception."""
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -87,7 +89,7 @@ _CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 41
 _DETAILS = {404: "There is nothing here. /docs lists what there is.", 405: "This path is asked with another method."}
 
 
-#: What FastAPI answers, with 400, to a body that is no text. One that is no JSON gets 422, and so does this.
+#: FastAPI's detail, with status 400, for a body that is not text. It becomes 422, as for a body that is not JSON.
 _UNREADABLE_BODY_DETAIL = "There was an error parsing the body"
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -99,9 +101,9 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     code = _CODES.get(error.status_code, "invalid_request")
     headers = dict(error.headers) if error.headers else None
     detail = str(error.detail)
-    if detail == HTTPStatus(error.status_code).phrase:  # the framework's own: it says no more than the status
+    if detail == HTTPStatus(error.status_code).phrase:  # the framework's default, which only repeats the status
         detail = _DETAILS.get(error.status_code, f"{detail}.")
-    if error.status_code == 405:  # the framework's `Allow` knows only the first route of the path
+    if error.status_code == 405:  # the framework's `Allow` lists only the methods of the path's first route
         headers = {**(headers or {}), "Allow": ", ".join(_methods_of_path(request))}
     return problem_response(Problem(error.status_code, code, detail, headers=headers))
 

@@ -1,4 +1,4 @@
-"""How a process of ours lives: starts or says why not, runs its tasks, stops on SIGTERM within 10 seconds."""
+"""The life cycle of a process: it starts or reports why it cannot, runs its jobs, and stops within 10 s of SIGTERM."""
 
 import asyncio
 import os
@@ -34,20 +34,21 @@ SettingsT = TypeVar("SettingsT", bound=ProcessSettings)
 
 
 class Startable(Protocol):
-    """A producer that has not connected yet."""
+    """A producer that may not be connected yet."""
 
     async def start(self) -> None: ...
 
 
 class KafkaUnavailable(Exception):
-    """Kafka did not answer in time; the message says what to check."""
+    """Kafka did not answer in time. The message says what to check."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Something to do again and again, each time within `timeout_s`. Safe to run in any replica, at any time.
+    """Periodic work: `run` is called every `every_s`, and is cancelled after `timeout_s`. It must be safe to run in any
+    number of replicas.
 
-    Errors of `reasons` explain themselves: such a run has failed, and the next one comes as usual.
+    If a run raises one of `reasons`, it is logged as failed and the next run follows as usual.
     """
 
     name: str
@@ -58,8 +59,8 @@ class Job:
 
 
 async def run_job(job: Job) -> None:
-    """Runs the job until cancelled. A run that meets a passing trouble is logged and the next one comes as usual."""
-    for outcome in ("done", "failed"):  # there from the start, so that the first failure is an increase
+    """Runs the job until cancelled. If a run fails with a retryable error, it is logged and the next run follows."""
+    for outcome in ("done", "failed"):  # exported from the start, so that the first failure is an increase
         _job_runs.labels(job.name, outcome)
     _job_last_success.labels(job.name)
     while True:
@@ -77,7 +78,8 @@ async def run_job(job: Job) -> None:
 
 
 async def wait_for_kafka(producer: Startable, bootstrap_servers: str, topic_prefix: str, timeout_s: float) -> None:
-    """Starts the producer and checks the topics once Kafka answers; raises `KafkaUnavailable` or `TopicsWrong`."""
+    """Starts the producer and checks the topics. Waits at most `timeout_s` for Kafka and for the topics to be created,
+    then raises `KafkaUnavailable` or `TopicsWrong`."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     started = False
     while True:
@@ -106,7 +108,7 @@ def run_service(
     run: Callable[[SettingsT, asyncio.Event], Awaitable[None]],
     reasons: tuple[type[Exception], ...] = (),
 ) -> int:
-    """Runs `run(settings, stopping)` as `run_process` does."""
+    """Runs `run(settings, stopping)` with `run_process`."""
     return run_process(service, settings.log_level, partial(run, settings), reasons)
 
 
@@ -116,11 +118,12 @@ def run_process(
     main: Callable[[asyncio.Event], Awaitable[None]],
     reasons: tuple[type[Exception], ...] = (),
 ) -> int:
-    """Runs `main(stopping)` and returns the exit code: 0 when it was asked to stop, 1 with a reason otherwise.
+    """Runs `main(stopping)` and returns the exit code: 0 if it returns, 1 if it raises.
 
-    Errors of `reasons` explain themselves, like Kafka being away: their message is logged without a trace.
+    `stopping` is set on SIGTERM and SIGINT. If the process has not stopped `SHUTDOWN_TIMEOUT_S` later, it exits with 1.
 
-    `stopping` is set on SIGTERM and SIGINT; a process that then takes longer than 10 s is ended.
+    Unavailable servers, wrong topics, invalid settings and the errors in `reasons` are logged with their message, which
+    says what to do; other errors with their traceback.
     """
     configure_logging(service, log_level)
     faults.configure()

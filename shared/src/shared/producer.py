@@ -1,8 +1,8 @@
-"""A producer that outlives its own failures.
+"""A Kafka producer that is replaced when it breaks.
 
-aiokafka's producer keeps trying while Kafka is away, but two things it does not get over: a sequence number that Kafka
-refuses (every later batch of that partition is refused too), and a sender task that has ended. Then a fresh producer
-takes its place. Whoever was sending sees the error and sends again, as after any other.
+aiokafka's producer retries while Kafka is unavailable. It does not recover from two failures: after Kafka has refused a
+sequence number it refuses all later batches of that partition too, and a sender task that has ended is not restarted.
+Then a new producer replaces the broken one. Callers see the error and send again, as after any other error.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _replaced = Counter("producer_replaced_total", "Kafka producers given up because
 
 
 class Sender(Protocol):
-    """What publishing needs of a producer: `Producer`, or an `AIOKafkaProducer`."""
+    """The part of a producer that publishing needs: a `Producer` or an `AIOKafkaProducer`."""
 
     async def send(
         self, topic: str, value: bytes | None, *, key: bytes | None, headers: Sequence[tuple[str, bytes]]
@@ -33,7 +33,7 @@ class Sender(Protocol):
 
 
 class Producer:
-    """Sends like `AIOKafkaProducer`; `make` makes the first one, and each that replaces a broken one."""
+    """Sends like `AIOKafkaProducer`. `make` creates the first producer and each one that replaces a broken one."""
 
     def __init__(self, make: Callable[[], AIOKafkaProducer]) -> None:
         self._make = make
@@ -42,13 +42,13 @@ class Producer:
         self._is_stopped = False
 
     async def start(self) -> None:
-        """Connects; raises `KafkaError` while no broker answers, and may then be called again."""
+        """Connects. Raises a `KafkaError` if no broker answers; it may then be called again."""
         await self._current.start()
 
     async def send(
         self, topic: str, value: bytes | None, *, key: bytes | None, headers: Sequence[tuple[str, bytes]]
     ) -> asyncio.Future[Any]:
-        """Queues a record; the future ends with Kafka's acknowledgement or raises `KafkaError`."""
+        """Queues a record. The returned future has Kafka's acknowledgement or a `KafkaError` as its result."""
         producer = self._current
         try:
             acknowledgement = await producer.send(topic, value, key=key, headers=headers)
@@ -59,7 +59,7 @@ class Producer:
         return acknowledgement
 
     async def problem(self) -> str | None:
-        """Why nothing can be published now, or None. For /readyz."""
+        """For /readyz: why nothing can be published now, or None."""
         try:
             await self._current.client.fetch_all_metadata()
         except KafkaError as error:
@@ -67,7 +67,7 @@ class Producer:
         return None
 
     async def stop(self) -> None:
-        """Waits, bounded, for what is on its way, and closes the connections."""
+        """Waits at most `STOP_TIMEOUT_S` for records in flight, and closes the connections."""
         self._is_stopped = True
         if self._replacing is not None:
             self._replacing.cancel()
@@ -92,7 +92,7 @@ class Producer:
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await fresh.start()
-        except (KafkaError, OSError, TimeoutError) as error:  # the next failing record tries again
+        except (KafkaError, OSError, TimeoutError) as error:  # the next error of this kind tries again
             log.warning("producer_not_replaced", error=type(error).__name__)
             await _stop(fresh)
             return

@@ -1,4 +1,4 @@
-"""Which errors are retryable: the same work may succeed later as it is."""
+"""Which errors are retryable: the same work may succeed later without a change."""
 
 from aiokafka.errors import KafkaError
 
@@ -6,5 +6,5 @@ from shared.database import is_transient
 
 
 def is_retryable(error: Exception) -> bool:
-    """Whether PostgreSQL or Kafka failed, rather than the work itself."""
+    """Whether PostgreSQL or Kafka failed, and not the work itself."""
     return is_transient(error) or isinstance(error, KafkaError)

@@ -1,15 +1,18 @@
-"""Row-level security, written once: who may see which rows is decided by PostgreSQL, not by a WHERE clause.
+"""Row-level security: PostgreSQL enforces which tenant's rows a connection sees, instead of WHERE clauses.
 
-Every table with a tenant gets ENABLE and FORCE. `<service>_api` sees and writes the rows of `app.tenant_id` only,
-`<service>_worker` all rows by a policy of its own; the owner has no policy, so a migration reads no data.
+It is enabled and forced for every table with a `tenant_id`. The role `<service>_api` sees and writes only the rows of
+`app.tenant_id`. The role `<service>_worker` has a policy for all rows. The owner has none, so migrations see no rows.
 """
 
 from collections.abc import Iterable
 
 
 def protect(table: str, service: str, *, api: Iterable[str], worker: Iterable[str] = ()) -> list[str]:
-    """The statements that protect a table with a `tenant_id`. `api` and `worker` are the rights granted, such as
-    SELECT; the worker always has SELECT, INSERT, UPDATE and DELETE unless others are named."""
+    """Returns the statements that enable row-level security for a table with a `tenant_id`.
+
+    `api` and `worker` are the privileges to grant, such as SELECT. The default for `worker` is SELECT, INSERT, UPDATE
+    and DELETE.
+    """
     worker_rights = tuple(worker) or ("SELECT", "INSERT", "UPDATE", "DELETE")
     api_rights = tuple(api)
     statements = [

@@ -1,4 +1,4 @@
-"""What an API and a worker have in common while they run: the database, the producer, the outbox."""
+"""The connections that API and worker processes share: database, producer and outbox; and their main functions."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -30,7 +30,7 @@ CLOCK_RETRY_DELAY_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """One process's connections. `engine` has the service's `*_worker` role."""
+    """The connections of one process. `engine` connects with the service's `*_worker` role."""
 
     service: str
     engine: AsyncEngine
@@ -51,7 +51,7 @@ async def start_runtime(
     states: Iterable[StateSource] = (),
     pool_size: int = 6,
 ) -> AsyncGenerator[Runtime]:
-    """Connects to PostgreSQL and Kafka, waiting for either within `start_timeout_s`, and closes both at the end."""
+    """Connects to PostgreSQL and Kafka, and disconnects at the end. Waits at most `start_timeout_s` for each."""
     engine = make_engine(database_url_worker, application_name=f"{service}-worker-role", pool_size=pool_size)
     producer = Producer(lambda: make_producer(kafka.kafka_bootstrap_servers, service))
     try:
@@ -70,7 +70,7 @@ async def start_runtime(
 
 
 async def run_api(stopping: asyncio.Event, runtime: Runtime, app: Any, process: ProcessSettings) -> None:
-    """Serves the app and publishes what its requests commit, until `stopping`."""
+    """Serves the app and publishes what its requests commit, until `stopping` is set."""
     async with asyncio.TaskGroup() as tasks:
         publishing = tasks.create_task(runtime.publisher.run())
         measuring = tasks.create_task(run_job(_clock_job(runtime)))
@@ -84,7 +84,7 @@ async def run_api(stopping: asyncio.Event, runtime: Runtime, app: Any, process: 
 def make_consumer_loop(
     runtime: Runtime, kafka: KafkaSettings, subscriptions: Sequence[Subscription], batch_records_max: int = 500
 ) -> ConsumerLoop:
-    """The loop of this service's group over its subscriptions."""
+    """Creates the consumer loop of this service's group."""
     group = kafka.topic_prefix + runtime.service
     return ConsumerLoop(
         make_consumer(kafka.kafka_bootstrap_servers, runtime.service, group),
@@ -106,9 +106,9 @@ async def run_worker(
     loop: ConsumerLoop,
     jobs: Sequence[Job] = (),
 ) -> None:
-    """Consumes, publishes, sweeps, runs the jobs and answers /healthz, /readyz, /metrics, until `stopping`.
+    """Consumes, publishes, sweeps, runs the jobs and serves /healthz, /readyz and /metrics, until `stopping` is set.
 
-    The service's jobs rest while this process's clock differs from the database's.
+    The service's jobs do not run while this process's clock differs from the database's clock.
     """
     runtime.readiness.checks["consumer"] = loop.problem
     app = create_http_app(f"{runtime.service} worker", description="Health and metrics.", readiness=runtime.readiness)
@@ -135,7 +135,7 @@ async def run_worker(
 
 
 async def _wait_for_clock(clock: DatabaseClock, timeout_s: float) -> None:
-    """Measures, and again while PostgreSQL goes away in between. Raises what it met last after `timeout_s`."""
+    """Measures the clock once. Retries retryable errors; raises the last one after `timeout_s`."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Settings from the environment (and `.env`), read once at start; all that is missing is named in one message."""
+"""Settings from the environment and `.env`, read once at start. One message names all missing and invalid variables."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 class InvalidSettings(Exception):
-    """The environment lacks or garbles variables; the message names each of them and what to do."""
+    """Environment variables are missing or invalid. The message names each of them and says what to do."""
 
 
 def _split(value: Any) -> Any:
@@ -32,7 +32,7 @@ def _lower(value: Any) -> Any:
 def _check_postgresql_url(value: SecretStr) -> SecretStr:
     try:
         url = make_url(value.get_secret_value())
-    except (ArgumentError, ValueError):  # a port that is no number is a ValueError
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
         url = None
     if url is None or url.drivername != "postgresql" or not url.host or not url.database:
         raise ValueError("has to be postgresql://role:password@host:port/database")
@@ -40,8 +40,11 @@ def _check_postgresql_url(value: SecretStr) -> SecretStr:
 
 
 def _secret_validator(pattern: str, kind: str) -> Callable[[SecretStr], SecretStr]:
-    """Checks that a secret is of its kind, so that one put in another's place stops the process at start. A secret that
-    was copied with a blank or a line end would fail at every use without a word. The message never has the secret."""
+    """Returns a validator that checks the form of a secret, so that swapped secrets stop the process at start.
+
+    It also rejects blanks and line ends, which are easily copied with a secret and make every use of it fail. The error
+    message never contains the secret.
+    """
     expected = re.compile(pattern)
 
     def check(value: SecretStr) -> SecretStr:
@@ -55,7 +58,7 @@ def _secret_validator(pattern: str, kind: str) -> Callable[[SecretStr], SecretSt
     return check
 
 
-#: The shortest key that HMAC-SHA256 can use in full (RFC 2104, section 3).
+#: The recommended minimum length of a key for HMAC-SHA256 (RFC 2104, section 3).
 SIGNING_KEY_CHARACTERS_MIN = 32
 _SIGNING_KEY = rf"(?!(sk|rk|pk)_|whsec_).{{{SIGNING_KEY_CHARACTERS_MIN},}}"
 
@@ -90,7 +93,7 @@ SigningKey = Annotated[
 
 
 def is_live(key: str) -> bool:
-    """Whether a key of Stripe's is one of live mode."""
+    """Whether a Stripe API key is a live mode key."""
     return key.split("_")[1:2] == ["live"]
 
 
@@ -102,13 +105,14 @@ CommaSeparatedSigningKeys = Annotated[list[SigningKey], NoDecode, BeforeValidato
 
 
 class EnvironmentSettings(BaseSettings):
-    """How all of them are read. Each class here inherits it: where several are combined, the last one's rules count."""
+    """The base of all settings: how they are read. Each class below inherits it, because a class that combines several
+    takes its `model_config` from its last base."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True, populate_by_name=True)
 
 
 class ProcessSettings(EnvironmentSettings):
-    """What every process needs."""
+    """The settings of every process that serves HTTP."""
 
     log_level: LogLevel = "info"
     http_host: str = "127.0.0.1"
@@ -128,7 +132,7 @@ class KafkaSettings(EnvironmentSettings):
 
 
 class AuthSettings(EnvironmentSettings):
-    """Who may call: JWTs of an issuer's JWKS, or of one shared secret in development."""
+    """How tokens are verified: with the keys of an issuer's JWKS, or with one shared secret in development."""
 
     auth_jwks_url: str | None = None
     auth_jwt_secret: SigningKey | None = Field(None, description="HS256, development only.")
@@ -147,13 +151,13 @@ class WorkerDatabaseSettings(EnvironmentSettings):
 
 
 class OwnerDatabaseSettings(EnvironmentSettings):
-    """For migrations alone."""
+    """The owner's connection, for migrations only."""
 
     database_url_owner: PostgresqlUrl
 
 
 class OperatorSettings(WorkerDatabaseSettings):
-    """For a command that an operator runs beside the service's processes."""
+    """The settings of a command that an operator runs while the service's processes run."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
 
@@ -162,14 +166,14 @@ class OperatorSettings(WorkerDatabaseSettings):
 
 
 class StripeSettings(EnvironmentSettings):
-    """How to reach Stripe. A base address other than Stripe's own points at a simulator."""
+    """How to reach Stripe. `stripe_api_base` is set only to use a simulator."""
 
     stripe_secret_key: StripeSecretKey
     stripe_api_base: str | None = None
 
 
 class SigningSettings(EnvironmentSettings):
-    """Keys that sign what a PaymentIntent is for. The first one signs, all verify."""
+    """The keys for signed metadata. The first key signs; all keys verify."""
 
     metadata_signing_keys: Annotated[CommaSeparatedSigningKeys, Field(min_length=1)]
 
@@ -178,9 +182,9 @@ PUBLISHABLE_KEY_NAMES = AliasChoices("stripe_publishable_key", "next_public_stri
 
 
 def load_settings(kind: type[SettingsT], env_file: Path | None = Path(".env")) -> SettingsT:
-    """The settings, or `InvalidSettings` naming every variable that is missing or wrong, all in one message.
+    """Reads the settings. Raises `InvalidSettings` with one message that names every missing or invalid variable.
 
-    Values are never repeated in the message: some are secrets.
+    The message never contains values, because some are secrets.
     """
     try:
         return kind(_env_file=env_file)  # pyright: ignore[reportCallIssue]  # an argument of pydantic-settings

@@ -1,7 +1,7 @@
-"""What a PaymentIntent is for, written into its metadata and signed.
+"""Orders: signed metadata that says which tenant buys how many credits with a PaymentIntent.
 
-Only payments and recharge sign, only the ledger credits, and it credits nothing else than what is signed here: whoever
-can reach the Stripe account without the key (a dashboard user, another integration) cannot make credits.
+Payments and recharge sign orders; the ledger credits only what a valid signature confirms. So access to the Stripe
+account without the key (a dashboard user, another integration) is not enough to create credits.
 """
 
 import hashlib
@@ -10,18 +10,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-#: The metadata key that says "this PaymentIntent sells our credits"; without it an object is none of our business.
+#: The metadata key that marks a PaymentIntent as a sale of credits. Objects without it are ignored.
 MARKER = "prepaid_credits"
 MARKER_VALUE = "v1"
 
 
 class MetadataRejected(Exception):
-    """The metadata carries our marker and cannot be believed; the message says why."""
+    """The metadata has the marker but is not a valid order. The message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class CreditOrder:
-    """Credits sold for an amount. Exactly one of `purchase` and `attempt` names what asked for them."""
+    """Credits that are sold for an amount. Exactly one of `purchase` and `attempt` is set, to its id."""
 
     tenant: str
     credits: int
@@ -37,20 +37,20 @@ class CreditOrder:
 
 
 def has_marker(metadata: Mapping[str, str]) -> bool:
-    """Whether the object claims to sell our credits, whatever version and whether or not that is true."""
+    """Whether the metadata claims to be an order, of any version, valid or not."""
     return MARKER in metadata
 
 
 def sign(order: CreditOrder, key: str) -> dict[str, str]:
-    """Stripe metadata for the order, `sig` included. Values are strings, as Stripe keeps them."""
+    """Returns the Stripe metadata of an order, including its signature `sig`. All values are strings."""
     fields = _fields(order)
     return {**fields, "sig": _signature(fields, key)}
 
 
 def verify(metadata: Mapping[str, str], keys: Sequence[str]) -> CreditOrder:
-    """The order that was signed with one of `keys`, or `MetadataRejected`.
+    """Returns the order. Raises `MetadataRejected` unless it is signed with one of `keys`.
 
-    Metadata of other names is left out of account: an operator may add notes of his own.
+    Other names in the metadata are ignored, so that operators may add notes.
     """
     names = ("tenant", "credits", "amount_minor", "currency", "expires_in_days", "purchase", "attempt")
     fields = {name: metadata[name] for name in (MARKER, *names) if name in metadata}

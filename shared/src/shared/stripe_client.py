@@ -1,6 +1,6 @@
-"""Stripe's SDK as every service uses it: one API version, one time-out a call, no repeats by the SDK, whole lists.
+"""Stripe's SDK, configured for every service: a pinned API version, one time-out per call, no retries; and pagination.
 
-Each service's `stripe_gateway.py` makes its calls with this and turns what fails into errors of its own.
+Each service's `stripe_gateway.py` uses it for its calls, and converts Stripe's errors to its own.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from shared.settings import StripeSettings
 from shared.stripe_events import STRIPE_API_VERSION
 
 CALL_TIMEOUT_S = 20.0
-#: Stripe's limit of objects a page: https://docs.stripe.com/api/pagination
+#: Stripe's maximum of objects per page: https://docs.stripe.com/api/pagination
 PAGE_OBJECTS_MAX = 100
 
-#: Stripe's words where a test key asks for a live object, or the other way round: the object is not missing.
+#: Part of Stripe's message if a test mode key requests a live mode object, or the reverse: the object is not missing.
 _OTHER_MODE = "a similar object exists in"
 
 ResultT = TypeVar("ResultT")
@@ -25,18 +25,18 @@ ListPage = Callable[[Mapping[str, Any]], Awaitable[stripe.StripeObject]]
 
 
 class NotAList(Exception):
-    """What came in place of a page is none of Stripe's, so nothing is known about the list."""
+    """The response is not a page of a Stripe list, so nothing is known about the list."""
 
 
 class TooManyPages(Exception):
-    """The list goes on after as many pages as are read."""
+    """The list has more pages than the caller reads."""
 
 
 @asynccontextmanager
 async def open_stripe_client(
     settings: StripeSettings, timeout_s: float = CALL_TIMEOUT_S
 ) -> AsyncGenerator[stripe.StripeClient]:
-    """A client of Stripe, or of `STRIPE_API_BASE`; its connections are closed at the end."""
+    """Opens a client of Stripe, or of `STRIPE_API_BASE` if that is set. Closes its connections at the end."""
     http_client = stripe.HTTPXClient(timeout=timeout_s)
     client = stripe.StripeClient(
         settings.stripe_secret_key.get_secret_value(),
@@ -52,7 +52,8 @@ async def open_stripe_client(
 
 
 async def within(timeout_s: float, request: Awaitable[ResultT]) -> ResultT:
-    """The answer to a call, or TimeoutError: the SDK's own time-out bounds each read of the answer, not the call."""
+    """Awaits a call for at most `timeout_s`, else raises TimeoutError. The SDK's time-out limits each read of the
+    response, not the whole call."""
     async with asyncio.timeout(timeout_s):
         return await request
 
@@ -60,10 +61,10 @@ async def within(timeout_s: float, request: Awaitable[ResultT]) -> ResultT:
 async def list_pages(
     list_page: ListPage, parameters: Mapping[str, Any], *, pages_max: int | None = None
 ) -> AsyncGenerator[Sequence[dict[str, Any]]]:
-    """A list to its last page, as Stripe's JSON, the newest object first. `list_page` asks for the page that its
-    parameters name.
+    """Yields the pages of a Stripe list to its end, newest object first, each as the JSON of its objects.
 
-    Raises what `list_page` raises, `NotAList`, and `TooManyPages` where the list goes on after `pages_max` pages.
+    `list_page` requests the page that its parameters describe. Raises the errors of `list_page`, `NotAList`, and
+    `TooManyPages` if the list has more than `pages_max` pages.
     """
     query: dict[str, Any] = {**parameters, "limit": PAGE_OBJECTS_MAX}
     pages = 0
@@ -84,21 +85,21 @@ async def list_pages(
 
 
 def json_of(answer: stripe.StripeObject) -> dict[str, Any]:
-    """An answer as JSON; nothing where the SDK has made no object of it."""
+    """Returns a response as JSON, or {} if the SDK did not parse it as an object."""
     is_object = isinstance(answer, stripe.StripeObject)  # pyright: ignore[reportUnnecessaryIsInstance]
     return answer.to_dict(for_json=True) if is_object else {}
 
 
 def details_of(error: stripe.StripeError) -> dict[str, Any]:
-    """What Stripe's JSON says of an error; nothing where there is none."""
+    """Returns the `error` object of Stripe's response, or {} if there is none."""
     return error.error.to_dict(for_json=True) if error.error is not None else {}
 
 
 def is_from_stripe(error: stripe.StripeError) -> bool:
-    """Whether an answer with this error is Stripe's: each error of Stripe's has a type, and no page of a proxy has."""
+    """Whether Stripe itself sent the error, and not a proxy: all errors of Stripe have a `type`."""
     return bool(details_of(error).get("type"))
 
 
 def is_of_other_mode(error: stripe.StripeError) -> bool:
-    """Whether the object that was asked for is of the other mode, live or test, than the key."""
+    """Whether the requested object exists in the other mode, live or test, than that of the key."""
     return _OTHER_MODE in str(error.user_message)

@@ -1,6 +1,7 @@
-"""Stripe's events as they travel: which types we take, how they are keyed, and every field of theirs that we read.
+"""Stripe's events: which types the product handles, their Kafka keys, and every field that a service reads.
 
-Reading fields in one place keeps an event of another API version understandable: these names have been stable.
+All fields are read here, so that an event of another API version is easy to support: these field names have been
+stable.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from pydantic_core import from_json
 #: The API version that requests are pinned to and that the webhook endpoint is created with.
 STRIPE_API_VERSION = "2026-08-26.dahlia"
 
-#: What our webhook endpoint subscribes to and the backfill asks for. Other types are acknowledged and counted.
+#: The types that the webhook endpoint subscribes to and the backfill requests. Others are acknowledged and counted.
 EVENT_TYPES: tuple[str, ...] = (
     "payment_intent.succeeded",
     "payment_intent.payment_failed",
@@ -42,7 +43,7 @@ EVENT_TYPES: tuple[str, ...] = (
 
 
 class Header:
-    """Names of the Kafka headers beside an event's bytes."""
+    """The Kafka headers of a record in `stripe.events`, whose value is the event as Stripe sent it."""
 
     EVENT_ID = "stripe-event-id"
     TYPE = "stripe-event-type"
@@ -58,7 +59,7 @@ class MalformedEvent(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class StripeEvent:
-    """An event's envelope. `object` is the snapshot it carries, `created` is in whole seconds."""
+    """The envelope of an event. `object` is the snapshot that it contains. `created` has a resolution of 1 s."""
 
     id: str
     type: str
@@ -69,7 +70,7 @@ class StripeEvent:
 
 
 def parse_event(body: bytes) -> StripeEvent:
-    """Reads the envelope, or raises `MalformedEvent`. Fields that we do not name are neither read nor checked."""
+    """Parses an event's envelope. Raises `MalformedEvent`. Fields that `StripeEvent` lacks are not checked."""
     try:
         event = from_json(body)
         return StripeEvent(
@@ -90,10 +91,11 @@ _events_of_other_accounts = Counter(
 
 
 def is_of_own_account(event: StripeEvent) -> bool:
-    """Whether the event happened on our own Stripe account; one that did not is counted here, and is to be ignored.
+    """Whether the event belongs to the product's own Stripe account. Counts events of other accounts; callers must
+    ignore them.
 
-    Stripe names an account only on events of connected accounts, and sends those to endpoints that listen to them
-    (https://docs.stripe.com/connect/webhooks). What was paid there is not ours, whatever its metadata says.
+    Stripe sets `account` only on events of connected accounts, and sends those to endpoints that listen to them
+    (https://docs.stripe.com/connect/webhooks). Payments to a connected account buy no credits, whatever their metadata.
     """
     if event.account is None:
         return True
@@ -102,9 +104,9 @@ def is_of_own_account(event: StripeEvent) -> bool:
 
 
 def routing_key(event: StripeEvent) -> str:
-    """The Kafka key: the object's PaymentIntent (or its own id if it is one), else the customer, else its id.
+    """Returns the Kafka key: the id of the object's PaymentIntent, else of its customer, else its own id.
 
-    So everything about one payment is in one partition, and everything about a card follows its customer.
+    So all events of a payment are in one partition, and all events of a card are with those of its customer.
     """
     obj = event.object
     if obj.get("object") == "payment_intent":
@@ -113,7 +115,7 @@ def routing_key(event: StripeEvent) -> str:
 
 
 def id_of(value: Any) -> str | None:
-    """The id in an expandable field: Stripe sends the id or the whole object."""
+    """Returns the id in an expandable field, which contains either the id or the whole object."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -125,7 +127,7 @@ def id_of(value: Any) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class PaymentIntentView:
-    """What we read of a PaymentIntent."""
+    """The fields of a PaymentIntent that services read."""
 
     id: str
     status: str
@@ -144,7 +146,7 @@ class PaymentIntentView:
 
     @staticmethod
     def of(obj: Mapping[str, Any]) -> "PaymentIntentView":
-        """From Stripe's JSON; raises `MalformedEvent` where a field we rely on is missing or of another type."""
+        """Reads Stripe's JSON. Raises `MalformedEvent` if a required field is missing or has another type."""
         try:
             error: Mapping[str, Any] = obj.get("last_payment_error") or {}
             return PaymentIntentView(
@@ -169,7 +171,10 @@ class PaymentIntentView:
 
 @dataclass(frozen=True, slots=True)
 class RefundView:
-    """What we read of a Refund. `status` is pending, requires_action, succeeded, failed or canceled."""
+    """The fields of a Refund that services read.
+
+    `status` is pending, requires_action, succeeded, failed or canceled.
+    """
 
     id: str
     payment_intent: str | None
@@ -194,7 +199,7 @@ class RefundView:
 
 @dataclass(frozen=True, slots=True)
 class DisputeView:
-    """What we read of a Dispute. `warning_*` statuses withdraw nothing."""
+    """The fields of a Dispute that services read. In a `warning_*` status no funds are withdrawn."""
 
     id: str
     payment_intent: str | None
@@ -225,7 +230,7 @@ DisputeMove = Literal["withdrawn", "reinstated"]
 
 @dataclass(frozen=True, slots=True)
 class PaymentMethodView:
-    """What we read, and all we ever keep, of a card."""
+    """The fields of a PaymentMethod that services read. Nothing else of a card is ever stored."""
 
     id: str
     customer: str | None
@@ -257,7 +262,7 @@ class PaymentMethodView:
 
 @dataclass(frozen=True, slots=True)
 class SetupIntentView:
-    """What we read of a SetupIntent: which card it saved for whom."""
+    """The fields of a SetupIntent that services read: which card it has saved for which customer."""
 
     id: str
     status: str
@@ -282,7 +287,7 @@ class SetupIntentView:
 
 @dataclass(frozen=True, slots=True)
 class CustomerView:
-    """What we read of a Customer."""
+    """The fields of a Customer that services read."""
 
     id: str
     default_payment_method: str | None
@@ -298,7 +303,7 @@ class CustomerView:
 
 
 def created_of(obj: Mapping[str, Any]) -> datetime:
-    """When Stripe made an object; raises `MalformedEvent`."""
+    """Returns when a Stripe object was created. Raises `MalformedEvent`."""
     try:
         return datetime.fromtimestamp(_integer(obj["created"]), UTC)
     except (KeyError, TypeError) as problem:
@@ -306,14 +311,15 @@ def created_of(obj: Mapping[str, Any]) -> datetime:
 
 
 def paid_at_of(payment_intent: Mapping[str, Any]) -> datetime:
-    """When a PaymentIntent was last charged, where `latest_charge` is expanded; else when it was made. Raises
+    """Returns when a PaymentIntent was last charged if `latest_charge` is expanded, else when it was created. Raises
     `MalformedEvent`."""
     charge: Any = payment_intent.get("latest_charge")
     return created_of(cast(Mapping[str, Any], charge) if isinstance(charge, Mapping) else payment_intent)
 
 
 def dispute_moves_of(dispute: Mapping[str, Any]) -> Mapping[DisputeMove, datetime]:
-    """What a Dispute's balance transactions say of its funds, and when it last happened; raises `MalformedEvent`."""
+    """Returns what happened to the funds of a Dispute, by its balance transactions, and when it last happened. Raises
+    `MalformedEvent`."""
     moves: dict[DisputeMove, datetime] = {}
     try:
         for transaction in cast(list[Mapping[str, Any]], dispute.get("balance_transactions") or []):

@@ -1,4 +1,4 @@
-"""Creates the topics, and checks at start-up that they are as declared."""
+"""Creates the declared topics, and checks that the topics in Kafka are as declared."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from shared.topics import DEAD_LETTER_CONFIGURATION, TOPICS, dead_letter_name
 
 
 class TopicsWrong(Exception):
-    """Topics are missing or not as declared; the message names them and the command that helps."""
+    """Topics are missing or not as declared. The message names them and says what to do."""
 
 
 def _declared_topics(prefix: str) -> Iterator[tuple[str, int, dict[str, str]]]:
@@ -22,7 +22,7 @@ def _declared_topics(prefix: str) -> Iterator[tuple[str, int, dict[str, str]]]:
 
 
 async def create_topics(bootstrap_servers: str, prefix: str = "", replication_factor: int = 1) -> list[str]:
-    """Creates what is missing and returns its names; what exists is left as it is. Repeatable."""
+    """Creates the missing topics and returns their names. Existing topics are not changed."""
     minimum_in_sync = str(max(1, replication_factor - 1))
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=REQUEST_TIMEOUT_MS)
     await admin.start()
@@ -57,7 +57,7 @@ def _remedy(problems: list[str]) -> str:
 
 
 async def check_topics(bootstrap_servers: str, prefix: str = "") -> None:
-    """Raises `TopicsWrong` unless every topic exists with its partitions and clean-up policy."""
+    """Raises `TopicsWrong` unless every topic exists with the declared number of partitions and clean-up policy."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=REQUEST_TIMEOUT_MS)
     await admin.start()
     try:

@@ -1,4 +1,4 @@
-"""W3C trace context: one `traceparent` follows a webhook through Kafka into every service's log."""
+"""W3C trace context: one trace id connects a webhook with the log lines that it causes in all services."""
 
 import os
 import random
@@ -11,13 +11,13 @@ current_traceparent: ContextVar[str | None] = ContextVar("current_traceparent", 
 
 
 def new_traceparent() -> str:
-    """A fresh `traceparent` of version 00, sampled (https://www.w3.org/TR/trace-context/)."""
-    random_hex = f"{random.getrandbits(192):048x}"  # unique, not secret; os.urandom is a system call
+    """Returns a new `traceparent` of version 00 with the sampled flag (https://www.w3.org/TR/trace-context/)."""
+    random_hex = f"{random.getrandbits(192):048x}"  # not secret; os.urandom would cost a system call
     return f"00-{random_hex[:32]}-{random_hex[32:]}-01"
 
 
 def continue_traceparent(incoming: str | None) -> str:
-    """The same trace with a new span id, or a new trace where `incoming` is missing or malformed."""
+    """Returns the same trace with a new span id, or a new trace if `incoming` is missing or malformed."""
     match = _TRACEPARENT.match(incoming or "")
     if match is None:
         return new_traceparent()
@@ -25,6 +25,6 @@ def continue_traceparent(incoming: str | None) -> str:
 
 
 def trace_id(traceparent: str | None) -> str | None:
-    """The 32 hex digits of the trace, or None where there is none."""
+    """Returns the trace id of 32 hex digits, or None if `traceparent` is missing or malformed."""
     match = _TRACEPARENT.match(traceparent or "")
     return match[1] if match else None

@@ -1,4 +1,4 @@
-"""Every topic: who writes it, how it is keyed and kept. One list; created and checked by `python -m shared.topics`."""
+"""All Kafka topics, with their partitions, retention and readers. `python -m shared.topics` creates and checks them."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,7 +21,10 @@ class TopicName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic as it must be. `retention_ms` None means compacted: the newest record of a key is kept for ever."""
+    """The declaration of a topic. If `retention_ms` is None, it is compacted: the last record of each key is kept.
+
+    `readers` are the services that consume it. Each has its own dead-letter topic.
+    """
 
     name: TopicName
     partitions: int
@@ -30,11 +33,11 @@ class Topic:
 
     @property
     def is_state(self) -> bool:
-        """State topics carry a key's whole current state; the others carry what happened."""
+        """Whether each record is the whole current state of its key, and not an event."""
         return self.retention_ms is None
 
     def configuration(self) -> dict[str, str]:
-        """Kafka's settings for the topic."""
+        """Returns Kafka's configuration of the topic."""
         if self.retention_ms is None:
             return {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1"}
         return {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms)}
@@ -54,10 +57,10 @@ TOPICS: tuple[Topic, ...] = (
 )
 BY_NAME = {topic.name: topic for topic in TOPICS}
 
-#: "Until handled": an operator replays or drops it, time does not.
+#: Dead letters have no retention limit: an operator deletes them.
 DEAD_LETTER_CONFIGURATION = {"cleanup.policy": "delete", "retention.ms": "-1"}
 
 
 def dead_letter_name(topic: str, group: str) -> str:
-    """Where `group` puts what it cannot read from `topic`."""
+    """Returns the dead-letter topic of `group` for records of `topic`."""
     return f"{topic}.{group}.dead-letter"

@@ -1,4 +1,4 @@
-"""`python -m shared.topics create|check`: makes the declared topics, or says how they differ."""
+"""`python -m shared.topics create|check`: creates the missing topics, or reports how the topics differ."""
 
 import asyncio
 import sys
@@ -12,13 +12,16 @@ from shared.topic_admin import TopicsWrong, check_topics, create_topics
 
 
 class TopicSettings(KafkaSettings):
-    """Where the topics are made, and on how many brokers each is kept."""
+    """Kafka's address, and on how many brokers each topic is replicated."""
 
     kafka_replication_factor: int = Field(1, ge=1)
 
 
 def main(arguments: list[str]) -> int:
-    """`create` or `check`, with the settings of the environment."""
+    """Runs `create` or `check` with the environment's settings.
+
+    Returns the exit code. 0: done, or the topics are as declared. 1: they are not, or Kafka does not answer. 2: usage.
+    """
     settings = load_settings(TopicSettings)
     servers, prefix = settings.kafka_bootstrap_servers, settings.topic_prefix
     try:
