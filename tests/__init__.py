@@ -1,1 +1,1 @@
-"""Tests of the whole product. A package, so that what its tests share (scope `package`) ends with the last of them."""
+"""Tests of the whole product. A package, so that fixtures of scope `package` end with the last of these tests."""

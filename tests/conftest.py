@@ -1,4 +1,4 @@
-"""The whole product on real parts, once for all end-to-end tests: each test brings tenants of its own."""
+"""The whole product, started once for all end-to-end tests. Each test uses tenants of its own."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,13 +15,13 @@ from invariants.check import Report, check_until_all_hold
 from invariants.ledger_check import check_ledger
 from shared.ids import new_id
 
-#: The backfill runs at the start, and when a test has it run: what a test loses stays lost until then.
+#: The backfill runs at the start, and otherwise only when a test runs it, so that lost events stay lost until then.
 QUIET_BACKFILL = {"BACKFILL_EVERY_S": "86400"}
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A running stack and those who use it."""
+    """A running stack and its clients."""
 
     stack: Stack
     http: httpx.AsyncClient
@@ -30,7 +30,7 @@ class Flow:
     product: Product
 
     def tenant(self, name: str = "tenant") -> Tenant:
-        """A tenant nobody else uses."""
+        """A tenant that no other test uses."""
         return Tenant(self.addresses, self.http, new_id(name))
 
     async def check_ledger(self) -> None:
@@ -58,5 +58,5 @@ async def flow(stack: Stack) -> AsyncIterator[Flow]:
 
 @pytest.fixture
 def new_tenants(flow: Flow) -> Callable[[int], list[Tenant]]:
-    """`new_tenants(5)`: tenants nobody else uses."""
+    """`new_tenants(5)`: tenants that no other test uses."""
     return lambda count: [flow.tenant() for _ in range(count)]

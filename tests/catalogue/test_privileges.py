@@ -1,4 +1,4 @@
-"""What PostgreSQL's catalogue says of every service's database: no function and no role may be led astray."""
+"""Privileges in every service's database: no function and no role can be abused through temporary tables or schemas."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ _RIGHTS = text("""
 async def migrated(
     request: pytest.FixtureRequest, postgres_server: PostgresServer
 ) -> AsyncIterator[tuple[str, AsyncEngine]]:
-    """A service and its database as `migrate` leaves it, in a database that nobody has prepared."""
+    """A service and its database as `migrate` leaves it, without further preparation."""
     service: str = request.param
     name = f"{service}_catalogue_{secrets.token_hex(4)}"
     postgres_server.execute(f"CREATE DATABASE {name} OWNER {service}_owner")
@@ -39,18 +39,18 @@ async def migrated(
     postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def test_functions_that_run_as_their_owner_look_into_pg_temp_last(migrated: tuple[str, AsyncEngine]) -> None:
+async def test_security_definer_functions_search_pg_temp_last(migrated: tuple[str, AsyncEngine]) -> None:
     service, engine = migrated
     async with engine.connect() as connection:
         functions = (await connection.execute(_DEFINER_FUNCTIONS)).all()
-    assert bool(functions) == (service == "ledger"), "the archive's, and no others"
+    assert bool(functions) == (service == "ledger"), "only the archive has such functions"
     for function in functions:
         settings = dict(each.split("=", 1) for each in (function.settings or "").split(";") if each)
         path = [each.strip() for each in settings.get("search_path", "").split(",")]
         assert path[-1] == "pg_temp", f"{function.function}: {path}"
 
 
-async def test_no_serving_role_can_make_temporary_tables_or_anything_in_the_schema(
+async def test_no_serving_role_can_create_temporary_tables_or_objects_in_the_schema(
     migrated: tuple[str, AsyncEngine],
 ) -> None:
     service, engine = migrated

@@ -21,7 +21,7 @@ from demo.clients import Addresses, Tenant
 from embedded.environment import DEVELOPMENT_JWT_SECRET, SIMULATOR_PUBLISHABLE_KEY
 
 ROOT = Path(__file__).parents[2]
-#: What the command line of Docker needs of our environment; no variable that compose would put into a setting.
+#: What Docker's command line needs of the environment: no variable that compose would use as a setting.
 INHERITED = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY")
 PORT_VARIABLES = ("GATEWAY_PORT", "PAYMENTS_PORT", "LEDGER_PORT", "RECHARGE_PORT", "SIMULATOR_PORT")
 BUILD_TIMEOUT_S = 900
@@ -32,7 +32,7 @@ LOOK_EVERY_S = 0.005
 
 
 class Compose:
-    """A compose project that is ours alone."""
+    """A compose project of this run alone."""
 
     def __init__(self) -> None:
         self.project = f"prepaid-test-{secrets.token_hex(4)}"

@@ -48,19 +48,19 @@ def check(settings: dict[str, str]) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_development_values_are_taken_with_the_simulator() -> None:
+def test_development_values_are_accepted_with_the_simulator() -> None:
     code, said = check(DEVELOPMENT)
     assert code == 0, said
     assert "development only" in said
 
 
-def test_own_values_are_taken_with_stripe_itself() -> None:
+def test_own_values_are_accepted_with_stripe_itself() -> None:
     code, said = check(OWN)
     assert code == 0, said
 
 
 @pytest.mark.parametrize("name", sorted(set(DEVELOPMENT) - {"STRIPE_API_BASE", "AUTH_JWT_SECRET"}))
-def test_no_development_value_is_taken_with_stripe_itself(name: str) -> None:
+def test_each_development_value_is_refused_with_stripe_itself(name: str) -> None:
     code, said = check({**OWN, name: DEVELOPMENT[name]})
     assert code == 1
     assert f"{name} has a development value" in said
@@ -72,14 +72,14 @@ def test_the_development_token_secret_is_refused_with_stripe_itself() -> None:
     assert "AUTH_JWT_SECRET has a development value" in said
 
 
-def test_everything_that_is_empty_is_named_at_once() -> None:
+def test_all_empty_settings_are_named_at_once() -> None:
     code, said = check({})
     assert code == 1
     for name in set(DEVELOPMENT) - {"STRIPE_API_BASE"}:
         assert name in said
 
 
-def test_two_ways_to_verify_tokens_are_one_too_many() -> None:
+def test_two_ways_to_verify_tokens_are_refused() -> None:
     code, said = check({**OWN, "AUTH_JWT_SECRET": "b" * 32})
     assert code == 1
     assert "either AUTH_JWKS_URL" in said
@@ -91,7 +91,7 @@ def test_a_real_key_is_never_sent_to_a_simulator() -> None:
     assert "STRIPE_API_BASE=" in said
 
 
-def test_without_keys_and_without_the_simulator_it_says_what_to_do() -> None:
+def test_a_missing_simulator_is_reported_with_the_option_that_starts_it() -> None:
     code, said = check({**DEVELOPMENT, "STRIPE_API_BASE": "http://simulator.invalid:12111"})
     assert code == 1
     assert "--profile simulator" in said
@@ -107,7 +107,7 @@ def test_without_keys_and_without_the_simulator_it_says_what_to_do() -> None:
         ({"METADATA_SIGNING_KEYS": "long-enough-0123456789-0123456789,short"}, "fewer than 32"),
     ],
 )
-def test_what_would_fail_later_is_refused_now(wrong: dict[str, str], says: str) -> None:
+def test_an_inconsistent_setting_is_refused(wrong: dict[str, str], says: str) -> None:
     code, said = check({**OWN, **wrong})
     assert code == 1
     assert says in said
@@ -132,7 +132,7 @@ def test_no_secret_is_printed() -> None:
         ("METADATA_SIGNING_KEYS", "8a1f0c 8a1f0c" * 4, "METADATA_SIGNING_KEYS has a blank"),
     ],
 )
-def test_a_secret_in_anothers_place_or_with_a_blank_is_refused(name: str, value: str, said: str) -> None:
+def test_a_misplaced_secret_or_one_with_a_blank_is_refused(name: str, value: str, said: str) -> None:
     code, printed = check({**OWN, name: value})
     assert code == 1
     assert said in printed

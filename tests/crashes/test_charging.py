@@ -1,7 +1,7 @@
-"""The moment at which a card could be charged twice: Stripe has charged, and we do not know it yet.
+"""When a card could be charged twice: Stripe has charged it, and recharge does not know the outcome.
 
-Webhooks are held back until recharge has found out by itself: else one of them ends the attempt first, and a second
-charge by the repeated call would never have been tried.
+Webhooks are held back until recharge has found the outcome by itself. Otherwise a webhook ends the attempt, and the
+repeated call is never made.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ CHARGES = ("POST", "/v1/payment_intents")
 LISTS = ("GET", "/v1/payment_intents")
 
 
-async def _drained(flow):
-    """A tenant whose next debit makes its card be charged, and whose webhooks are held back from here on."""
+async def _about_to_recharge(flow):
+    """A tenant whose next debit causes a recharge. Webhooks are held back from here on."""
     tenant = flow.tenant("drained")
     await enable_auto_recharge(tenant)
 
@@ -50,14 +50,14 @@ async def _attempt(tenant) -> dict:
     return attempt
 
 
-async def _found_out_without_a_webhook(flow, tenant, lists: int) -> None:
-    """Recharge has called again under the same key, and looked through Stripe's list if that told nothing."""
+async def _reconciled_without_a_webhook(flow, tenant, lists: int) -> None:
+    """Recharge has repeated the call under the same key, and read Stripe's list if that did not show the outcome."""
     attempt = (await _attempt(tenant))["attempt"]
 
     async def is_known() -> bool:
         return (await _attempt(tenant))["state"] == "charged"
 
-    await until(is_known, "the charge that recharge has found out by itself", timeout_s=60)
+    await until(is_known, "the charge in recharge's state", timeout_s=60)
     first, *again = await _calls(flow, attempt)
     assert not first["replayed"]
     assert [call["replayed"] for call in again] == [True]
@@ -68,7 +68,7 @@ async def _found_out_without_a_webhook(flow, tenant, lists: int) -> None:
 
 
 async def _recharged_once(flow, tenant) -> None:
-    """The webhook comes; the attempt closes, nobody asks Stripe to charge any more, and all was once."""
+    """Once the webhook comes, the attempt closes, with one charge and no further call."""
     calls = len(await _calls(flow, (await _attempt(tenant))["attempt"]))
     await flow.simulator.release_webhooks()
 
@@ -87,15 +87,15 @@ async def _recharged_once(flow, tenant) -> None:
     assert len(await _charges(flow, tenant)) == 1
 
 
-async def test_recharge_killed_after_stripe_charged_and_before_it_wrote_that_down_charges_once(flow, tmp_path) -> None:
-    tenant = await _drained(flow)
+async def test_recharge_killed_between_stripes_answer_and_its_commit_charges_once(flow, tmp_path) -> None:
+    tenant = await _about_to_recharge(flow)
     log = tmp_path / "fault-points"
     worker = flow.stack.processes[RECHARGE_WORKER.name]
-    calm = dict(worker.env)
+    plain_env = dict(worker.env)
     worker.stop()
-    worker.env = calm | {"FAULT_POINTS": "recharge.stripe_answered=kill@1", "FAULT_POINTS_LOG": str(log)}
+    worker.env = plain_env | {"FAULT_POINTS": "recharge.stripe_answered=kill@1", "FAULT_POINTS_LOG": str(log)}
     await asyncio.to_thread(worker.start)
-    worker.env = calm
+    worker.env = plain_env
 
     await flow.product.debit(tenant.name, 600)
     assert await asyncio.to_thread(worker.process.wait, 30.0) == 128 + 9
@@ -106,13 +106,13 @@ async def test_recharge_killed_after_stripe_charged_and_before_it_wrote_that_dow
     await asyncio.to_thread(flow.stack.postgres_server.execute, lease_runs_out, "recharge")
     await asyncio.to_thread(worker.start)
 
-    await _found_out_without_a_webhook(flow, tenant, lists=0)
+    await _reconciled_without_a_webhook(flow, tenant, lists=0)
     await _recharged_once(flow, tenant)
 
 
 @pytest.mark.parametrize(("fault", "lists"), [("error_after", 1), ("drop_answer", 0)])
-async def test_one_charge_when_stripe_charged_and_its_answer_was(flow, fault: str, lists: int) -> None:
-    tenant = await _drained(flow)
+async def test_an_attempt_whose_charge_succeeded_without_an_answer_charges_once(flow, fault: str, lists: int) -> None:
+    tenant = await _about_to_recharge(flow)
     await flow.simulator.fault(fault, "/v1/payment_intents", metadata={"tenant": tenant.name})
     await flow.product.debit(tenant.name, 600)
 
@@ -120,5 +120,5 @@ async def test_one_charge_when_stripe_charged_and_its_answer_was(flow, fault: st
         return bool(await tenant.attempts()) and bool(await _charges(flow, tenant))
 
     await until(has_charged, "the charge whose answer is lost")
-    await _found_out_without_a_webhook(flow, tenant, lists)
+    await _reconciled_without_a_webhook(flow, tenant, lists)
     await _recharged_once(flow, tenant)

@@ -1,5 +1,7 @@
-"""A credit and its refund in two ledger workers at the same moment, neither of which sees what the other has not
-committed: whoever comes second has to know of the first."""
+"""A credit and its refund handled by two ledger workers at the same time.
+
+Neither sees the other's uncommitted transaction; the second to commit must still take the first into account.
+"""
 
 import asyncio
 import secrets
@@ -34,7 +36,7 @@ CREDIT, REFUND = "payment_intent.succeeded", "refund.created"
 
 
 def bought_and_refunded(stripe_url: str) -> dict[str, bytes]:
-    """A purchase and its refund as Stripe tells them: the events' bodies by type."""
+    """Stripe's events of a purchase and its refund: the bodies by type."""
     [sale] = sell(stripe_url, [ORDER], DEVELOPMENT_SIGNING_KEY)
     headers = {"Authorization": f"Bearer {SIMULATOR_SECRET_KEY}"}
     with httpx.Client(base_url=f"{stripe_url}/v1", headers=headers, timeout=30) as stripe:
@@ -58,7 +60,7 @@ class TwoWorkers:
     environment: dict[str, str]
 
     async def partition_of_each(self) -> tuple[int, int]:
-        """A partition of the one and a partition of the other."""
+        """One partition of each worker."""
 
         async def both_have_some() -> bool:
             if not await self.groups.is_stable(self.group):
@@ -75,7 +77,7 @@ class TwoWorkers:
         await self.producer.send_and_wait(self.groups.topic, self.told[event_type], partition=partition)
 
     async def check_ledger(self) -> None:
-        """`ledger check` and `ledger reconcile` find nothing wrong."""
+        """`ledger check` and `ledger reconcile` find no difference."""
         for command in (["check"], ["reconcile", "--since", "1d", "--grace", "0s"]):
             done = await asyncio.to_thread(
                 subprocess.run, this_python("-m", "ledger", *command), env=self.environment, capture_output=True,
@@ -84,7 +86,7 @@ class TwoWorkers:
             assert done.returncode == 0, done.stdout + done.stderr
 
     def held(self) -> int:
-        """How many have handled their event and wait before the commit."""
+        """How many workers have handled their event and wait before the commit."""
         return len(self.hits.read_text().split()) if self.hits.exists() else 0
 
     def release(self) -> None:
@@ -145,7 +147,7 @@ async def workers(
         pytest.param(REFUND, CREDIT, id="refund_first"),
     ],
 )
-async def test_a_credit_and_its_refund_in_two_workers_before_either_commits_leave_nothing_waiting(
+async def test_a_credit_and_its_refund_in_two_workers_before_either_commits_leave_no_reversal_waiting(
     workers: TwoWorkers, first: str, second: str
 ) -> None:
     one, other = await workers.partition_of_each()
@@ -165,7 +167,9 @@ async def test_a_credit_and_its_refund_in_two_workers_before_either_commits_leav
 
     await until(both_are_done)
     assert workers.held() == 2, "each worker has handled one of them"
-    assert await workers.query("SELECT count(*) FROM payment_intent WHERE tenant_id IS NULL") == "0", "nothing waits"
+    assert await workers.query("SELECT count(*) FROM payment_intent WHERE tenant_id IS NULL") == "0", (
+        "no reversal waits"
+    )
     assert await workers.query("SELECT kind, credits FROM transfer ORDER BY version") == "purchase|100\nrefund|100"
     assert await workers.query("SELECT balance, owed, receivable FROM balance WHERE tenant_id = 'acme'") == "0|0|0"
     await workers.check_ledger()

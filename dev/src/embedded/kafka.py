@@ -33,10 +33,10 @@ JAVA_OPTIONS = (
 
 
 class Kafka:
-    """One broker on one data directory and one port, which both stay the same over `kill` and `start`."""
+    """One broker on one data directory and one port, which both stay the same across `kill` and `start`."""
 
     def __init__(self, directory: Path, log_file: Path, *, port: int | None = None, throw_away: bool = True) -> None:
-        """`directory` holds the data; `throw_away` removes it when this process dies without having stopped us."""
+        """`directory` holds the data; `throw_away` removes it if this process dies without stopping the broker."""
         self._directory = directory
         self._log_file = log_file
         self._throw_away = throw_away
@@ -62,7 +62,7 @@ class Kafka:
         return self._process is not None and self._process.is_running
 
     def start(self) -> KafkaServer:
-        """Fetches the jars if need be, formats an empty directory, returns once the broker answers; else `NotReady`."""
+        """Fetches the jars if necessary, formats an empty directory, waits until the broker answers, or `NotReady`."""
         class_path = os.pathsep.join(str(jar) for jar in kafka_class_path())
         self._directory.mkdir(parents=True, exist_ok=True)
         properties = self._write_properties()
@@ -93,7 +93,7 @@ class Kafka:
                 self._archive.keep(self._trained_into)
 
     def kill(self) -> None:
-        """`kill -9`, in the middle of whatever it does."""
+        """`kill -9`."""
         if self._process is not None:
             self._process.kill()
             self._process = None

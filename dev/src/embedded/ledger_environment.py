@@ -1,16 +1,16 @@
-"""The environment of a ledger's processes that stand alone, without the rest of a stack."""
+"""The environment variables of ledger processes that run alone, without the rest of a stack."""
 
 from embedded.environment import DEVELOPMENT_JWT_SECRET, DEVELOPMENT_SIGNING_KEY, SIMULATOR_SECRET_KEY, inherited
 from embedded.testing import ServiceDatabase
 
-#: For a ledger that never asks Stripe.
-NOBODY = "http://127.0.0.1:9"
+#: For a ledger that never calls Stripe: nothing listens there.
+NO_SERVER = "http://127.0.0.1:9"
 
 
 def ledger_environment(
-    database: ServiceDatabase, kafka_servers: str, topic_prefix: str, stripe_url: str = NOBODY
+    database: ServiceDatabase, kafka_servers: str, topic_prefix: str, stripe_url: str = NO_SERVER
 ) -> dict[str, str]:
-    """For `HttpProcess`, which fills in the port. `stripe_url`: the simulator whose payments it is told of."""
+    """For `HttpProcess`, which fills in the port. `stripe_url`: the simulator whose events it gets."""
     return {
         **inherited(),
         **database.environment(),

@@ -1,4 +1,4 @@
-"""Where the embedded stack keeps things, and the console it talks to."""
+"""The directories of the embedded stack, and the console it prints to."""
 
 import fcntl
 import os
@@ -30,11 +30,11 @@ def build_dir() -> Path:
 
 
 class DirectoryInUse(Exception):
-    """Another running process works in this directory."""
+    """Another running process uses this directory."""
 
 
 class ClaimedDirectory:
-    """A directory that is ours while this object lives; the claim ends with the process, however it ends."""
+    """A directory with an exclusive claim, which ends with this object or with the process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,7 +47,7 @@ class ClaimedDirectory:
             raise DirectoryInUse(f"{path} is in use by another running stack: stop that one first.") from error
 
     def empty(self) -> None:
-        """Removes everything in it but the claim."""
+        """Removes everything in it except the claim."""
         for entry in self.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)

@@ -1,4 +1,4 @@
-"""Free ports that stay ours."""
+"""Free ports, reserved."""
 
 import socket
 import sys
@@ -13,12 +13,12 @@ class PortInUse(Exception):
 
 
 class ReservedPort:
-    """A loopback port that nobody else gets while this object lives, listening process or not.
+    """A loopback port that no other program gets while this object lives, whether or not a process listens.
 
     Linux lets a socket that is bound but does not listen share its port with one that listens, when both have
-    SO_REUSEADDR (PostgreSQL, Java, asyncio and granian set it). So a part that was killed finds its port free again.
-    Without SO_REUSEADDR nobody can bind it, which is how `ReservedPort` itself asks for a port. Other systems don't
-    share, so there the reservation ends in `released`.
+    SO_REUSEADDR (PostgreSQL, Java, asyncio and granian set it). So a killed process finds its port free again.
+    Without SO_REUSEADDR no socket can bind it, and `ReservedPort` itself binds without. On other systems ports are not
+    shared, so there the reservation ends in `released`.
     """
 
     def __init__(self, wanted: int = 0) -> None:
@@ -43,7 +43,7 @@ class ReservedPort:
 
 
 def listens(host: str, port: int, timeout_s: float = 1.0) -> bool:
-    """Whether somebody accepts connections there."""
+    """Whether a process accepts connections there."""
     try:
         socket.create_connection((host, port), timeout_s).close()
     except OSError:

@@ -1,4 +1,4 @@
-"""A child process that dies with us, its log, and bounded waits for it (see `guard`)."""
+"""A child process that ends with this process (see `guard`), its log, and bounded waits for it."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 _GUARD = Path(__file__).with_name("guard.py")
 LOG_TAIL_LINES = 30
 POLL_INTERVAL_S = 0.05
-#: The kernel needs no longer to end what was killed.
+#: More than the kernel needs to end a killed process.
 KILL_TIMEOUT_S = 15.0
 
 
@@ -24,7 +24,7 @@ class NotReady(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run. `user` is the account to become when we are root; None stays who we are."""
+    """What to run. `user` is the account to change to when run as root; None keeps the current one."""
 
     name: str
     argv: Sequence[str]
@@ -37,7 +37,7 @@ class Command:
 
 
 class ChildProcess:
-    """One run of a command. Stops when it is told to, or when this Python process is gone, however that happens."""
+    """One run of a command. Ends when it is stopped, or when this Python process ends, in whatever way."""
 
     def __init__(self, command: Command, log_file: Path) -> None:
         self.command = command

@@ -1,4 +1,4 @@
-"""Blocking steps at once."""
+"""Runs blocking calls concurrently."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -6,9 +6,9 @@ from concurrent.futures import Future, wait
 
 
 def side_by_side(steps: Iterable[Callable[[], object]]) -> None:
-    """Runs all steps at once, waits for all of them, then raises the first one's trouble.
+    """Runs all steps concurrently, waits for all of them, then raises the first error.
 
-    An interrupt ends the waiting at once. The threads are daemons then: what they started dies with this process.
+    An interrupt ends the wait at once. The threads are daemons, and the processes they started end with this one.
     """
     futures = [_in_daemon_thread(step) for step in steps]
     wait(futures)
@@ -22,7 +22,7 @@ def _in_daemon_thread(step: Callable[[], object]) -> Future[object]:
     def run() -> None:
         try:
             future.set_result(step())
-        except BaseException as error:  # handed to whoever waits, as ThreadPoolExecutor does
+        except BaseException as error:  # passed to the waiting thread, as ThreadPoolExecutor does
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()

@@ -59,7 +59,7 @@ ALL_PROCESSES = (
 
 @dataclass(frozen=True, slots=True)
 class StackConfig:
-    """What a stack is made of. `stripe` None means the simulator; `data_dir` None means data that is thrown away."""
+    """What a stack consists of. `stripe` None: the simulator. `data_dir` None: data that is removed at the end."""
 
     label: str = "stack"
     processes: tuple[ServiceProcess, ...] = ALL_PROCESSES
@@ -70,13 +70,13 @@ class StackConfig:
 
 
 class Stack:
-    """Starts everything side by side; stops it on `close`, or when this process is gone, however that happens.
+    """Starts everything side by side. Stops it on `close`, or when this process ends, in whatever way.
 
     All calls block; from async code use `asyncio.to_thread`.
     """
 
     def __init__(self, config: StackConfig | None = None, say: Callable[[str], None] = lambda _text: None) -> None:
-        """Reserves the ports, so that every address is known before anything runs. `say` hears how it goes."""
+        """Reserves the ports, so that every address is known before anything runs. `say` gets progress messages."""
         self.config = config or StackConfig()
         self._say = say
         self._logs: ClaimedDirectory = claim_log_dir(self.config.label)
@@ -112,15 +112,15 @@ class Stack:
         return self.kafka.server
 
     def log_file(self, name: str) -> Path:
-        """Where a part of this stack logs."""
+        """The log file of one process of this stack."""
         return self._logs.path / f"{name}.log"
 
     def url(self, service_process: ServiceProcess) -> str:
-        """Where a service process answers."""
+        """The address of a service process."""
         return self.processes[service_process.name].url
 
     def start(self) -> None:
-        """Everything up, migrated and ready, or `NotReady` with the reason and nothing left running."""
+        """Starts and migrates everything. On failure raises `NotReady` with the reason and leaves nothing running."""
         begun = time.monotonic()
         try:
             self._start_servers()
@@ -144,7 +144,7 @@ class Stack:
         return replica
 
     def run(self, service: str, *command: str, timeout_s: float = ONE_OFF_TIMEOUT_S) -> None:
-        """`python -m <service> <command…>` with the stack's settings, to its end. `NotReady` if it fails."""
+        """`python -m <service> <command…>` with the stack's settings, until it ends. Raises `NotReady` if it fails."""
         self._run_once(f"{service} {' '.join(command)}", service, [service, *command], timeout_s)
 
     def close(self) -> None:

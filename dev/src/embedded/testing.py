@@ -1,4 +1,4 @@
-"""What a test session needs: one PostgreSQL and one Kafka for all tests, and databases that are emptied and lent again.
+"""What a test session needs: one PostgreSQL and one Kafka for all tests, and databases that are emptied and reused.
 
 `PREPAID_TEST_BACKEND` says where they run: `embedded` (default) or `testcontainers`.
 """
@@ -30,7 +30,7 @@ MIGRATION_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ServiceDatabase:
-    """A migrated database of one service, alone in the hands of whoever asked for it."""
+    """A migrated database of one service, for one test at a time."""
 
     name: str
     owner_url: str
@@ -39,7 +39,7 @@ class ServiceDatabase:
     superuser_url: str
 
     def environment(self) -> dict[str, str]:
-        """The variables by which a service's process finds it."""
+        """The variables with which a service's process connects to it."""
         return {
             "DATABASE_URL_OWNER": self.owner_url,
             "DATABASE_URL_API": self.api_url,
@@ -48,7 +48,7 @@ class ServiceDatabase:
 
 
 def stripe_settings(api_base: str, secret_key: str = SIMULATOR_SECRET_KEY) -> StripeSettings:
-    """Stripe at this address, as a service's settings say it."""
+    """A service's settings for Stripe at this address."""
     return StripeSettings(
         _env_file=None,  # pyright: ignore[reportCallIssue]
         stripe_secret_key=SecretStr(secret_key),
@@ -56,8 +56,8 @@ def stripe_settings(api_base: str, secret_key: str = SIMULATOR_SECRET_KEY) -> St
     )
 
 
-#: Ends every other session, empties every table, and lets every sequence and count begin again. A table without rows is
-#: left alone: to truncate it takes as long as to make it.
+#: Ends every other session, empties every table, and resets sequences and statistics. A table without rows is skipped:
+#: truncating it takes as long as creating it.
 _EMPTY = """
     SET client_min_messages = warning;
     SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
@@ -82,7 +82,7 @@ _TABLES = """
     WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'alembic_version'
 """
 
-#: Changes with everything about a database that a test can change and `_EMPTY` does not put right.
+#: A hash of everything that a test can change in a database and `_EMPTY` does not restore.
 _FINGERPRINT = """
     SELECT md5(string_agg(part, ';' ORDER BY part)) FROM (
         SELECT concat_ws(' ', 'class', oid::regclass, relkind, relowner, relrowsecurity, relforcerowsecurity, relacl,
@@ -125,7 +125,7 @@ _FINGERPRINT = """
 class Databases:
     """Makes databases from templates: a service is migrated once a session, then its database is copied.
 
-    To copy one takes a third of a second and to empty one a twentieth, so those that are given back are lent again.
+    Copying one takes a third of a second and emptying one a twentieth, so databases that are given back are reused.
     """
 
     def __init__(self, server: PostgresServer) -> None:
@@ -136,7 +136,7 @@ class Databases:
         self._idle: dict[str, list[ServiceDatabase]] = {}
 
     def lend(self, service: str) -> ServiceDatabase:
-        """As `create`; to be given back."""
+        """As `create`, but possibly a reused one; to be given back."""
         idle = self._idle.setdefault(service, [])
         if idle:
             return idle.pop()
@@ -147,7 +147,7 @@ class Databases:
         return made
 
     def give_back(self, service: str, database: ServiceDatabase) -> None:
-        """Gives it the rows it was made with, for the next one. Where something else has changed, it is dropped."""
+        """Restores its first rows, for the next test. If anything else has changed, it is dropped."""
         restore = f"{_EMPTY}; {self._rows[service]}; {_FINGERPRINT}"
         if self.server.execute(restore, database.name).endswith(self._fingerprints[service]):
             self._idle[service].append(database)
@@ -159,7 +159,7 @@ class Databases:
         if service not in self._templates:
             self._templates[service] = self._migrate_template(service)
         name = f"{service}_{secrets.token_hex(6)}"
-        # To copy files takes half as long as to log each of their pages, where nobody waits for the disk.
+        # Copying files takes half as long as logging each of their pages, where PostgreSQL does not wait for the disk.
         self.server.execute(
             f"CREATE DATABASE {name} TEMPLATE {self._templates[service]} STRATEGY FILE_COPY OWNER {service}_owner"
         )
@@ -218,7 +218,7 @@ class Backend:
 def running_backend(log_dir: Path, *, survives_the_machine: bool = False) -> Generator[Backend]:
     """Starts PostgreSQL (with the services' roles) and Kafka side by side; stops them at the end.
 
-    What is measured rather than tested asks for a PostgreSQL that waits for the disk, as in production.
+    `survives_the_machine`: PostgreSQL waits for the disk, as in production. Benchmarks need that.
     """
     with ExitStack() as stack:
         if os.environ.get("PREPAID_TEST_BACKEND", "embedded") == "testcontainers":

@@ -21,7 +21,7 @@ TOKEN_LIFETIME_S = 7 * 24 * 60 * 60
 WATCH_INTERVAL_S = 0.5
 FIRST_RESTART_DELAY_S = 1.0
 LONGEST_RESTART_DELAY_S = 30.0
-#: After this long without dying, the next death is a first one again.
+#: After running this long, a part is restarted with the first delay again.
 HEALTHY_AFTER_S = 60.0
 
 
@@ -29,7 +29,7 @@ def up(data_dir: Path | None) -> int:
     """Serves until Ctrl-C or SIGTERM; leaves no process."""
     stripe = stripe_from_env_file(repository_root() / ".env")
     if stripe is not None and data_dir is None:
-        # Stripe remembers our customers and payments, so we must. The simulator forgets: with it we begin anew too.
+        # Stripe keeps customers and payments, so the databases must be kept too. The simulator starts empty each time.
         data_dir = build_dir() / "up"
     config = StackConfig("up", stripe=stripe, data_dir=data_dir, well_known_ports=True)
     _stop_on_signals()
@@ -136,7 +136,7 @@ class Watched:
 
 
 def _watch(stack: Stack) -> NoReturn:
-    """What has died is started again, later and later while it keeps dying. Ends by KeyboardInterrupt."""
+    """Restarts what has died, with a growing delay while it keeps dying. Ends by KeyboardInterrupt."""
     parts: dict[str, _Part] = {"PostgreSQL": stack.postgres, "Kafka": stack.kafka, **stack.processes}
     if stack.simulator is not None:
         parts["stripe-simulator"] = stack.simulator
@@ -149,7 +149,7 @@ def _watch(stack: Stack) -> NoReturn:
 
 
 def revive(watched: Watched, now: float, say: Callable[[str], None]) -> None:
-    """To be called again and again while the part is dead."""
+    """To be called repeatedly while the part is dead."""
     if watched.restart_at is None:
         if now - watched.started_at > HEALTHY_AFTER_S:
             watched.restart_delay_s = FIRST_RESTART_DELAY_S
@@ -166,7 +166,7 @@ def revive(watched: Watched, now: float, say: Callable[[str], None]) -> None:
 
 
 def _stop_on_signals() -> None:
-    """The first Ctrl-C or SIGTERM raises KeyboardInterrupt; the impatient ones after it cannot spoil the clean-up."""
+    """The first Ctrl-C or SIGTERM raises KeyboardInterrupt; later ones do not interrupt the clean-up."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Debits over HTTP from a process of its own: every request another reference, the tenants in turn.
+"""Load generator for debits over HTTP: each request has a new reference, and tenants take turns.
 
 `python -m load.debits URL --token … --tenants 1000 --batch 100` posts to `/api/ledger/debits`, or, with a batch, to
 `/api/ledger/debits/batch`; prints one line of JSON.

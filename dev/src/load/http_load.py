@@ -1,10 +1,10 @@
-"""A load generator in a process of its own: each keep-alive connection sends its next request with the last answer.
+"""Load generator for webhooks: each keep-alive connection sends its next request once the last is answered.
 
 Raw sockets, because an HTTP client library costs more than the server that is measured. Run as
 `python -m load.http_load URL --secret … --connections 64 --warmup-s 1 --seconds 5`; prints one line of JSON.
 
-The webhooks are of another business, which the product takes and passes over. With `--stripe SIMULATOR --signing-key …`
-they are sales of credits that the simulator has taken money for, so that the books agree with it afterwards.
+The webhooks belong to another business on the account; the product acknowledges and ignores them. With
+`--stripe SIMULATOR --signing-key …` they are of paid purchases at the simulator, so that the ledger agrees with it.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import uvloop
 from load.sales import orders, sell
 from load.webhooks import payload, signature
 
-#: Bodies are made and signed before the clock runs; they are sent round and round.
+#: Bodies are made and signed before the measurement, and sent repeatedly.
 BODIES = 2_000
 CONNECT_TIMEOUT_S = 5.0
 #: After the end of the run, for answers under way.
@@ -113,8 +113,8 @@ async def measure(
     warmup_s: float,
     seconds: float,
 ) -> Result:
-    """Sends requests for `warmup_s + seconds`, or until there is no next one, and tells what the latter part was
-    like."""
+    """Sends requests for `warmup_s + seconds`, or until there are no more, and returns the result of
+    the part after the warm-up."""
     load, began = _Load(next_request), time.perf_counter()
     load.is_measuring = not warmup_s
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Sales of credits as they are at Stripe: money that the simulator has taken for orders that are signed as ours are."""
+"""Sales of credits at the simulator: paid PaymentIntents with signed orders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import httpx
 from shared.ids import new_id
 from shared.signed_metadata import CreditOrder, sign
 
-#: Payments that the simulator is asked for at a time.
+#: Payments in one request to the simulator.
 TOGETHER_MAX = 500
 TIMEOUT_S = 60.0
 TENANTS = 20
@@ -24,13 +24,13 @@ class Sale:
 
 
 def orders(count: int, tenants: Sequence[str] = ()) -> list[CreditOrder]:
-    """Orders of a purchase each, of 100 credits for 10.00 USD, going round the tenants (20 new ones unless given)."""
+    """Orders of a purchase each, of 100 credits for 10.00 USD, of the tenants in turn (20 new ones unless given)."""
     names = tenants or [new_id("load") for _ in range(TENANTS)]
     return [CreditOrder(names[n % len(names)], 100, 1_000, "usd", purchase=new_id("pur")) for n in range(count)]
 
 
 def sell(stripe_url: str, wanted: Sequence[CreditOrder], signing_key: str) -> list[Sale]:
-    """Has the simulator take the money for each order. It sends no webhooks for them: whoever calls this does."""
+    """Creates a paid PaymentIntent for each order at the simulator, which sends no webhooks for them."""
     sales: list[Sale] = []
     with httpx.Client(base_url=stripe_url, timeout=TIMEOUT_S, trust_env=False) as simulator:
         for start in range(0, len(wanted), TOGETHER_MAX):

@@ -1,4 +1,4 @@
-"""What Stripe does: makes events, signs them, sends them. Written from its documentation, not from our code."""
+"""Webhooks as Stripe makes and signs them. Written from its documentation, not from our code."""
 
 import hashlib
 import hmac
