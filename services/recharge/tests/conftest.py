@@ -1,4 +1,4 @@
-"""The parts that the tests run on: PostgreSQL, Kafka and the Stripe simulator, all real."""
+"""Fixtures on a real PostgreSQL, a real Kafka and the Stripe simulator."""
 
 import importlib.util
 import sys
@@ -13,7 +13,7 @@ from stripe_simulator.testing import RunningSimulator, run_simulator
 
 
 def _load(name: str) -> None:
-    """Test modules are imported by path; what they share is loaded here under a name of its own."""
+    """Test modules are imported by path; what they share is loaded here by its name."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -36,7 +36,7 @@ def running_recharge_simulator() -> Iterator[RunningSimulator]:
 
 @pytest.fixture
 def simulator(running_recharge_simulator: RunningSimulator) -> RunningSimulator:
-    """Stripe, with nothing in it."""
+    """The Stripe simulator, empty."""
     running_recharge_simulator.post("/reset")
     return running_recharge_simulator
 

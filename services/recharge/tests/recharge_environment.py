@@ -1,6 +1,6 @@
-"""Recharge without Kafka, for tests: handlers are called with records, steps one by one, and the clock can be moved.
+"""Recharge without Kafka, for tests: they call handlers with records, run steps one by one, and advance the clock.
 
-The environment also plays payments (profiles) and the ledger (balances, entries) for its tenants.
+The environment also acts as payments (profiles) and as the ledger (balances, entries) for its tenants.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -65,14 +65,14 @@ class Published:
         self.events += events
 
     def states(self, tenant: str) -> list[str]:
-        """The states that were announced of a tenant's attempts, in order."""
+        """The published states of a tenant's attempts, in order."""
         changes = [decode(event.value, AttemptChanged) for event in self.events if event.tenant == tenant]
         return [change.state for change in changes if change is not None]
 
 
 @dataclass
 class RechargeEnvironment:
-    """Everything at hand."""
+    """Recharge on its own database and Stripe simulator."""
 
     engine: AsyncEngine
     outbox: Outbox
@@ -90,21 +90,21 @@ class RechargeEnvironment:
     def now(self) -> datetime:
         return utc_now() + self.offset
 
-    def later(self, by: timedelta) -> None:
-        """Moves recharge's clock and Stripe's."""
+    def advance_clock(self, by: timedelta) -> None:
+        """Advances recharge's clock and Stripe's."""
         self.offset += by
         self.simulator.post("/clock/advance", seconds=by.total_seconds())
 
     # payments
 
     async def tenant(self, *cards: str, available: int = 10, **settings: Any) -> str:
-        """A tenant as `draw_up` makes it, known to recharge."""
-        tenant = await self.draw_up(*cards, available=available, **settings)
+        """A tenant as made by `make_tenant`, whose profile and balance recharge has received."""
+        tenant = await self.make_tenant(*cards, available=available, **settings)
         await self.receive(on_billing_profiles, self.profiles[tenant])
         await self.receive(on_balances, self.balances[tenant])
         return tenant
 
-    async def draw_up(self, *cards: str, available: int = 10, **settings: Any) -> str:
+    async def make_tenant(self, *cards: str, available: int = 10, **settings: Any) -> str:
         """A tenant with these test cards (`pm_card_visa`), the first the default, recharged below 50 credits."""
         tenant = new_id("tenant")
         customer = (await self.stripe.v1.customers.create_async({"metadata": {"tenant": tenant}})).id
@@ -132,11 +132,11 @@ class RechargeEnvironment:
     async def save_card(self, customer: str, card: str) -> Card:
         """Attaches a test card and returns it as payments would show it."""
         saved = await self.stripe.v1.payment_methods.attach_async(card, {"customer": customer})
-        of = saved.card
-        assert of is not None
+        details = saved.card
+        assert details is not None
         return Card(
-            payment_method=saved.id, brand=of.brand, last4=of.last4, exp_month=of.exp_month, exp_year=of.exp_year,
-            fingerprint=of.fingerprint, usable=True,
+            payment_method=saved.id, brand=details.brand, last4=details.last4, exp_month=details.exp_month,
+            exp_year=details.exp_year, fingerprint=details.fingerprint, usable=True,
         )  # fmt: skip
 
     async def profile(self, tenant: str, **changes: Any) -> None:
@@ -200,7 +200,7 @@ class RechargeEnvironment:
         return [charge for charge in self.simulator.get("/books")["charges"] if charge["customer"] == customer]
 
     def fault(self, kind: str, **more: Any) -> None:
-        """Puts a fault into the API."""
+        """Makes Stripe's API fail."""
         self.simulator.post("/faults", kind=kind, **more)
 
     async def payment_intents(self, tenant: str) -> list[stripe.PaymentIntent]:
@@ -248,7 +248,7 @@ class RechargeEnvironment:
             await save_progress(connection, [(topic, number, at) for number in range(BY_NAME[topic].partitions)])
 
     async def work(self, rounds_max: int = 20) -> None:
-        """Takes every due attempt further until none is due."""
+        """Runs steps of due attempts until none is due."""
         for _ in range(rounds_max):
             await self.refresh_progress()
             async with self.engine.connect() as connection:
@@ -271,8 +271,8 @@ class RechargeEnvironment:
         """A gateway with another API key."""
         return open_stripe_gateway(stripe_settings(self.simulator.url, secret_key))
 
-    def use(self, gateway: StripeGateway) -> None:
-        """From now on steps call Stripe by this gateway."""
+    def use_gateway(self, gateway: StripeGateway) -> None:
+        """From now on steps use this gateway."""
         self.steps = replace(self.steps, gateway=gateway)
 
     async def rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
@@ -280,8 +280,8 @@ class RechargeEnvironment:
         async with self.engine.connect() as connection:
             return [dict(row._mapping) for row in await connection.execute(text(sql), parameters)]
 
-    async def rows_changed(self, sql: str) -> None:
-        """Changes rows behind recharge's back, as time would."""
+    async def update_rows(self, sql: str) -> None:
+        """Changes rows directly, as if time had passed."""
         async with self.engine.begin() as connection:
             await connection.execute(text(sql))
 
@@ -304,7 +304,7 @@ class RechargeEnvironment:
 async def open_environment(
     database: ServiceDatabase, simulator: RunningSimulator
 ) -> AsyncGenerator[RechargeEnvironment]:
-    """A environment with the catalog in it."""
+    """An environment with the catalog."""
     engine = make_engine(database.worker_url, application_name="recharge-test", pool_size=12)
     published = Published()
 

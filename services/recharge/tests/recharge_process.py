@@ -1,4 +1,4 @@
-"""The worker as a process on real Kafka, for tests; the test plays payments and the ledger by publishing."""
+"""The worker as a process on real Kafka, for tests, which publish as payments and the ledger would."""
 
 import asyncio
 import secrets
@@ -41,7 +41,7 @@ async def eventually(condition: Callable[[], Awaitable[Any]], what: str, timeout
 
 @dataclass
 class Workers:
-    """Workers of one group, and a producer for what others would publish."""
+    """Workers of one consumer group, and a producer for the events of other services."""
 
     environment: RechargeEnvironment
     kafka: KafkaServer
@@ -81,7 +81,7 @@ class Workers:
             await self.producer.send_and_wait(self.prefix + event.TOPIC, value, key=event.key.encode())
 
     async def publish_bytes(self, topic: TopicName, key: str, value: bytes) -> None:
-        """Publishes anything."""
+        """Publishes these bytes."""
         await self.producer.send_and_wait(self.prefix + topic, value, key=key.encode())
 
     async def state_is(self, tenant: str, *states: str) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Workers:
 async def open_workers(
     environment: RechargeEnvironment, kafka: KafkaServer, log_dir: Path, cwd: Path
 ) -> AsyncGenerator[Workers]:
-    """Topics of their own, and no worker yet; those that are started are gone at the end."""
+    """Creates topics of their own and starts no worker. All that are started are stopped at the end."""
     prefix = f"recharge-{secrets.token_hex(4)}."
     await create_topics(kafka.bootstrap_servers, prefix)
     producer = make_producer(kafka.bootstrap_servers, "recharge-test")

@@ -41,7 +41,7 @@ NOT_EXECUTED: tuple[Answer, ...] = (
 
 
 @pytest.mark.parametrize("answer", NOT_EXECUTED)
-def test_a_call_not_executed_after_one_in_doubt_leaves_the_key_in_doubt(answer: Answer) -> None:
+def test_a_call_that_was_not_executed_leaves_an_earlier_call_in_doubt(answer: Answer) -> None:
     asked = begin_try(RESERVED, (), CARDS, NOW)
     assert asked is not None
     lost = after_answer(asked.attempt, asked.tries, NoAnswer("time_out"), CARDS, was_in_doubt=False, now=NOW)
@@ -52,7 +52,7 @@ def test_a_call_not_executed_after_one_in_doubt_leaves_the_key_in_doubt(answer: 
 
 
 @pytest.mark.parametrize("answer", [RateLimited(), Refused("error"), OperatorError(401, "expired")])
-def test_a_first_call_not_executed_is_checked_again_and_called_under_the_same_key(answer: Answer) -> None:
+def test_a_call_that_was_not_executed_is_made_again_under_the_same_key(answer: Answer) -> None:
     asked = begin_try(RESERVED, (), CARDS, NOW)
     assert asked is not None
     told = after_answer(asked.attempt, asked.tries, answer, CARDS, was_in_doubt=False, now=NOW)
@@ -63,7 +63,7 @@ def test_a_first_call_not_executed_is_checked_again_and_called_under_the_same_ke
 
 
 @pytest.mark.parametrize("answer", [NoAnswer("time_out"), ServerError(500), InProgress()])
-def test_a_key_that_was_never_answered_gives_way_only_after_24_hours_and_two_lists(answer: Answer) -> None:
+def test_a_key_without_an_answer_is_replaced_only_after_24_hours_and_two_lists(answer: Answer) -> None:
     asked = begin_try(RESERVED, (), CARDS, NOW)
     assert asked is not None
     told = after_answer(asked.attempt, asked.tries, answer, CARDS, was_in_doubt=False, now=NOW)
@@ -82,7 +82,7 @@ def test_a_key_that_was_never_answered_gives_way_only_after_24_hours_and_two_lis
     assert [(one.idempotency_key, one.creates) for one in anew.tries] == [("att_1:2", True)]
 
 
-def test_an_empty_list_proves_nothing_about_what_came_after_it_was_asked_for() -> None:
+def test_an_empty_list_proves_nothing_about_later_payment_intents() -> None:
     asked = begin_try(RESERVED, (), CARDS, NOW)
     assert asked is not None
     told = after_answer(asked.attempt, asked.tries, NoAnswer("time_out"), CARDS, was_in_doubt=False, now=NOW)
@@ -98,7 +98,7 @@ def test_an_empty_list_proves_nothing_about_what_came_after_it_was_asked_for() -
     assert (proven.attempt.state, proven.tries[-1].outcome) == (State.RETRY_SCHEDULED, Outcome.NEVER_MADE)
 
 
-def test_a_try_in_doubt_is_never_charged_past() -> None:
+def test_a_try_in_doubt_is_reconciled_before_the_next_try() -> None:
     asked = begin_try(RESERVED, (), CARDS, NOW)
     assert asked is not None
     state = replace(asked.attempt, state=State.RETRY_SCHEDULED)

@@ -1,4 +1,4 @@
-"""The HTTP door: a tenant reads why it was charged, and only its own."""
+"""The API: a tenant reads why it was charged, and nothing of other tenants."""
 
 import time
 from collections.abc import AsyncIterator, Callable
@@ -47,7 +47,7 @@ async def client(environment: RechargeEnvironment) -> AsyncIterator[httpx.AsyncC
     await engine.dispose()
 
 
-async def test_decisions_and_attempts_are_read_newest_first_by_their_tenant_alone(
+async def test_decisions_and_attempts_are_listed_newest_first_and_only_to_their_tenant(
     environment: RechargeEnvironment, client: httpx.AsyncClient
 ) -> None:
     mine, other = await environment.tenant("pm_card_visa", available=100), await environment.tenant("pm_card_visa")
@@ -70,7 +70,7 @@ async def test_decisions_and_attempts_are_read_newest_first_by_their_tenant_alon
     assert attempts[0]["attempt"] not in [each["attempt"] for each in others["attempts"]]
 
 
-async def test_a_tenant_is_told_what_is_stopped_and_what_would_lift_it(
+async def test_the_status_shows_why_recharge_is_paused_and_what_would_lift_that(
     environment: RechargeEnvironment, client: httpx.AsyncClient
 ) -> None:
     tenant, other = await environment.tenant("pm_card_visa"), await environment.tenant("pm_card_visa", available=100)
@@ -99,7 +99,7 @@ async def test_a_tenant_is_told_what_is_stopped_and_what_would_lift_it(
         (lambda: _authorization(None, Scope.BILLING_READ), 403, "tenant_required"),
     ],
 )
-async def test_without_a_tenants_token_it_answers_a_problem(
+async def test_a_request_without_a_tenants_token_is_a_problem(
     client: httpx.AsyncClient, headers: Callable[[], dict[str, str]], status: int, code: str
 ) -> None:
     answer = await client.get("/api/recharge/decisions", headers=headers())
@@ -110,6 +110,6 @@ async def test_without_a_tenants_token_it_answers_a_problem(
     "path",
     ["decisions?cursor=9223372036854775808", "decisions?cursor=-1", "attempts?cursor=%00", "attempts?cursor=%FF"],
 )
-async def test_a_made_up_cursor_is_refused(client: httpx.AsyncClient, path: str) -> None:
+async def test_an_invalid_cursor_is_rejected(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.get(f"/api/recharge/{path}", headers=_authorization("acme", Scope.BILLING_READ))
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")

@@ -63,7 +63,7 @@ TROUBLES = (
 
 @dataclass
 class Stripe:
-    """PaymentIntents of one attempt, and what each key was answered."""
+    """PaymentIntents of one attempt, and the answer to each key."""
 
     intents: dict[str, PaymentIntentView] = field(default_factory=dict[str, PaymentIntentView])
     kept: dict[str, tuple[datetime, Answer]] = field(default_factory=dict[str, tuple[datetime, Answer]])
@@ -136,12 +136,12 @@ class Stripe:
         return PaymentIntentSeen(self.intents[name])
 
     def execute_delayed(self, now: datetime) -> None:
-        """A request of ours that has been under way for long, but not for longer than its key is remembered."""
+        """A request of ours that was delayed, but for less time than Stripe keeps its key."""
         attempt, one, outcome = self.delayed.pop(0)
         if now - one.first_called_at < timedelta(hours=24):
             self.call(attempt, one, outcome, "none", now)
 
-    def settle(self) -> None:
+    def complete_processing(self) -> None:
         for view in list(self.intents.values()):
             if view.status == "processing":
                 self.charges += 1
@@ -150,7 +150,7 @@ class Stripe:
     def cancel(self, name: str) -> Answer:
         view = self.intents[name]
         if view.status in ("succeeded", "processing", "canceled"):
-            return PaymentIntentSeen(view)  # refused; the executor looks
+            return PaymentIntentSeen(view)  # refused; the executor retrieves it
         self._show(replace(view, status="canceled"))
         return PaymentIntentSeen(self.intents[name])
 
@@ -259,21 +259,21 @@ class AttemptMachine(RuleBasedStateMachine):
         self.receive(means, is_killed=is_killed, is_late=is_late)
 
     def receive(self, means: Callable[[], Transition | None], *, is_killed: bool, is_late: bool) -> None:
-        """An answer arrives, now, later or never; it counts only where the attempt stands where it was asked."""
+        """An answer arrives, now, later or never; it counts only at the checkpoint where it was asked."""
         asked = Checkpoint.of(self.attempt, self.tries)
 
-        def write_down() -> None:
+        def record() -> None:
             transition = means() if Checkpoint.of(self.attempt, self.tries) == asked else None
             if transition is not None:
                 self.apply(transition)
 
         if is_late:
-            self.late.append(write_down)
+            self.late.append(record)
         elif not is_killed:
-            write_down()
+            record()
 
     def look(self, action: NextAction) -> Callable[[], Transition]:
-        """What Stripe shows now, and what that will mean when it is written down."""
+        """What Stripe shows now, and the transition when that is recorded."""
         name, asked_at = self.attempt.payment_intent, self.now
         if action is NextAction.LIST or name is None:
             found = next(iter(self.stripe.intents.values()), None)
@@ -308,8 +308,8 @@ class AttemptMachine(RuleBasedStateMachine):
         self.stripe.execute_delayed(self.now)
 
     @rule()
-    def a_payment_in_process_comes_through(self) -> None:
-        self.stripe.settle()
+    def a_processing_payment_succeeds(self) -> None:
+        self.stripe.complete_processing()
 
     @precondition(lambda self: self.attempt.state is State.REQUIRES_ACTION and self.attempt.payment_intent)
     @rule(outcome=st.sampled_from(["succeeds", "declined"]))

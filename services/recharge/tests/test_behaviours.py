@@ -1,4 +1,4 @@
-"""What hurt the users of other systems, each proven not to happen here."""
+"""Faults that users of other systems have reported: none of them happens here."""
 
 import asyncio
 from datetime import timedelta
@@ -22,7 +22,7 @@ from shared.ids import new_id
 from shared.kafka import Record
 
 
-async def test_behaviour_2_one_shortfall_is_one_charge(environment: RechargeEnvironment) -> None:
+async def test_one_shortfall_is_charged_for_once(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant(
         "pm_card_visa", available=10, threshold_credits=50_000, monthly_cap_minor=1_000_000
     )
@@ -34,15 +34,15 @@ async def test_behaviour_2_one_shortfall_is_one_charge(environment: RechargeEnvi
         await environment.work()
     assert len(environment.charges(tenant)) == 1
     assert await environment.last_reason(tenant) == "need_already_served"
-    await environment.balance(tenant, 9)  # what was bought has been used up: a new need
+    await environment.balance(tenant, 9)  # the credits have been used: a new need
     await environment.work()
     assert len(environment.charges(tenant)) == 2
 
 
-async def test_a_product_that_is_refused_is_charged_for_again_one_charge_at_a_time_within_the_cap(
+async def test_an_empty_balance_is_charged_for_again_one_charge_at_a_time_within_the_cap(
     environment: RechargeEnvironment,
 ) -> None:
-    """redguava/cliniko-api#167: after a jump far below zero it charged once, then held the need for served."""
+    """redguava/cliniko-api#167: after the balance fell far below zero it charged once and took the need for served."""
     tenant = await environment.tenant("pm_card_visa", available=-9_000, monthly_cap_minor=14_000)
     for _ in range(6):
         await environment.work()
@@ -58,20 +58,20 @@ async def test_a_product_that_is_refused_is_charged_for_again_one_charge_at_a_ti
     assert await environment.last_reason(tenant) == "cap_reached"
 
 
-async def test_what_its_owner_saves_after_a_charge_asks_for_another(environment: RechargeEnvironment) -> None:
+async def test_settings_saved_after_a_charge_begin_a_new_need(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant(
         "pm_card_visa", available=10, threshold_credits=50_000, monthly_cap_minor=1_000_000
     )
     await environment.work()
     await environment.credit(tenant)
     assert await environment.last_reason(tenant) == "need_already_served"
-    environment.later(timedelta(seconds=1))
+    environment.advance_clock(timedelta(seconds=1))
     await environment.settings(tenant, threshold_credits=40_000)
     await environment.work()
     assert len(environment.charges(tenant)) == 2
 
 
-async def test_behaviour_4_a_record_redelivered_while_charging_changes_nothing(
+async def test_a_record_redelivered_while_charging_changes_nothing(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_visa")
@@ -87,7 +87,7 @@ async def test_behaviour_4_a_record_redelivered_while_charging_changes_nothing(
     assert len(await environment.attempts(tenant)) == 1
 
 
-async def test_behaviour_5_nothing_is_charged_while_a_purchase_is_open(environment: RechargeEnvironment) -> None:
+async def test_nothing_is_charged_while_a_purchase_is_open(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa", available=100)
     await environment.profile(tenant, open_purchases=("pur_1",))
     await environment.balance(tenant, 10)
@@ -101,7 +101,7 @@ async def test_behaviour_5_nothing_is_charged_while_a_purchase_is_open(environme
     assert [attempt["state"] for attempt in await environment.attempts(tenant)] == ["canceled"]
 
 
-async def test_behaviour_8_a_cap_that_leaves_no_room_is_said_and_the_most_that_fits_is_bought_once(
+async def test_a_reached_cap_is_the_reason_and_the_largest_package_within_it_is_bought_once(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_visa", monthly_cap_minor=5_300)
@@ -117,7 +117,7 @@ async def test_behaviour_8_a_cap_that_leaves_no_room_is_said_and_the_most_that_f
     assert [attempt["limited_by_cap"] for attempt in await environment.attempts(tenant)] == [False, True]
 
 
-async def test_behaviour_13_the_cap_holds_with_four_executors_at_once(environment: RechargeEnvironment) -> None:
+async def test_the_cap_holds_with_four_executors_at_once(environment: RechargeEnvironment) -> None:
     tenants = [await environment.tenant("pm_card_visa", monthly_cap_minor=9_000) for _ in range(4)]
     for _ in range(4):
         await environment.refresh_progress()
@@ -134,7 +134,7 @@ async def test_behaviour_13_the_cap_holds_with_four_executors_at_once(environmen
         assert await environment.last_reason(tenant) == "cap_reached"
 
 
-async def test_behaviour_13_a_purchase_does_not_enable_recharge_again(environment: RechargeEnvironment) -> None:
+async def test_a_purchase_does_not_enable_recharge_again(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa", available=100)
     await environment.settings(tenant, enabled=False)
     purchase = EntryPosted(
@@ -147,7 +147,7 @@ async def test_behaviour_13_a_purchase_does_not_enable_recharge_again(environmen
     assert (await environment.last_reason(tenant), environment.charges(tenant)) == ("disabled", [])
 
 
-async def test_two_executors_racing_for_one_attempt_make_one_call(environment: RechargeEnvironment) -> None:
+async def test_two_executors_make_one_call_for_one_attempt(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa")
     name = (await environment.attempt(tenant))["attempt"]
     await environment.refresh_progress()
@@ -165,7 +165,7 @@ async def test_two_executors_racing_for_one_attempt_make_one_call(environment: R
         ({"currency": "eur"}, "currency"),
     ],
 )
-async def test_what_its_owner_changes_after_the_decision_still_stops_the_charge(
+async def test_settings_changed_after_the_decision_stop_the_charge(
     environment: RechargeEnvironment, changes: dict[str, object], reason: str
 ) -> None:
     tenant = await environment.tenant("pm_card_visa")
@@ -176,19 +176,21 @@ async def test_what_its_owner_changes_after_the_decision_still_stops_the_charge(
     assert environment.charges(tenant) == []
 
 
-async def test_no_charge_unless_the_profiles_were_read_to_their_end_lately(environment: RechargeEnvironment) -> None:
+async def test_nothing_is_charged_unless_the_profile_topic_was_read_to_its_end_lately(
+    environment: RechargeEnvironment,
+) -> None:
     tenant = await environment.tenant("pm_card_visa")
     environment.progress_age = timedelta(seconds=31)
     await environment.refresh_progress()
     await environment.steps.run(tenant, (await environment.attempt(tenant))["attempt"])
     assert ((await environment.attempt(tenant))["state"], environment.charges(tenant)) == ("reserved", [])
     environment.progress_age = timedelta(seconds=5)
-    environment.later(timedelta(seconds=5))
+    environment.advance_clock(timedelta(seconds=5))
     await environment.work()
     assert len(environment.charges(tenant)) == 1
 
 
-async def test_a_balance_older_than_the_last_credit_is_not_decided_on(environment: RechargeEnvironment) -> None:
+async def test_a_balance_older_than_the_last_credit_is_not_charged_for(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa")
     await environment.work()
     await environment.receive(on_entries, environment.entry(tenant))
@@ -204,21 +206,21 @@ async def test_a_purchase_credited_but_not_yet_seen_in_the_balance_is_not_charge
     await environment.balance(tenant, 10)
     await environment.profile(
         tenant, open_purchases=(), credited_in_version=3
-    )  # payments has seen the entry, we have not
+    )  # payments has received the entry, recharge has not
     await environment.work()
     assert (await environment.last_reason(tenant), environment.charges(tenant)) == ("balance_older_than_credit", [])
     await environment.balance(tenant, 1_010)
     assert await environment.last_reason(tenant) == "above_threshold"
 
 
-async def test_a_request_charges_above_the_threshold_once_and_not_after_it_expired(
+async def test_a_request_is_charged_for_once_above_the_threshold_and_not_after_it_expired(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_visa", available=1_000)
     await environment.request(tenant)
     await environment.work()
     assert len(environment.charges(tenant)) == 1
-    await environment.request(tenant)  # one is under way already
+    await environment.request(tenant)  # one is being charged for already
     await environment.credit(tenant)
     await environment.work()
     assert len(environment.charges(tenant)) == 1
@@ -229,7 +231,7 @@ async def test_a_request_charges_above_the_threshold_once_and_not_after_it_expir
     assert [row["state"] for row in states] == ["attempted", "refused", "expired"]
 
 
-async def test_requests_made_at_once_or_while_a_card_is_charged_are_one_charge(
+async def test_requests_made_at_once_or_during_a_charge_are_charged_for_once(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_visa", available=1_000)
@@ -243,7 +245,7 @@ async def test_requests_made_at_once_or_while_a_card_is_charged_are_one_charge(
     await environment.receive(on_requests, first, second)  # in one batch, so that one waits while the other is charged
     await environment.work()
     await environment.credit(tenant)
-    await environment.receive(on_requests, late)  # on its way since before the credits came
+    await environment.receive(on_requests, late)  # requested before the credits came
     await environment.decide_again()
     await environment.work()
     assert len(environment.charges(tenant)) == 1
@@ -284,7 +286,7 @@ async def test_a_receivable_stops_charging_until_its_owner_acts(environment: Rec
     assert len(environment.charges(tenant)) == 1
 
 
-async def test_a_receipt_that_cannot_be_applied_holds_the_attempt(environment: RechargeEnvironment) -> None:
+async def test_an_attempt_with_an_unapplied_receipt_waits(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa")
     await environment.work()
     await environment.credit(tenant, kind="unapplied_receipt")
@@ -296,10 +298,10 @@ async def test_a_receipt_that_cannot_be_applied_holds_the_attempt(environment: R
 
 
 @pytest.mark.parametrize("is_refunded", [False, True])
-async def test_an_operator_who_credits_the_receipt_ends_the_attempt(
+async def test_an_attempt_ends_when_an_operator_credits_its_receipt(
     environment: RechargeEnvironment, is_refunded: bool
 ) -> None:
-    """Also where the money has gone back: the refund that waited for the credit comes with it."""
+    """Even if its money went back: the refund that waited for the credit is posted with it."""
     tenant = await environment.tenant("pm_card_visa")
     await environment.work()
     await environment.credit(tenant, kind="unapplied_receipt")
@@ -314,7 +316,7 @@ async def test_an_operator_who_credits_the_receipt_ends_the_attempt(
     assert len(environment.charges(tenant)) == 2
 
 
-async def test_what_could_not_be_read_freezes_charging_for_its_key(environment: RechargeEnvironment) -> None:
+async def test_a_dead_letter_freezes_the_tenant_or_customer_of_its_key(environment: RechargeEnvironment) -> None:
     tenant, payer = await environment.tenant("pm_card_visa", available=100), await environment.tenant("pm_card_visa")
     await environment.work()
     await environment.credit(payer)
@@ -329,16 +331,16 @@ async def test_what_could_not_be_read_freezes_charging_for_its_key(environment: 
     assert (await environment.last_reason(payer), len(environment.charges(payer))) == ("frozen", 1)
 
 
-async def test_an_unreadable_dispute_that_came_before_its_owner_was_known_is_lifted_like_a_freeze(
+async def test_an_unreadable_dispute_of_a_tenant_not_known_then_is_lifted_by_unfreeze(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_visa")
     await environment.work()
     payment_intent = environment.charges(tenant)[0]["payment_intent"]
-    await environment.rows_changed("DELETE FROM tenant_payment_intent")
+    await environment.update_rows("DELETE FROM tenant_payment_intent")
     async with environment.outbox.transaction(environment.engine) as transaction:
         await freeze_payer_of_dead_letter(transaction, Record("stripe.events", 0, 7, payment_intent, b"{"))
-    await environment.credit(tenant)  # and its entry tells whose PaymentIntent it was
+    await environment.credit(tenant)  # its entry tells which tenant owns the PaymentIntent
     await environment.balance(tenant, 10)
     assert await environment.last_reason(tenant) == "dispute_open"
     async with environment.engine.begin() as connection:
@@ -353,7 +355,7 @@ async def test_an_unreadable_dispute_that_came_before_its_owner_was_known_is_lif
 async def test_a_success_after_the_end_counts_in_the_cap(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa")
     await environment.work()
-    await environment.rows_changed("UPDATE attempt SET state = 'canceled', reserved_month = NULL")
+    await environment.update_rows("UPDATE attempt SET state = 'canceled', reserved_month = NULL")
     await environment.webhooks(tenant)
     attempt = await environment.attempt(tenant)
     assert (attempt["state"], attempt["reason"]) == ("canceled", "succeeded_after_end")
@@ -362,7 +364,7 @@ async def test_a_success_after_the_end_counts_in_the_cap(environment: RechargeEn
     assert (await environment.attempt(tenant))["state"] == "credited"
 
 
-async def test_stripe_events_of_others_change_nothing(environment: RechargeEnvironment) -> None:
+async def test_stripe_events_without_our_metadata_change_nothing(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa", available=100)
     customer = environment.profiles[tenant].stripe_customer
     assert customer is not None
@@ -378,7 +380,7 @@ def _encoded(event: DomainEvent) -> bytes:
     return encode(event, event_id=new_id("evt"), now=utc_now())
 
 
-async def test_a_reversal_that_the_ledger_refused_freezes_charging_for_its_tenant(
+async def test_a_reversal_that_the_ledger_refused_freezes_its_tenant(
     environment: RechargeEnvironment,
 ) -> None:
     tenant, other = (

@@ -56,7 +56,7 @@ class Browser:
         return answer.status_code, answer.json()["code"]
 
     async def confirm(self, said: dict[str, Any]) -> dict[str, Any]:
-        """What Stripe.js does with it."""
+        """Confirms as Stripe.js does."""
         async with httpx.AsyncClient(base_url=self.environment.simulator.url) as stripe:
             answer = await stripe.post(
                 f"/v1/payment_intents/{said['paymentIntent']}/confirm",
@@ -123,7 +123,7 @@ async def test_a_card_that_needs_authentication_is_authenticated_in_the_browser_
     assert (await environment.attempt(tenant))["state"] == "credited"
     assert not await _is_suspended(environment, tenant)
     assert [charge["amount_minor"] for charge in environment.charges(tenant)] == [4_500]
-    environment.later(timedelta(hours=80))
+    environment.advance_clock(timedelta(hours=80))
     await environment.work()
     assert (len(environment.charges(tenant)), len(await environment.attempts(tenant))) == (1, 1)
 
@@ -134,7 +134,7 @@ async def test_authentication_that_fails_may_be_tried_again(environment: Recharg
     await browser.confirm(said)
     browser.authenticate(said["paymentIntent"], succeeds=False)
     await environment.webhooks(tenant)
-    environment.later(timedelta(minutes=11))
+    environment.advance_clock(timedelta(minutes=11))
     await environment.work()
     again = (await browser.ask(tenant, name)).json()
     await browser.confirm(again)
@@ -156,9 +156,7 @@ async def test_what_was_authenticated_counts_in_the_cap(environment: RechargeEnv
     assert (await environment.last_reason(tenant), len(environment.charges(tenant))) == ("cap_reached", 1)
 
 
-async def test_another_tenants_attempt_is_answered_like_one_that_is_not_there(
-    environment: RechargeEnvironment, browser: Browser
-) -> None:
+async def test_an_attempt_of_another_tenant_is_not_found(environment: RechargeEnvironment, browser: Browser) -> None:
     _tenant, name = await _waiting(environment)
     other = await environment.tenant("pm_card_visa")
     theirs, missing = await browser.ask(other, name), await browser.ask(other, "att_missing")
@@ -170,7 +168,9 @@ async def test_another_tenants_attempt_is_answered_like_one_that_is_not_there(
 
 
 @pytest.mark.parametrize("scope", [Scope.BILLING_READ, Scope.CREDITS_DEBIT, Scope.OPERATOR])
-async def test_it_takes_the_scope_that_pays(environment: RechargeEnvironment, browser: Browser, scope: Scope) -> None:
+async def test_a_client_secret_requires_the_write_scope(
+    environment: RechargeEnvironment, browser: Browser, scope: Scope
+) -> None:
     tenant, name = await _waiting(environment)
     answer = await browser.ask(tenant, name, scope)
     assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
@@ -179,12 +179,12 @@ async def test_it_takes_the_scope_that_pays(environment: RechargeEnvironment, br
 
 
 @pytest.mark.parametrize("name", ["%00", "att-1", "a" * 65])
-async def test_a_name_that_is_none_is_refused(browser: Browser, name: str) -> None:
+async def test_an_invalid_attempt_id_is_rejected(browser: Browser, name: str) -> None:
     assert (await browser.ask("acme", name)).status_code == 422
 
 
 @pytest.mark.parametrize("card", ["pm_card_visa", "pm_card_chargeCustomerFail"])
-async def test_an_attempt_that_waits_for_nobody_has_no_secret(
+async def test_an_attempt_that_does_not_wait_for_authentication_has_no_secret(
     environment: RechargeEnvironment, browser: Browser, card: str
 ) -> None:
     tenant = await environment.tenant(card)
@@ -199,14 +199,14 @@ async def test_an_attempt_that_is_given_up_has_no_secret(environment: RechargeEn
     tenant, name = await _waiting(environment)
     await environment.settings(tenant, enabled=False)
     environment.fault("error_before", path="/v1/payment_intents/*/cancel", count=None)
-    environment.later(timedelta(minutes=11))
+    environment.advance_clock(timedelta(minutes=11))
     await environment.work()
     assert (await environment.attempt(tenant))["canceling"]
     assert await browser.refusal(tenant, name) == (409, "attempt_not_waiting")
 
 
 @pytest.mark.parametrize("became", ["succeeded", "canceled"])
-async def test_a_payment_intent_that_has_moved_on_at_stripe_is_not_confirmed_again(
+async def test_a_payment_intent_that_cannot_be_confirmed_any_more_has_no_secret(
     environment: RechargeEnvironment, browser: Browser, became: str
 ) -> None:
     """The event has not come yet."""
@@ -221,7 +221,7 @@ async def test_a_payment_intent_that_has_moved_on_at_stripe_is_not_confirmed_aga
 
 
 @pytest.mark.parametrize("metadata", [{"sig": "v1:forged"}, {"credits": "1000000"}, {"tenant": "somebody"}])
-async def test_a_payment_intent_that_is_not_proven_to_be_the_attempts_is_kept_back(
+async def test_the_secret_of_an_unproven_payment_intent_is_withheld(
     environment: RechargeEnvironment, browser: Browser, metadata: dict[str, str]
 ) -> None:
     tenant, name = await _waiting(environment)
@@ -231,7 +231,7 @@ async def test_a_payment_intent_that_is_not_proven_to_be_the_attempts_is_kept_ba
 
 
 @pytest.mark.parametrize("kind", ["error_before", "rate_limit", "drop_answer"])
-async def test_while_stripe_does_not_answer_it_says_when_to_ask_again(
+async def test_without_an_answer_of_stripe_the_response_says_when_to_retry(
     environment: RechargeEnvironment, browser: Browser, kind: str
 ) -> None:
     tenant, name = await _waiting(environment)
@@ -240,7 +240,7 @@ async def test_while_stripe_does_not_answer_it_says_when_to_ask_again(
     assert (await browser.ask(tenant, name)).status_code == 200
 
 
-async def test_the_wait_for_stripe_is_bounded_and_so_are_those_who_wait(
+async def test_the_wait_for_stripe_and_the_number_of_waiting_requests_are_bounded(
     environment: RechargeEnvironment, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tenant, name = await _waiting(environment)
@@ -324,13 +324,13 @@ VIEW = PaymentIntentView(
         (RateLimited(), Withheld.UNAVAILABLE),
     ],
 )
-def test_only_a_proven_payment_intent_that_can_be_confirmed_has_its_secret_told(
+def test_the_secret_is_returned_only_for_a_proven_payment_intent_that_can_be_confirmed(
     answer: Answer, said: str | Withheld
 ) -> None:
     assert client_secret_in(ATTEMPT, answer, [SIGNING_KEY]) == said
 
 
-def test_only_an_attempt_that_waits_for_authentication_is_asked_about() -> None:
+def test_stripe_is_asked_only_about_an_attempt_that_waits_for_authentication() -> None:
     assert waits_for_authentication(ATTEMPT)
     assert not waits_for_authentication(replace(ATTEMPT, canceling=True))
     assert not waits_for_authentication(replace(ATTEMPT, payment_intent=None))
@@ -338,5 +338,5 @@ def test_only_an_attempt_that_waits_for_authentication_is_asked_about() -> None:
         assert not waits_for_authentication(replace(ATTEMPT, state=state))
 
 
-def test_a_secret_is_not_in_what_a_view_looks_like() -> None:
+def test_the_repr_of_a_view_has_no_secret() -> None:
     assert "pi_1_secret_x" not in repr(PaymentIntentSeen(VIEW))

@@ -1,4 +1,4 @@
-"""The decision, for every situation that Hypothesis thinks of."""
+"""The decision, for single situations and for generated ones."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -73,7 +73,7 @@ def test_of_equal_packages_the_cheaper_one_is_bought() -> None:
     assert best_package([package("dear", 100, 600), package("cheap", 100, 500)], 1_000) == package("cheap", 100, 500)
 
 
-def test_each_reason_has_its_situation() -> None:
+def test_each_reason_has_a_situation() -> None:
     suspended = Suspension(NOW - timedelta(hours=1), "card_declined", frozenset(["a"]))
     expected = {
         Reason.FROZEN: replace(IN_NEED, is_frozen=True),
@@ -100,16 +100,16 @@ def test_each_reason_has_its_situation() -> None:
     assert {name: reason(situation) for name, situation in expected.items()} == {name: name for name in expected}
 
 
-def test_a_month_in_another_currency_is_refused() -> None:
+def test_a_month_with_charges_in_another_currency_is_refused() -> None:
     assert reason(replace(IN_NEED, month=Month({"eur": 1}, False))) is Reason.CURRENCY
 
 
-def test_a_cap_without_room_is_looked_at_again_in_the_next_month() -> None:
+def test_a_reached_cap_is_decided_about_again_in_the_next_month() -> None:
     decided = decide(replace(IN_NEED, month=Month({"usd": 20_000}, False)), NOW)
     assert decided == Skip(Reason.CAP_REACHED, datetime(2026, 10, 1, tzinfo=UTC))
 
 
-def test_the_most_that_fits_is_bought_once_a_month() -> None:
+def test_the_largest_package_within_the_cap_is_bought_once_a_month() -> None:
     limited = replace(IN_NEED, month=Month({"usd": 19_000}, False))
     assert decide(limited, NOW) == Charge(PACKAGES[0], limited_by_cap=True)
     assert reason(replace(limited, month=Month({"usd": 19_000}, True))) is Reason.CAP_REACHED
@@ -143,7 +143,7 @@ def test_a_new_attempt_is_of_the_request_that_waits() -> None:
 
 
 def mostly(good: st.SearchStrategy[Any], other: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """`good` in nine of ten cases: a charge needs every input to be good, which chance alone never makes them."""
+    """`good` in nine of ten cases: a charge needs every input to be good, which is rare by chance."""
     return st.integers(0, 9).flatmap(lambda n: other if n == 0 else good)
 
 
@@ -216,8 +216,8 @@ situations = st.builds(
 )
 
 
-def test_the_situations_are_such_that_cards_are_charged() -> None:
-    """Else the property below would hold of nothing."""
+def test_the_generated_situations_include_charges() -> None:
+    """Else the property below would be about no charge at all."""
     found = find(situations, lambda situation: isinstance(decide(situation, NOW), Charge))
     assert isinstance(decide(found, NOW), Charge)
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 from recharge_environment import RechargeEnvironment
 
 
-async def test_behaviour_3_a_declined_card_is_retried_four_times_and_then_left_alone(
+async def test_a_declined_card_is_retried_four_times_and_then_given_up(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_chargeCustomerFail")
@@ -17,14 +17,14 @@ async def test_behaviour_3_a_declined_card_is_retried_four_times_and_then_left_a
     await environment.work()
     assert (await environment.attempt(tenant))["n"] == 1
     for hours in (1, 6, 24, 72):
-        environment.later(timedelta(hours=hours, minutes=1))
+        environment.advance_clock(timedelta(hours=hours, minutes=1))
         await environment.balance(tenant, 9)
         await environment.work()
     ended = await environment.attempt(tenant)
     assert (ended["state"], ended["n"], ended["action_required"]) == ("canceled", 5, "new_card")
     assert ended["reserved_month"] is None
     assert [intent.status for intent in await environment.payment_intents(tenant)] == ["canceled"]
-    environment.later(timedelta(days=30))
+    environment.advance_clock(timedelta(days=30))
     await environment.balance(tenant, 8)
     await environment.decide_again()
     await environment.work()
@@ -37,11 +37,11 @@ async def test_a_suspended_tenant_is_charged_again_with_a_new_card(environment: 
     tenant = await environment.tenant("pm_card_chargeCustomerFail")
     customer = environment.profiles[tenant].stripe_customer
     assert customer is not None
-    await environment.rows_changed(
+    await environment.update_rows(
         "UPDATE profile SET suspended_at = now(), suspended_reason = 'card_declined', suspended_cards = "
         "(SELECT array_agg(card ->> 'fingerprint') FROM jsonb_array_elements(profile -> 'cards') AS card)"
     )
-    await environment.work()  # what was reserved before is refused
+    await environment.work()  # the attempt reserved before is not allowed
     assert [attempt["reason"] for attempt in await environment.attempts(tenant)] == ["suspended"]
     card = await environment.save_card(customer, "pm_card_visa")
     await environment.profile(
@@ -55,7 +55,7 @@ async def test_a_suspended_tenant_is_charged_again_when_its_owner_consents_anew(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_visa", available=100)
-    await environment.rows_changed(
+    await environment.update_rows(
         "UPDATE profile SET suspended_at = now(), suspended_reason = 'card_declined', suspended_cards = "
         "(SELECT array_agg(card ->> 'fingerprint') FROM jsonb_array_elements(profile -> 'cards') AS card)"
     )
@@ -74,7 +74,7 @@ async def test_a_card_that_its_owner_did_not_choose_is_never_charged(environment
     assert (attempt["state"], attempt["n"], environment.charges(tenant)) == ("retry_scheduled", 1, [])
 
 
-async def test_when_the_chosen_card_is_removed_no_other_is_charged_until_its_owner_chooses_one(
+async def test_after_the_chosen_card_is_removed_nothing_is_charged_until_another_is_chosen(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_visa", "pm_card_mastercard", available=100)
@@ -83,7 +83,7 @@ async def test_when_the_chosen_card_is_removed_no_other_is_charged_until_its_own
     await environment.balance(tenant, 10)
     await environment.work()
     assert (await environment.last_reason(tenant), environment.charges(tenant)) == ("no_card", [])
-    await environment.request(tenant)  # the manual trigger agrees
+    await environment.request(tenant)  # a request changes nothing
     await environment.work()
     assert environment.charges(tenant) == []
     await environment.profile(tenant, default_payment_method=mastercard.payment_method)
@@ -91,7 +91,7 @@ async def test_when_the_chosen_card_is_removed_no_other_is_charged_until_its_own
     assert [charge["payment_method"] for charge in environment.charges(tenant)] == [mastercard.payment_method]
 
 
-async def test_a_card_that_must_never_be_tried_again_is_stopped_by_its_fingerprint(
+async def test_a_card_that_will_never_pay_is_stopped_by_its_fingerprint(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_visa")
@@ -114,13 +114,13 @@ async def test_a_retry_is_given_up_when_its_owner_stops_recharge(environment: Re
     tenant = await environment.tenant("pm_card_chargeCustomerFail")
     await environment.work()
     await environment.settings(tenant, enabled=False)
-    environment.later(timedelta(hours=2))
+    environment.advance_clock(timedelta(hours=2))
     await environment.work()
     ended = await environment.attempt(tenant)
     assert (ended["state"], ended["reason"], ended["n"]) == ("canceled", "disabled", 1)
 
 
-async def test_behaviour_11_authentication_is_asked_for_once_and_the_charge_completes_on_session(
+async def test_authentication_is_required_once_and_the_charge_completes_on_session(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_authenticationRequired")
@@ -128,7 +128,7 @@ async def test_behaviour_11_authentication_is_asked_for_once_and_the_charge_comp
     attempt = await environment.attempt(tenant)
     assert (attempt["state"], attempt["action_required"]) == ("requires_action", "authenticate")
     for hour in range(3):
-        environment.later(timedelta(hours=1))
+        environment.advance_clock(timedelta(hours=1))
         await environment.balance(tenant, 9 - hour)
         await environment.work()
     intents = await environment.payment_intents(tenant)
@@ -145,12 +145,12 @@ async def test_behaviour_11_authentication_is_asked_for_once_and_the_charge_comp
     assert len(environment.charges(tenant)) == 1
 
 
-async def test_authentication_that_is_not_given_ends_by_cancelling_and_suspends(
+async def test_a_charge_that_is_not_authenticated_is_cancelled_and_suspends_its_tenant(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_authenticationRequired")
     await environment.work()
-    environment.later(timedelta(hours=73))
+    environment.advance_clock(timedelta(hours=73))
     await environment.work()
     ended = await environment.attempt(tenant)
     assert (ended["state"], ended["reason"]) == ("canceled", "authentication_not_given")
@@ -159,7 +159,7 @@ async def test_authentication_that_is_not_given_ends_by_cancelling_and_suspends(
     assert await environment.last_reason(tenant) == "suspended"
 
 
-async def test_a_cancellation_that_comes_too_late_is_followed_to_the_charge(environment: RechargeEnvironment) -> None:
+async def test_a_cancellation_that_comes_too_late_leaves_the_attempt_charged(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_authenticationRequired")
     await environment.work()
     (intent,) = await environment.payment_intents(tenant)
@@ -168,13 +168,13 @@ async def test_a_cancellation_that_comes_too_late_is_followed_to_the_charge(envi
         intent.id, {"payment_method": card, "return_url": "https://example.com/billing"}
     )
     environment.simulator.post(f"/payment_intents/{intent.id}/authenticate", succeeds=True)
-    environment.later(timedelta(hours=73))  # the webhook is lost
+    environment.advance_clock(timedelta(hours=73))  # the webhook is lost
     await environment.work()
     assert (await environment.attempt(tenant))["state"] == "charged"
     assert len(environment.charges(tenant)) == 1
 
 
-async def test_a_card_that_stripe_does_not_know_gives_way_to_no_other(environment: RechargeEnvironment) -> None:
+async def test_a_card_that_stripe_does_not_know_is_not_replaced_by_another(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_mastercard", "pm_card_visa")
     await environment.stripe.v1.payment_methods.detach_async(environment.profiles[tenant].cards[0].payment_method)
     await environment.work()

@@ -1,4 +1,4 @@
-"""Events about PaymentIntents that others have made in our Stripe account, with our names in their metadata."""
+"""Events about PaymentIntents that others have made in our Stripe account, naming our attempts in their metadata."""
 
 from typing import Any
 
@@ -39,10 +39,10 @@ async def test_a_payment_intent_that_is_not_signed_does_not_end_the_attempt_it_n
 
 
 @pytest.mark.parametrize("end", ["canceled", "succeeded", "open"])
-async def test_a_signed_copy_is_not_taken_for_the_attempts_own_while_that_is_not_known(
+async def test_a_signed_copy_does_not_count_while_the_attempts_own_payment_intent_is_unknown(
     environment: RechargeEnvironment, end: str
 ) -> None:
-    """Whoever may write to the account copies the metadata of the charge whose answer was lost to a PaymentIntent."""
+    """Someone with access to the account copies the metadata of a charge whose answer was lost to a PaymentIntent."""
     tenant = await environment.tenant("pm_card_visa")
     environment.fault("drop_answer", path="/v1/payment_intents")
     await environment.work()
@@ -75,7 +75,7 @@ async def test_a_signed_copy_is_not_taken_for_the_attempts_own_while_that_is_not
     assert len(environment.charges(tenant)) == (2 if end == "succeeded" else 1), "ours is charged once"
 
 
-async def test_an_event_of_another_account_says_nothing_of_the_attempt_it_names(
+async def test_an_event_of_another_account_changes_nothing(
     environment: RechargeEnvironment,
 ) -> None:
     """stripe/stripe-apps#810: a connected account's PaymentIntent with our metadata, copied with its signature."""

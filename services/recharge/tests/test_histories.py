@@ -1,8 +1,8 @@
-"""Random histories of cards, consents, declines, refused uses and purchases, told twice: to recharge, on real
-PostgreSQL and the Stripe simulator, and to a small model that shares no rule with it.
+"""Random histories of cards, consents, declines, refused debits and purchases. Recharge plays each on real PostgreSQL
+and the Stripe simulator, and a small model that shares no rule with it plays it too.
 
-Never is a card charged that its owner has removed or did not choose. Never is recharge on, needed and allowed, and
-nothing happens for more than 10 minutes.
+A card that its owner has removed or did not choose is never charged. While recharge is on, needed and allowed,
+something happens within 10 minutes.
 """
 
 import os
@@ -24,9 +24,9 @@ from shared.signed_metadata import CreditOrder, sign
 IS_FULL = os.environ.get("PREPAID_SOAK") == "full"
 MINUTE = timedelta(minutes=1)
 NOTHING_HAPPENS_MAX = timedelta(minutes=10)
-#: What a history is looked at by; what is due within a minute may be seen so late.
+#: How often a history is checked. What is due may be seen so much later.
 TICK = MINUTE
-#: The most that one recharge of these settings costs, and the room that the cap must leave for it.
+#: The most that one recharge costs with these settings: so much must be left of the cap.
 PRICE_MINOR = 4_500
 
 Bank = Literal["good", "insufficient_funds", "lost_card"]
@@ -67,7 +67,7 @@ class History:
     seen: set[str] = field(default_factory=set[str])
     #: By month, as the cap counts.
     charged: Counter[str] = field(default_factory=Counter[str])
-    quiet_since: datetime | None = None
+    idle_since: datetime | None = None
     charges: int = 0
 
     # what the model knows
@@ -105,7 +105,7 @@ class History:
         )
 
     def may_pay_soon(self, purchase: OpenPurchase) -> bool:
-        """Its buyer may be at it, or its bank."""
+        """Its buyer may be paying it, or its bank may be processing it."""
         age = self.environment.now - purchase.since
         return age < timedelta(minutes=5 if purchase.state == "open" else 10)
 
@@ -136,7 +136,7 @@ class History:
     # steps
 
     async def take(self, step: str, value: Any) -> None:
-        """One step; nothing where it makes no sense now."""
+        """One step, or nothing if it is not possible now."""
         await getattr(self, step)(value)
         await self.look()
 
@@ -144,7 +144,7 @@ class History:
         return self.cards[number % len(self.cards)] if self.cards else None
 
     async def use(self, credits: int) -> None:
-        if credits <= self.available:  # else the product is refused, of which nobody is told
+        if credits <= self.available:  # else the product is refused, and recharge is not informed
             await self.environment.balance(self.tenant, self.available - credits)
 
     async def overdraw(self, credits: int) -> None:
@@ -152,7 +152,7 @@ class History:
 
     async def wait(self, minutes: int) -> None:
         for _ in range(minutes):
-            self.environment.later(TICK)
+            self.environment.advance_clock(TICK)
             for name, purchase in list(self.purchases.items()):
                 if self.environment.now - purchase.since > timedelta(minutes=30):
                     del self.purchases[name]
@@ -202,11 +202,11 @@ class History:
         self.bank[card.payment_method] = bank
 
     async def buy(self, number: int) -> None:
-        """Its owner pays for a purchase with a card, there and then."""
+        """Its owner pays for a purchase with a card."""
         card = self.pick(number)
         if card is None or self.bank[card.payment_method] != "good":
             return
-        self.environment.later(TICK)  # what proves a card good has come after its decline, in whole seconds
+        self.environment.advance_clock(TICK)  # evidence about a card has to be later than its decline, in whole seconds
         order = CreditOrder(tenant=self.tenant, credits=100, amount_minor=500, currency="usd", purchase=new_id("pur"))
         paid = await self.environment.stripe.v1.payment_intents.create_async(
             {
@@ -224,7 +224,7 @@ class History:
     async def network_update(self, number: int) -> None:
         card = self.pick(number)
         if card is not None:
-            self.environment.later(TICK)
+            self.environment.advance_clock(TICK)
             self.environment.simulator.post(f"/payment_methods/{card.payment_method}/automatic_update", exp_year=2041)
             self.proves_good(card)
             await self.environment.webhooks(self.tenant)
@@ -239,10 +239,10 @@ class History:
         names = tuple(each.purchase for each in told)
         await self.environment.profile(self.tenant, purchases=told, open_purchases=names)
 
-    # what must hold
+    # invariants
 
     async def look(self) -> None:
-        """Lets recharge go on, credits what it has charged, and holds it to what it promises."""
+        """Lets recharge work, credits what it has charged, and checks its promises."""
         self.card_may_be_declined()
         chosen = self.chosen()
         await self.environment.decide_again()
@@ -256,14 +256,14 @@ class History:
                 assert charge["payment_method"] == chosen.payment_method, "a card that its owner did not choose"
                 self.charged[self.month] += charge["amount_minor"]
                 self.charges += 1
-                self.quiet_since = None
+                self.idle_since = None
         assert self.charged[self.month] <= self.cap_minor
         assert sum("attempt" in charge["metadata"] for charge in new) <= 1, "twice for one need"
         if not (self.is_on_and_needed() and self.is_allowed()):
-            self.quiet_since = None
-        elif self.quiet_since is None:
-            self.quiet_since = self.environment.now
-        elif self.environment.now - self.quiet_since > NOTHING_HAPPENS_MAX + TICK:
+            self.idle_since = None
+        elif self.idle_since is None:
+            self.idle_since = self.environment.now
+        elif self.environment.now - self.idle_since > NOTHING_HAPPENS_MAX + TICK:
             attempts = await self.environment.attempts(self.tenant)
             why = await self.environment.last_reason(self.tenant)
             raise AssertionError(f"on, needed and allowed, and nothing happens: {why}, {attempts[-1:]}")
@@ -302,15 +302,17 @@ async def _play(environment: RechargeEnvironment, history: list[Step], cap_minor
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(history=st.lists(steps, min_size=6, max_size=14), cap_minor=st.sampled_from([1_000_000, 14_000]))
-async def test_whatever_happens_only_the_chosen_card_is_charged_and_a_need_never_waits(
+async def test_in_every_history_only_the_chosen_card_is_charged_and_a_need_is_served_in_time(
     environment: RechargeEnvironment, history: list[Step], cap_minor: int
 ) -> None:
     told = await _play(environment, history, cap_minor)
     note(f"{told.charges} charges")
 
 
-async def test_a_history_of_every_kind_of_step_is_charged_for(environment: RechargeEnvironment) -> None:
-    """Else the property above would hold of nothing."""
+async def test_the_generated_histories_include_charges_after_every_kind_of_step(
+    environment: RechargeEnvironment,
+) -> None:
+    """Else the property above would be about no charge at all."""
     history: list[Step] = [
         ("use", 60), ("use", 900), ("bank", "lost_card"), ("use", 200), ("use", 30), ("overdraw", 4_000),
         ("wait", 12), ("bank", "good"), ("enter_card", "pm_card_visa"), ("wait", 1),

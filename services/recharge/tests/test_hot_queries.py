@@ -1,4 +1,4 @@
-"""What is asked about refused orders finds its rows by an index, in tables that are not small."""
+"""The queries about refused orders use an index in tables that are not small."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from shared.clock import utc_now
 from shared.database import make_engine
 
 ROWS = 20_000
-#: Which have a row for everything, a package or a currency, not for each tenant.
+#: Tables with a row for everything, a package or a currency, not for each tenant.
 SMALL = ("breaker", "scoped_breaker")
 FILL = f"""
     INSERT INTO profile (tenant_id, version, refused_at, refused_package, refused_currency)
@@ -69,7 +69,7 @@ async def test_statements_use_an_index(engine: AsyncEngine, name: str) -> None:
 
 
 def _scanned(node: Any) -> Iterator[str]:
-    """The tables that a plan reads from end to end, but for those that stay small."""
+    """The tables that a plan scans sequentially, except those that stay small."""
     walk: Callable[[Any], Iterator[str]] = _scanned
     if isinstance(node, list):
         for each in node:

@@ -1,4 +1,4 @@
-"""What lifts a stop of a card or a suspension: what its owner has done since, and what Stripe has seen since."""
+"""What lifts the stop of a card or a suspension: acts of its owner and events of Stripe since."""
 
 from datetime import timedelta
 from typing import Any
@@ -25,14 +25,14 @@ PASS_BY_THEMSELVES = {
 
 
 async def _stopped(environment: RechargeEnvironment) -> tuple[str, Card]:
-    """A tenant in need whose card was reported lost a minute ago; the same number would pay now."""
+    """A tenant in need whose card was reported lost a minute ago; the same number would be charged successfully now."""
     tenant = await environment.tenant("pm_card_visa")
     card = environment.profiles[tenant].cards[0]
     environment.simulator.put(f"/payment_methods/{card.payment_method}/behaviour", decline_code="lost_card", count=1)
     await environment.work()
     assert (await environment.attempt(tenant))["state"] == "canceled"
     assert await _last_decision(environment, tenant) == ("card_stopped", "lost_card")
-    environment.later(MINUTE)
+    environment.advance_clock(MINUTE)
     return tenant, card
 
 
@@ -91,11 +91,11 @@ async def test_an_update_by_the_network_lifts_the_stop_of_a_card(environment: Re
     assert len(environment.charges(tenant)) == 1
 
 
-async def test_a_payment_before_the_stop_that_is_told_later_lifts_nothing(environment: RechargeEnvironment) -> None:
+async def test_a_payment_before_the_stop_does_not_lift_it(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa", available=100)
     card = environment.profiles[tenant].cards[0]
     await _buy(environment, tenant, card.payment_method)
-    environment.later(MINUTE)
+    environment.advance_clock(MINUTE)
     environment.simulator.put(f"/payment_methods/{card.payment_method}/behaviour", decline_code="lost_card")
     await environment.balance(tenant, 10)
     await environment.work()
@@ -105,7 +105,7 @@ async def test_a_payment_before_the_stop_that_is_told_later_lifts_nothing(enviro
     assert len(await environment.attempts(tenant)) == 1
 
 
-async def test_payments_that_are_no_purchase_of_ours_lift_nothing(environment: RechargeEnvironment) -> None:
+async def test_a_payment_that_is_no_purchase_of_ours_lifts_nothing(environment: RechargeEnvironment) -> None:
     tenant, card = await _stopped(environment)
     await _buy(environment, tenant, card.payment_method, key="another-key-0123456789")
     other = await environment.tenant("pm_card_visa", available=100)
@@ -121,10 +121,10 @@ async def test_a_card_that_is_declined_for_good_again_is_stopped_again(environme
     environment.simulator.put(f"/payment_methods/{card.payment_method}/behaviour", decline_code="stolen_card", count=1)
     event = await _update_of(environment, tenant, card)
     await environment.call(StripeEventHandler([SIGNING_KEY]).handle, [event])
-    environment.later(MINUTE)
+    environment.advance_clock(MINUTE)
     await environment.work()
     assert await _last_decision(environment, tenant) == ("card_stopped", "stolen_card")
-    await environment.call(StripeEventHandler([SIGNING_KEY]).handle, [event])  # delivered once more
+    await environment.call(StripeEventHandler([SIGNING_KEY]).handle, [event])  # redelivered
     await environment.work()
     assert await _last_decision(environment, tenant) == ("card_stopped", "stolen_card")
     assert len(await environment.attempts(tenant)) == 2
@@ -149,13 +149,13 @@ async def _update_of(environment: RechargeEnvironment, tenant: str, card: Card) 
 async def test_evidence_about_the_card_lifts_a_suspension(environment: RechargeEnvironment, by: str) -> None:
     tenant = await environment.tenant("pm_card_visa", available=100)
     card = environment.profiles[tenant].cards[0]
-    await environment.rows_changed(
+    await environment.update_rows(
         "UPDATE profile SET suspended_at = now(), suspended_reason = 'card_declined', suspended_cards = "
         "(SELECT array_agg(card ->> 'fingerprint') FROM jsonb_array_elements(profile -> 'cards') AS card)"
     )
     await environment.balance(tenant, 10)
     assert await _last_decision(environment, tenant) == ("suspended", "card_declined")
-    environment.later(MINUTE)
+    environment.advance_clock(MINUTE)
     if by == "payment":
         await _buy(environment, tenant, card.payment_method)
         await environment.webhooks(tenant)
@@ -196,7 +196,7 @@ async def _choose_another(environment: RechargeEnvironment, tenant: str) -> None
     assert [charge["payment_method"] for charge in environment.charges(tenant)] == [visa.payment_method]
 
 
-async def test_consent_given_anew_tries_a_declined_card_at_once_and_other_news_do_not(
+async def test_a_declined_card_is_retried_at_once_after_new_consent_and_not_after_other_changes(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_chargeCustomerFail")
@@ -205,14 +205,16 @@ async def test_consent_given_anew_tries_a_declined_card_at_once_and_other_news_d
     await environment.balance(tenant, 5)
     await environment.work()
     assert (await environment.attempt(tenant))["n"] == 1
-    environment.later(MINUTE)
+    environment.advance_clock(MINUTE)
     await environment.settings(tenant)
     await environment.profile(tenant)
     await environment.work()
     assert (await environment.attempt(tenant))["n"] == 2
 
 
-async def test_a_purchase_with_the_declined_card_tries_it_again_at_once(environment: RechargeEnvironment) -> None:
+async def test_a_declined_card_is_retried_at_once_after_it_has_paid_for_a_purchase(
+    environment: RechargeEnvironment,
+) -> None:
     tenant = await environment.tenant("pm_card_visa")
     card = environment.profiles[tenant].cards[0]
     environment.simulator.put(
@@ -220,21 +222,21 @@ async def test_a_purchase_with_the_declined_card_tries_it_again_at_once(environm
     )
     await environment.work()
     assert (await environment.attempt(tenant))["state"] == "retry_scheduled"
-    environment.later(MINUTE)
+    environment.advance_clock(MINUTE)
     await _buy(environment, tenant, card.payment_method)
     await environment.webhooks(tenant)
     await environment.work()
     assert (await environment.attempt(tenant))["state"] == "charged"
 
 
-def test_every_reason_says_what_lifts_it_or_passes_by_itself() -> None:
+def test_every_reason_has_what_lifts_it_or_passes_by_itself() -> None:
     for reason in Reason:
         status = status_of("skip", reason, None)
         assert (status.lifted_by == ()) == (reason in PASS_BY_THEMSELVES), reason
         assert (status.state in ("paused", "off")) == (reason not in PASS_BY_THEMSELVES), reason
 
 
-def test_the_status_of_others_than_refusals() -> None:
+def test_the_status_without_a_reason_to_wait() -> None:
     assert status_of(None, None, None).lifted_by == (LiftedBy.ENABLE,)
     assert status_of("charge", None, None).state == "charging"
     assert status_of("charge", None, None, "authenticate").lifted_by == (LiftedBy.AUTHENTICATE,)

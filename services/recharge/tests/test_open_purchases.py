@@ -1,4 +1,4 @@
-"""Only a purchase that may still pay this need within minutes holds a recharge back."""
+"""Only a purchase that may still pay for the need within minutes blocks a recharge."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -35,18 +35,18 @@ def _profile(*purchases: tuple[str, PurchaseState, timedelta]) -> BillingProfile
         ("succeeded", timedelta(hours=1), None, None),
     ],
 )
-def test_how_long_a_purchase_holds_a_recharge_back(
+def test_how_long_a_purchase_blocks_a_recharge(
     state: PurchaseState, age: timedelta, left_since: datetime | None, holding: BlockingPurchase | None
 ) -> None:
     assert blocking_purchase(_profile(("pur", state, age)), left_since, NOW) == holding
 
 
-def test_the_purchase_that_holds_the_longest_is_told() -> None:
+def test_the_purchase_that_blocks_the_longest_counts() -> None:
     profile = _profile(("left", "open", 9 * MINUTE), ("new", "open", MINUTE), ("debit", "processing", 9 * MINUTE))
     assert blocking_purchase(profile, None, NOW) == BlockingPurchase("new", NOW + 4 * MINUTE, is_left_open=False)
 
 
-def test_a_purchase_whose_state_is_not_told_counts_as_opened_with_the_profile() -> None:
+def test_a_purchase_without_a_state_counts_as_opened_with_the_profile() -> None:
     profile = _profile().model_copy(update={"open_purchases": ("pur",)})
     assert blocking_purchase(profile, None, NOW) == BlockingPurchase("pur", NOW + 4 * MINUTE, is_left_open=False)
 
@@ -63,7 +63,7 @@ async def _with_purchase(environment: RechargeEnvironment, state: PurchaseState,
 
 async def _minutes_until_charged(environment: RechargeEnvironment, tenant: str) -> int:
     for minute in range(1, 31):
-        environment.later(MINUTE)
+        environment.advance_clock(MINUTE)
         await environment.decide_again()
         await environment.work()
         if environment.charges(tenant):
@@ -72,44 +72,52 @@ async def _minutes_until_charged(environment: RechargeEnvironment, tenant: str) 
     raise AssertionError("was not charged within 30 minutes")
 
 
-async def test_a_checkout_that_was_left_open_and_is_not_cancelled_holds_for_minutes_only(
+async def test_a_purchase_that_was_left_open_blocks_for_minutes_only(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await _with_purchase(environment, "open")
     assert await environment.last_reason(tenant) == "open_purchase"
-    environment.later(LEFT_OPEN_AFTER)
+    environment.advance_clock(LEFT_OPEN_AFTER)
     await environment.decide_again()
     assert await environment.last_reason(tenant) == "purchase_left_open"
     assert await _minutes_until_charged(environment, tenant) == 3
 
 
-async def test_a_need_that_comes_long_after_waits_for_the_cancellation_first(environment: RechargeEnvironment) -> None:
+async def test_a_later_need_waits_for_the_cancellation_of_a_purchase_that_was_left_open(
+    environment: RechargeEnvironment,
+) -> None:
     tenant = await _with_purchase(environment, "open", timedelta(minutes=20))
     assert await environment.last_reason(tenant) == "purchase_left_open"
-    for available in (9, 8):  # further news begin no new wait
-        environment.later(MINUTE)
+    for available in (9, 8):  # further balances begin no new wait
+        environment.advance_clock(MINUTE)
         await environment.balance(tenant, available)
         await environment.work()
         assert environment.charges(tenant) == []
-    environment.later(MINUTE)
+    environment.advance_clock(MINUTE)
     await environment.balance(tenant, 7)
     await environment.work()
     assert len(environment.charges(tenant)) == 1
 
 
-async def test_it_is_charged_at_once_when_the_purchase_was_cancelled(environment: RechargeEnvironment) -> None:
+async def test_a_need_is_charged_for_at_once_when_the_blocking_purchase_was_cancelled(
+    environment: RechargeEnvironment,
+) -> None:
     tenant = await _with_purchase(environment, "open", timedelta(minutes=20))
     await environment.profile(tenant, open_purchases=(), purchases=())
     await environment.work()
     assert len(environment.charges(tenant)) == 1
 
 
-async def test_a_bank_debit_in_process_holds_for_minutes_not_for_days(environment: RechargeEnvironment) -> None:
+async def test_a_bank_debit_that_is_processing_blocks_for_minutes_not_for_days(
+    environment: RechargeEnvironment,
+) -> None:
     tenant = await _with_purchase(environment, "processing")
     assert await _minutes_until_charged(environment, tenant) == 10
 
 
-async def test_a_request_waits_for_the_cancellation_of_what_was_left_open(environment: RechargeEnvironment) -> None:
+async def test_a_request_waits_for_the_cancellation_of_a_purchase_that_was_left_open(
+    environment: RechargeEnvironment,
+) -> None:
     tenant = await _with_purchase(environment, "open", timedelta(minutes=20))
     await environment.balance(tenant, 100)
     await environment.request(tenant)
@@ -119,31 +127,31 @@ async def test_a_request_waits_for_the_cancellation_of_what_was_left_open(enviro
     assert len(environment.charges(tenant)) == 1
 
 
-async def test_a_need_that_its_charge_did_not_answer_is_charged_for_again_after_ten_minutes(
+async def test_a_need_that_its_charge_did_not_end_is_charged_for_again_after_ten_minutes(
     environment: RechargeEnvironment,
 ) -> None:
-    """The product may ask for more than what is there: that it is refused is not told."""
+    """The product may ask for more than is available; recharge is not informed that it was refused."""
     tenant = await environment.tenant("pm_card_visa", available=10, threshold_credits=50_000, monthly_cap_minor=9_000)
     await environment.work()
-    environment.later(MINUTE)
+    environment.advance_clock(MINUTE)
     await environment.credit(tenant)
     assert await environment.last_reason(tenant) == "need_already_served"
-    environment.later(9 * MINUTE)
+    environment.advance_clock(9 * MINUTE)
     await environment.decide_again()
     await environment.work()
     assert len(environment.charges(tenant)) == 1
-    environment.later(MINUTE)
+    environment.advance_clock(MINUTE)
     await environment.decide_again()
     await environment.work()
     assert len(environment.charges(tenant)) == 2
     await environment.credit(tenant)
-    environment.later(10 * MINUTE)
+    environment.advance_clock(10 * MINUTE)
     await environment.decide_again()
     assert await environment.last_reason(tenant) == "cap_reached"
     assert len(environment.charges(tenant)) == 2
 
 
-async def test_a_threshold_of_nothing_is_reached_by_an_empty_balance(environment: RechargeEnvironment) -> None:
+async def test_an_empty_balance_is_a_need_with_a_threshold_of_zero(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa", available=1, threshold_credits=0)
     assert await environment.last_reason(tenant) == "above_threshold"
     await environment.balance(tenant, 0)
@@ -151,7 +159,7 @@ async def test_a_threshold_of_nothing_is_reached_by_an_empty_balance(environment
     assert len(environment.charges(tenant)) == 1
 
 
-async def test_a_consent_dated_in_the_future_counts_when_its_time_has_come(environment: RechargeEnvironment) -> None:
+async def test_a_consent_dated_in_the_future_counts_from_its_date(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa", available=10, enabled=False)
     later = environment.profiles[tenant].auto_recharge
     assert later is not None

@@ -1,4 +1,4 @@
-"""Money that came in an attempt's name by another PaymentIntent than its own: it counts, and ends nothing by itself."""
+"""Payments in an attempt's name by another PaymentIntent than its own: they count in the cap and do not end it."""
 
 from datetime import timedelta
 from typing import Any
@@ -39,7 +39,7 @@ async def _statuses(environment: RechargeEnvironment, tenant: str) -> list[str]:
 
 
 async def _spent(environment: RechargeEnvironment, tenant: str) -> int:
-    """What counts in this month's cap, by the decision that another need leads to."""
+    """The amount that counts in this month's cap, by the decision about another need."""
     await environment.settings(tenant, enabled=True)
     await environment.balance(tenant, 9_999)
     await environment.balance(tenant, -1)
@@ -49,7 +49,7 @@ async def _spent(environment: RechargeEnvironment, tenant: str) -> int:
     return rows[0]["spent_minor"]
 
 
-async def test_while_its_own_can_be_confirmed_it_is_cancelled_before_the_attempt_ends(
+async def test_an_attempts_own_unpaid_payment_intent_is_cancelled_before_it_ends(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_authenticationRequired")
@@ -65,7 +65,7 @@ async def test_while_its_own_can_be_confirmed_it_is_cancelled_before_the_attempt
     assert await _spent(environment, tenant) == 4_500
 
 
-async def test_where_its_own_was_paid_too_both_count(environment: RechargeEnvironment) -> None:
+async def test_both_payments_count_when_the_attempts_own_was_paid_too(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa", monthly_cap_minor=9_100)
     await environment.work()
     (own,) = environment.charges(tenant)
@@ -80,7 +80,7 @@ async def test_where_its_own_was_paid_too_both_count(environment: RechargeEnviro
     assert len(environment.charges(tenant)) == 2
 
 
-async def test_its_own_that_is_paid_while_it_is_being_cancelled_counts_too(environment: RechargeEnvironment) -> None:
+async def test_an_own_payment_that_is_paid_during_its_cancellation_counts_too(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_authenticationRequired")
     await environment.work()
     (own,) = await environment.payment_intents(tenant)
@@ -97,9 +97,7 @@ async def test_its_own_that_is_paid_while_it_is_being_cancelled_counts_too(envir
 
 
 @pytest.mark.parametrize("amount_minor", [700, 4_500])
-async def test_a_payment_that_only_an_event_tells_of_counts(
-    environment: RechargeEnvironment, amount_minor: int
-) -> None:
+async def test_a_payment_known_only_from_an_event_counts(environment: RechargeEnvironment, amount_minor: int) -> None:
     tenant = await environment.tenant("pm_card_authenticationRequired")
     await environment.work()
     await _copy(environment, tenant, amount_minor=amount_minor)
@@ -108,14 +106,14 @@ async def test_a_payment_that_only_an_event_tells_of_counts(
     assert (await environment.attempt(tenant))["state"] == "canceled"
     assert await _statuses(environment, tenant) == ["canceled", "succeeded"]
     assert await _others(environment) == [(amount_minor, False)]
-    await environment.decide_again()  # its credits are on their way: no charge for the same need
+    await environment.decide_again()  # its credits are not posted yet: no charge for the same need
     assert await environment.last_reason(tenant) == "attempt_open"
-    environment.later(timedelta(minutes=10))
+    environment.advance_clock(timedelta(minutes=10))
     assert await _spent(environment, tenant) == amount_minor
     assert len(await environment.attempts(tenant)) == 2
 
 
-async def test_an_entry_of_another_amount_is_not_its_own(environment: RechargeEnvironment) -> None:
+async def test_an_entry_of_another_amount_is_not_the_attempts_own(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa")
     environment.fault("drop_answer", path="/v1/payment_intents")
     await environment.work()
@@ -129,7 +127,7 @@ async def test_an_entry_of_another_amount_is_not_its_own(environment: RechargeEn
     assert (await environment.attempt(tenant))["state"] == "credited"
 
 
-async def test_an_entry_that_is_faster_than_stripes_answer_ends_its_attempt_once_stripe_says_so(
+async def test_an_entry_before_stripes_answer_ends_the_attempt_once_stripe_confirms_it(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_visa")
@@ -145,7 +143,7 @@ async def test_an_entry_that_is_faster_than_stripes_answer_ends_its_attempt_once
     assert await _spent(environment, tenant) == 4_500
 
 
-async def test_a_stray_receipt_that_an_operator_credits_leaves_no_charge_open_behind(
+async def test_after_a_stray_receipt_is_credited_the_attempts_own_payment_intent_is_cancelled(
     environment: RechargeEnvironment,
 ) -> None:
     """The answer to its own charge was lost, and a receipt of as much money is credited to it."""
@@ -155,7 +153,7 @@ async def test_a_stray_receipt_that_an_operator_credits_leaves_no_charge_open_be
     other = await _copy(environment, tenant)
     await environment.receive(on_entries, environment.entry(tenant, charge=other))
     await environment.work()
-    environment.later(timedelta(minutes=2))
+    environment.advance_clock(timedelta(minutes=2))
     await environment.balance(tenant, 4_510)
     await environment.work()
     assert (await environment.attempt(tenant))["state"] == "canceled"
@@ -163,7 +161,7 @@ async def test_a_stray_receipt_that_an_operator_credits_leaves_no_charge_open_be
     assert await _others(environment) == [(4_500, True)]
 
 
-async def test_an_attempt_that_has_not_asked_yet_is_not_charged_once_another_paid(
+async def test_an_attempt_without_a_call_is_not_charged_after_another_payment(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_visa")
@@ -174,7 +172,7 @@ async def test_an_attempt_that_has_not_asked_yet_is_not_charged_once_another_pai
     assert (ended["state"], ended["reason"], ended["n"]) == ("canceled", "paid_otherwise", 0)
 
 
-async def test_entries_of_both_in_one_batch_and_again_leave_the_same(environment: RechargeEnvironment) -> None:
+async def test_entries_of_both_payments_in_one_batch_are_idempotent(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa")
     await environment.work()
     own = environment.entry(tenant)
@@ -187,18 +185,20 @@ async def test_entries_of_both_in_one_batch_and_again_leave_the_same(environment
     assert await _others(environment) == [(4_500, False)]
 
 
-async def test_a_need_is_charged_for_again_after_its_own_was_cancelled(environment: RechargeEnvironment) -> None:
+async def test_a_later_need_is_charged_for_after_the_own_payment_intent_was_cancelled(
+    environment: RechargeEnvironment,
+) -> None:
     tenant = await environment.tenant("pm_card_authenticationRequired")
     await environment.work()
     await environment.receive(on_entries, environment.entry(tenant, charge=await _copy(environment, tenant)))
     await environment.work()
-    environment.later(timedelta(minutes=11))
+    environment.advance_clock(timedelta(minutes=11))
     await environment.balance(tenant, 9)
     await environment.work()
     assert [attempt["state"] for attempt in await environment.attempts(tenant)] == ["canceled", "requires_action"]
 
 
-async def test_a_receipt_counts_while_its_attempts_own_payment_is_not_known_and_once_it_is(
+async def test_a_receipt_counts_before_and_after_the_attempts_own_payment_is_known(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_visa", monthly_cap_minor=20_000)
@@ -210,14 +210,14 @@ async def test_a_receipt_counts_while_its_attempts_own_payment_is_not_known_and_
     )
     await environment.receive(on_entries, receipt)
     assert await _others(environment) == [(4_500, False)]
-    environment.later(timedelta(minutes=5))
+    environment.advance_clock(timedelta(minutes=5))
     await environment.work()
     attempt = await environment.attempt(tenant)
     assert attempt["payment_intent"] not in (None, copy["payment_intent"])
     assert await _others(environment) == [(4_500, False)], "it is another one's, and counts beside its own"
 
 
-async def test_a_receipt_that_is_its_own_is_counted_once(environment: RechargeEnvironment) -> None:
+async def test_a_receipt_for_the_attempts_own_payment_counts_once(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa")
     environment.fault("drop_answer", path="/v1/payment_intents")
     await environment.work()
@@ -226,7 +226,7 @@ async def test_a_receipt_that_is_its_own_is_counted_once(environment: RechargeEn
     )
     await environment.receive(on_entries, own)
     assert await _others(environment) == [(4_500, False)]
-    environment.later(timedelta(minutes=5))
+    environment.advance_clock(timedelta(minutes=5))
     await environment.work()
     attempt = await environment.attempt(tenant)
     assert (attempt["state"], attempt["payment_intent"]) == ("charged", own.payment_intent)

@@ -1,4 +1,4 @@
-"""What Stripe refuses with 400 concerns one card, one customer or one order: the others are charged."""
+"""A 400 of Stripe's is about one card, one customer or one order: other tenants are charged."""
 
 import asyncio
 from collections.abc import Mapping
@@ -64,14 +64,14 @@ def _refuse_tenant(environment: RechargeEnvironment, tenant: str) -> None:
 
 
 async def _work_for(environment: RechargeEnvironment, time: timedelta) -> None:
-    """Works on, second by second as far as it matters."""
+    """Decides and runs steps every two seconds for this time."""
     end = environment.now + time
     while True:
         await environment.decide_again()
         await environment.work()
         if environment.now >= end:
             return
-        environment.later(timedelta(seconds=2))
+        environment.advance_clock(timedelta(seconds=2))
 
 
 async def _is_charged(environment: RechargeEnvironment, *tenants: str) -> None:
@@ -91,7 +91,7 @@ async def _breaker(environment: RechargeEnvironment) -> str | None:
 # One card or customer
 
 
-async def test_a_detached_card_ends_its_own_attempt_at_once_and_nobody_elses(environment: RechargeEnvironment) -> None:
+async def test_a_detached_card_ends_only_its_own_attempt(environment: RechargeEnvironment) -> None:
     tenant, other = await environment.tenant("pm_card_visa"), await environment.tenant("pm_card_visa")
     await environment.stripe.v1.payment_methods.detach_async(environment.profiles[tenant].cards[0].payment_method)
     await environment.work()
@@ -106,7 +106,7 @@ async def test_a_detached_card_ends_its_own_attempt_at_once_and_nobody_elses(env
     await _is_charged(environment, other)
 
 
-async def test_the_next_card_that_its_owner_chooses_after_a_detached_one_is_charged(
+async def test_the_card_chosen_after_a_detached_one_is_charged(
     environment: RechargeEnvironment,
 ) -> None:
     tenant = await environment.tenant("pm_card_visa", "pm_card_mastercard")
@@ -132,7 +132,7 @@ async def test_the_same_card_saved_again_after_it_was_detached_is_charged(enviro
     await _is_charged(environment, tenant)
 
 
-async def test_a_card_of_another_customer_is_no_card_of_this_one(environment: RechargeEnvironment) -> None:
+async def test_a_card_of_another_customer_counts_as_detached(environment: RechargeEnvironment) -> None:
     tenant, other = (
         await environment.tenant("pm_card_visa", available=100),
         await environment.tenant("pm_card_mastercard"),
@@ -147,7 +147,7 @@ async def test_a_card_of_another_customer_is_no_card_of_this_one(environment: Re
     await _is_charged(environment, other)
 
 
-async def test_a_deleted_customer_stops_its_own_tenant_alone(environment: RechargeEnvironment) -> None:
+async def test_a_deleted_customer_stops_only_its_own_tenant(environment: RechargeEnvironment) -> None:
     tenant, other = await environment.tenant("pm_card_visa"), await environment.tenant("pm_card_visa")
     customer = environment.profiles[tenant].stripe_customer
     assert customer is not None
@@ -159,7 +159,7 @@ async def test_a_deleted_customer_stops_its_own_tenant_alone(environment: Rechar
     await _is_charged(environment, other)
 
 
-async def test_a_customer_of_another_account_stops_its_own_tenant_alone(environment: RechargeEnvironment) -> None:
+async def test_a_customer_of_another_account_stops_only_its_own_tenant(environment: RechargeEnvironment) -> None:
     tenant, other = await environment.tenant("pm_card_visa"), await environment.tenant("pm_card_visa")
     await environment.profile(tenant, stripe_customer="cus_of_another_account")
     await environment.work()
@@ -169,24 +169,24 @@ async def test_a_customer_of_another_account_stops_its_own_tenant_alone(environm
     await _is_charged(environment, other)
 
 
-async def test_a_key_of_another_account_for_a_while_stops_everybody_and_not_for_good(
+async def test_an_api_key_of_another_account_stops_all_tenants_until_it_is_corrected(
     environment: RechargeEnvironment,
 ) -> None:
-    """Three are suspended before it is clear that it is none of theirs; an operator lifts that."""
+    """Three tenants are suspended before the cause is clear; an operator lifts that."""
     tenants = [await environment.tenant("pm_card_visa") for _ in range(8)]
     right = environment.steps.gateway
     with run_simulator() as another:
         async with open_stripe_gateway(stripe_settings(another.url, Settings.secret_key)) as wrong:
-            environment.use(wrong)
+            environment.use_gateway(wrong)
             await environment.work()
-    environment.use(right)
+    environment.use_gateway(right)
     suspended = [tenant for tenant in tenants if await _suspension(environment, tenant)]
     assert len(suspended) <= REFUSED_TENANTS_MIN
     for tenant in suspended:
         async with environment.engine.begin() as connection:
             assert await unfreeze(connection, tenant)
     for _ in range(30):
-        environment.later(timedelta(minutes=1))
+        environment.advance_clock(timedelta(minutes=1))
         await environment.decide_again()
         await environment.work()
     assert [len(environment.charges(tenant)) for tenant in tenants] == [1] * 8
@@ -198,7 +198,7 @@ async def test_a_card_detached_between_two_tries_has_the_payment_intent_cancelle
     tenant = await environment.tenant("pm_card_chargeCustomerFail")
     await environment.work()
     await environment.stripe.v1.payment_methods.detach_async(environment.profiles[tenant].cards[0].payment_method)
-    environment.later(timedelta(hours=2))
+    environment.advance_clock(timedelta(hours=2))
     await environment.work()
     attempt = await environment.attempt(tenant)
     assert (attempt["state"], attempt["reason"]) == ("canceled", "card_detached")
@@ -207,7 +207,7 @@ async def test_a_card_detached_between_two_tries_has_the_payment_intent_cancelle
 
 @pytest.mark.parametrize("path", ["/v1/payment_methods/*", "/v1/customers/*"])
 @pytest.mark.parametrize("kind", ["rate_limit", "error_before"])
-async def test_a_refusal_that_cannot_be_explained_now_is_asked_again(
+async def test_a_refusal_that_cannot_be_explained_now_is_retried(
     environment: RechargeEnvironment, path: str, kind: str
 ) -> None:
     tenant = await environment.tenant("pm_card_visa")
@@ -216,7 +216,7 @@ async def test_a_refusal_that_cannot_be_explained_now_is_asked_again(
     await environment.work()
     assert (await environment.attempt(tenant))["state"] == "reserved"
     assert (await _suspension(environment, tenant), await _breaker(environment)) == (None, None)
-    environment.later(SECONDS)
+    environment.advance_clock(SECONDS)
     await environment.work()
     await _is_charged(environment, tenant)
 
@@ -224,7 +224,7 @@ async def test_a_refusal_that_cannot_be_explained_now_is_asked_again(
 # One order
 
 
-async def test_an_order_that_is_refused_ends_proven_unmade_while_others_are_charged_within_seconds(
+async def test_a_refused_order_ends_once_nothing_is_proven_made_while_others_are_charged(
     environment: RechargeEnvironment,
 ) -> None:
     alerted = _alerts("charge_refused")
@@ -237,7 +237,7 @@ async def test_an_order_that_is_refused_ends_proven_unmade_while_others_are_char
     assert (attempt["reason"], attempt["canceling"], attempt["state"]) == ("charge_refused", True, "declined")
     assert await _suspension(environment, tenant) == "charge_refused"
     assert _alerts("charge_refused") == alerted + 1
-    environment.later(timedelta(minutes=11))
+    environment.advance_clock(timedelta(minutes=11))
     await environment.work()
     attempt = await environment.attempt(tenant)
     assert (attempt["state"], attempt["reason"], attempt["reserved_month"]) == ("canceled", "charge_refused", None)
@@ -245,13 +245,13 @@ async def test_an_order_that_is_refused_ends_proven_unmade_while_others_are_char
         row["outcome"]
         for row in await environment.rows("SELECT outcome FROM attempt_try WHERE tenant_id = :t", t=tenant)
     ] == ["never_made"]
-    environment.later(timedelta(days=2))
+    environment.advance_clock(timedelta(days=2))
     await environment.balance(tenant, 5)
     await environment.work()
     assert (await environment.last_reason(tenant), len(await environment.attempts(tenant))) == ("suspended", 1)
 
 
-async def test_a_retired_currency_of_one_tenant_stops_no_other(environment: RechargeEnvironment) -> None:
+async def test_a_currency_refused_to_one_tenant_stops_no_other(environment: RechargeEnvironment) -> None:
     await environment.receive(on_packages, *EUROS)
     tenant = await environment.tenant("pm_card_visa", currency="eur")
     others = [await environment.tenant("pm_card_visa") for _ in range(5)]
@@ -262,10 +262,10 @@ async def test_a_retired_currency_of_one_tenant_stops_no_other(environment: Rech
     assert (await _suspension(environment, tenant), await _breaker(environment)) == ("charge_refused", None)
 
 
-async def test_what_a_refused_order_has_made_all_the_same_is_found_and_credited(
+async def test_a_charge_before_the_refusal_of_its_order_is_found_and_credited(
     environment: RechargeEnvironment,
 ) -> None:
-    """The first call was executed and its answer lost; the second is refused, which says nothing about the first."""
+    """The first call was executed and its answer lost; the second is refused, which proves nothing about the first."""
     tenant = await environment.tenant("pm_card_visa")
     environment.fault("drop_answer", path=INTENTS)
     await environment.work()
@@ -273,7 +273,7 @@ async def test_what_a_refused_order_has_made_all_the_same_is_found_and_credited(
         "/clock/advance", seconds=timedelta(hours=25).total_seconds()
     )  # Stripe has forgotten the key
     _refuse_tenant(environment, tenant)
-    environment.later(SECONDS)
+    environment.advance_clock(SECONDS)
     await environment.work()
     assert (await environment.attempt(tenant))["state"] == "charged"
     await environment.credit(tenant)
@@ -288,13 +288,13 @@ async def test_an_order_refused_after_a_call_in_doubt_ends_only_when_the_key_is_
     environment.fault("error_before", path=INTENTS, kept=False)
     await environment.work()
     _refuse_tenant(environment, tenant)
-    environment.later(SECONDS)
+    environment.advance_clock(SECONDS)
     await environment.work()
     for later in (timedelta(minutes=11), timedelta(minutes=11)):
-        environment.later(later)
+        environment.advance_clock(later)
         await environment.work()
         assert (await environment.attempt(tenant))["state"] != "canceled"
-    environment.later(timedelta(hours=24))
+    environment.advance_clock(timedelta(hours=24))
     await environment.work()
     assert (await environment.attempt(tenant))["state"] == "canceled"
     assert await environment.payment_intents(tenant) == []
@@ -306,7 +306,7 @@ async def test_a_try_that_is_refused_after_a_decline_has_the_payment_intent_canc
     tenant = await environment.tenant("pm_card_chargeCustomerFail")
     await environment.work()
     environment.fault("refuse", path=f"{INTENTS}/*/confirm", count=None)
-    environment.later(timedelta(hours=2))
+    environment.advance_clock(timedelta(hours=2))
     await environment.work()
     attempt = await environment.attempt(tenant)
     assert (attempt["state"], attempt["reason"]) == ("canceled", "charge_refused")
@@ -318,7 +318,7 @@ async def test_an_operator_lifts_the_suspension_of_a_refused_order(environment: 
     _refuse_tenant(environment, tenant)
     await environment.work()
     environment.simulator.control.delete("/_sim/faults")
-    environment.later(timedelta(minutes=11))
+    environment.advance_clock(timedelta(minutes=11))
     await environment.work()
     async with environment.engine.begin() as connection:
         assert await unfreeze(connection, tenant)
@@ -332,7 +332,7 @@ async def test_an_operator_lifts_the_suspension_of_a_refused_order(environment: 
 # Several tenants
 
 
-async def test_a_package_refused_to_several_tenants_is_stopped_alone(environment: RechargeEnvironment) -> None:
+async def test_a_package_refused_to_several_tenants_is_the_only_one_stopped(environment: RechargeEnvironment) -> None:
     alerted = _alerts("package_refused")
     _refuse(environment, metadata={"credits": "1000"})
     refused = [await environment.tenant("pm_card_visa") for _ in range(REFUSED_TENANTS_MIN)]
@@ -354,7 +354,7 @@ async def test_a_package_refused_to_several_tenants_is_stopped_alone(environment
     assert await environment.rows("SELECT 1 FROM scoped_breaker") == []
 
 
-async def test_a_package_that_its_operator_has_changed_is_tried_at_once(environment: RechargeEnvironment) -> None:
+async def test_a_new_version_of_a_refused_package_is_tried_at_once(environment: RechargeEnvironment) -> None:
     _refuse(environment, metadata={"credits": "1000"})
     for _ in range(REFUSED_TENANTS_MIN):
         await environment.tenant("pm_card_visa")
@@ -362,16 +362,16 @@ async def test_a_package_that_its_operator_has_changed_is_tried_at_once(environm
     waiting = await environment.tenant("pm_card_visa")
     assert await environment.last_reason(waiting) == "breaker_open"
     await environment.receive(on_packages, CATALOG[1].model_copy(update={"version": 2, "credits": 1_100}))
-    environment.later(timedelta(seconds=16))
+    environment.advance_clock(timedelta(seconds=16))
     await environment.decide_again()
     await environment.work()
     await _is_charged(environment, waiting)
 
 
-async def test_refusals_that_are_written_down_at_the_same_time_are_counted_together(
+async def test_refusals_recorded_at_the_same_time_are_counted_together(
     environment: RechargeEnvironment,
 ) -> None:
-    """Each is not committed yet while the others look: none may look before it has seen them."""
+    """None is committed while the others are recorded: each has to wait until it sees the others."""
     _refuse(environment)
     tenants = [await environment.tenant("pm_card_visa") for _ in range(REFUSED_TENANTS_MIN)]
     await environment.refresh_progress()
@@ -390,9 +390,9 @@ async def test_refusals_that_are_written_down_at_the_same_time_are_counted_toget
     assert await environment.rows("SELECT name FROM scoped_breaker") == [{"name": "medium"}]
 
 
-async def test_a_tenant_that_is_always_refused_keeps_nobody_waiting(workers: Workers) -> None:
+async def test_a_tenant_that_is_always_refused_does_not_delay_others(workers: Workers) -> None:
     environment = workers.environment
-    refused, *others = [await environment.draw_up("pm_card_visa", available=10) for _ in range(6)]
+    refused, *others = [await environment.make_tenant("pm_card_visa", available=10) for _ in range(6)]
     _refuse_tenant(environment, refused)
     await workers.start()
     await workers.publish(*CATALOG, *(environment.profiles[tenant] for tenant in (refused, *others)))
@@ -406,7 +406,7 @@ async def test_a_tenant_that_is_always_refused_keeps_nobody_waiting(workers: Wor
     assert (await workers.state_is(refused, "declined"))["reason"] == "charge_refused"
 
 
-async def test_a_currency_refused_to_several_tenants_is_stopped_alone(environment: RechargeEnvironment) -> None:
+async def test_a_currency_refused_to_several_tenants_is_the_only_one_stopped(environment: RechargeEnvironment) -> None:
     alerted = _alerts("currency_refused")
     await environment.receive(on_packages, *EUROS)
     _refuse(environment, currency="eur")
@@ -421,7 +421,7 @@ async def test_a_currency_refused_to_several_tenants_is_stopped_alone(environmen
     await _is_charged(environment, dollars)
 
 
-async def test_what_is_refused_to_tenants_of_several_currencies_stops_everything(
+async def test_refusals_in_several_currencies_stop_everything(
     environment: RechargeEnvironment,
 ) -> None:
     alerted = _alerts("everything_refused")
@@ -449,13 +449,13 @@ async def test_refusals_far_apart_in_time_are_each_tenants_own(environment: Rech
         _refuse_tenant(environment, tenant)
         await environment.balance(tenant, 10)
         await environment.work()
-        environment.later(REFUSED_WITHIN)
+        environment.advance_clock(REFUSED_WITHIN)
     other = await environment.tenant("pm_card_visa")
     await environment.work()
     await _is_charged(environment, other)
 
 
-async def test_refusals_of_several_tenants_while_the_like_is_charged_to_others_are_each_tenants_own(
+async def test_refusals_while_the_same_package_is_charged_to_others_are_each_tenants_own(
     environment: RechargeEnvironment,
 ) -> None:
     tenants = [await environment.tenant("pm_card_visa", available=100) for _ in range(REFUSED_TENANTS_MIN)]
@@ -482,13 +482,13 @@ class _Answering(StripeGateway):
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_refused_key_opens_the_breaker_and_suspends_nobody(
+async def test_a_refused_api_key_opens_the_breaker_and_suspends_no_tenant(
     environment: RechargeEnvironment, status: int
 ) -> None:
     alerted = _alerts("stripe_access_refused")
     tenant, other = await environment.tenant("pm_card_visa"), await environment.tenant("pm_card_visa")
     steps = environment.steps
-    environment.use(_Answering(OperatorError(status, "error")))
+    environment.use_gateway(_Answering(OperatorError(status, "error")))
     await environment.work()
     environment.steps = steps
     assert await _breaker(environment) == f"stripe_{status}_error"
@@ -504,12 +504,12 @@ async def test_the_probe_is_taken_by_another_tenant_than_the_one_that_failed(env
     other = await environment.tenant("pm_card_visa", available=100)
     await environment.balance(other, 10)
     _refuse_tenant(environment, tenant)
-    environment.later(timedelta(seconds=16))
+    environment.advance_clock(timedelta(seconds=16))
     await environment.decide_again()
     await environment.work()
     await _is_charged(environment, other)
     assert await _breaker(environment) is None
-    environment.later(SECONDS)
+    environment.advance_clock(SECONDS)
     await environment.work()
     assert await _suspension(environment, tenant) == "charge_refused"
 
@@ -524,22 +524,22 @@ async def test_a_probe_that_fails_for_its_tenants_own_reason_does_not_keep_the_b
         _refuse_tenant(environment, tenant)
     else:
         await environment.stripe.v1.payment_methods.detach_async(environment.profiles[tenant].cards[0].payment_method)
-    environment.later(timedelta(seconds=25))
-    await environment.work()  # alone, so it probes itself in the end
+    environment.advance_clock(timedelta(seconds=25))
+    await environment.work()  # it is the only one, so it becomes the probe in the end
     assert await _breaker(environment) is None
     other = await environment.tenant("pm_card_visa")
     await environment.work()
     await _is_charged(environment, other)
 
 
-async def test_a_probe_whose_card_is_detached_makes_way_for_the_next_one(environment: RechargeEnvironment) -> None:
-    """It says nothing about a package that was refused to others, which the next one is to find out."""
+async def test_after_a_probe_with_a_detached_card_another_tenant_probes(environment: RechargeEnvironment) -> None:
+    """It says nothing about a package that was refused to others: the next charge is the probe for that."""
     _refuse(environment, metadata={"credits": "1000"})
     for _ in range(REFUSED_TENANTS_MIN):
         await environment.tenant("pm_card_visa")
     await environment.work()
     environment.simulator.control.delete("/_sim/faults")
-    environment.later(timedelta(seconds=16))
+    environment.advance_clock(timedelta(seconds=16))
     detached = await environment.tenant("pm_card_visa")
     await environment.stripe.v1.payment_methods.detach_async(environment.profiles[detached].cards[0].payment_method)
     await environment.work()
@@ -549,10 +549,10 @@ async def test_a_probe_whose_card_is_detached_makes_way_for_the_next_one(environ
     await _is_charged(environment, other)
 
 
-async def test_one_probe_at_a_time_finds_out(environment: RechargeEnvironment) -> None:
+async def test_one_probe_is_made_at_a_time(environment: RechargeEnvironment) -> None:
     tenants = [await environment.tenant("pm_card_visa") for _ in range(4)]
     await _fail_with_wrong_key(environment)
-    environment.later(timedelta(seconds=16))
+    environment.advance_clock(timedelta(seconds=16))
     await environment.refresh_progress()
     environment.fault("hang", path=INTENTS, seconds=5.0, commit="never")
     for tenant in tenants:
@@ -565,7 +565,7 @@ async def _fail_with_wrong_key(environment: RechargeEnvironment) -> None:
     steps = environment.steps
     wrong: AbstractAsyncContextManager[StripeGateway] = environment.gateway_with_key("sk_test_wrong")
     async with wrong as gateway:
-        environment.use(gateway)
+        environment.use_gateway(gateway)
         await environment.work()
     environment.steps = steps
     assert await _breaker(environment) is not None
@@ -595,7 +595,7 @@ CARD, CUSTOMER = CardSeen("cus_1"), CustomerSeen(is_deleted=False)
         (Refused("error"), CUSTOMER, OrderRefused("error")),
     ],
 )
-def test_a_400_is_explained_by_what_card_and_customer_are(
+def test_a_400_is_explained_by_its_card_and_customer(
     card: CardSeen | Answer, owner: CustomerSeen | Answer, means: Answer
 ) -> None:
     assert explain_refusal(Refused("error"), "cus_1", card, owner) == means
@@ -629,7 +629,7 @@ PACKAGE, USD = Subject(Scope.PACKAGE, "p"), Subject(Scope.CURRENCY, "usd")
         ([A, B, _fact("c", "q", "eur")], [_fact("d", "r", "gbp", 1)], [], None),
     ],
 )
-def test_the_narrowest_that_several_tenants_share_is_stopped(
+def test_the_narrowest_subject_that_several_tenants_share_is_stopped(
     refusals: list[OrderFact], charged: list[OrderFact], stopped: list[Subject], subject: Subject | None
 ) -> None:
     for shuffled in permutations(refusals):

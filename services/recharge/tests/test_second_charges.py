@@ -1,4 +1,4 @@
-"""One need is charged once, whatever becomes of its attempt: bought by hand, no longer consented to, or unproven."""
+"""One need is charged once, whatever becomes of its attempt: purchased, no longer consented to, or unproven."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -18,8 +18,8 @@ from shared.signed_metadata import CreditOrder, sign
 HOUR = timedelta(hours=1)
 
 
-class Unheard:
-    """Stripe's answers to charges and lists are lost, and so is what was asked."""
+class LossyGateway:
+    """A gateway that loses Stripe's answers to charges and lists, and some requests."""
 
     def __init__(self, inner: StripeGateway) -> None:
         self._inner = inner
@@ -82,12 +82,12 @@ async def live(environment: RechargeEnvironment, minutes: int, *, each: int = 1)
     for _ in range(0, minutes, each):
         await environment.decide_again()
         await environment.work()
-        environment.later(timedelta(minutes=each))
+        environment.advance_clock(timedelta(minutes=each))
 
 
-async def test_a_request_that_was_declined_is_over_when_its_owner_has_bought(environment: RechargeEnvironment) -> None:
+async def test_a_declined_request_ends_when_its_owner_has_bought(environment: RechargeEnvironment) -> None:
     tenant = await requests_in_vain(environment, available=10, threshold_credits=5)
-    environment.later(timedelta(minutes=2))
+    environment.advance_clock(timedelta(minutes=2))
     await buy_by_hand(environment, tenant)
     await environment.webhooks(tenant)
     await live(environment, 120, each=10)
@@ -99,36 +99,38 @@ async def test_a_request_that_has_expired_is_not_charged_days_later(environment:
     tenant = await requests_in_vain(environment, available=1000)
     await decline(environment, tenant, None)
     for back_off in RETRY_DELAYS:
-        environment.later(back_off + timedelta(minutes=1))
+        environment.advance_clock(back_off + timedelta(minutes=1))
         await environment.work()
     assert environment.charges(tenant) == []
     assert (await environment.attempt(tenant))["state"] == "canceled"
 
 
-async def test_a_request_that_was_declined_goes_on_while_credits_are_low(environment: RechargeEnvironment) -> None:
+async def test_a_declined_request_is_retried_while_credits_are_low(environment: RechargeEnvironment) -> None:
     tenant = await requests_in_vain(environment, available=10)
     await decline(environment, tenant, None)
-    environment.later(RETRY_DELAYS[0] + timedelta(minutes=1))
+    environment.advance_clock(RETRY_DELAYS[0] + timedelta(minutes=1))
     await environment.work()
     assert len(environment.charges(tenant)) == 1
 
 
-async def test_no_retry_takes_more_than_its_owner_has_consented_to_since(environment: RechargeEnvironment) -> None:
+async def test_a_retry_does_not_exceed_the_amount_its_owner_has_consented_to_since(
+    environment: RechargeEnvironment,
+) -> None:
     tenant = await environment.tenant("pm_card_visa", amount_minor=20_000)
     await decline(environment, tenant)
     await environment.work()
     await decline(environment, tenant, None)
-    environment.later(timedelta(seconds=5))
+    environment.advance_clock(timedelta(seconds=5))
     await environment.settings(tenant, amount_minor=500)
     await live(environment, 30)
     assert [charge["amount_minor"] for charge in environment.charges(tenant)] == [500]
 
 
 @pytest.mark.parametrize("is_receipt_told", [True, False])
-async def test_what_was_paid_and_lost_its_proof_waits_for_a_person(
+async def test_a_payment_without_proof_waits_for_an_operator(
     environment: RechargeEnvironment, is_receipt_told: bool
 ) -> None:
-    """Its answer is lost, and the key that signed it is not among ours any more."""
+    """The answer is lost, and the key that signed the order was removed."""
     tenant = await environment.tenant("pm_card_visa")
     environment.fault("drop_answer", path="/v1/payment_intents")
     await environment.work()
@@ -143,7 +145,7 @@ async def test_what_was_paid_and_lost_its_proof_waits_for_a_person(
     assert (await environment.attempt(tenant))["state"] == "charged", "with the key it is its own again"
 
 
-async def test_metadata_that_was_edited_makes_no_second_charge(environment: RechargeEnvironment) -> None:
+async def test_edited_metadata_causes_no_second_charge(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa")
     environment.fault("drop_answer", path="/v1/payment_intents")
     await environment.work()
@@ -152,9 +154,9 @@ async def test_metadata_that_was_edited_makes_no_second_charge(environment: Rech
     await environment.stripe.v1.payment_intents.update_async(intent.id, {"metadata": {"sig": "0" * 64}})
     await environment.receive(on_entries, receipt)
     await environment.balance(tenant, environment.balances[tenant].available)
-    environment.progress_age = HOUR  # Kafka is away, so that the key is not repeated while it could be
+    environment.progress_age = HOUR  # Kafka is down, so that the key is not repeated while that is possible
     for _ in range(45):
-        environment.later(timedelta(minutes=30))
+        environment.advance_clock(timedelta(minutes=30))
         await environment.work()
     environment.progress_age = timedelta(0)
     await live(environment, 10 * 60, each=30)
@@ -167,7 +169,7 @@ async def test_an_attempt_ends_when_an_operator_credits_a_stray_payment_in_its_n
 ) -> None:
     tenant = await environment.tenant("pm_card_visa")
     inner = environment.steps.gateway
-    environment.use(Unheard(inner))  # pyright: ignore[reportArgumentType]
+    environment.use_gateway(LossyGateway(inner))  # pyright: ignore[reportArgumentType]
     await environment.work()
     customer = environment.profiles[tenant].stripe_customer
     assert customer is not None
@@ -191,13 +193,15 @@ async def test_an_attempt_ends_when_an_operator_credits_a_stray_payment_in_its_n
     await environment.balance(tenant, 1010)
     await live(environment, 2 * 24 * 60, each=60)
     assert (await environment.attempt(tenant))["state"] in {"credited", "canceled"}
-    environment.use(inner)
+    environment.use_gateway(inner)
     await environment.balance(tenant, 0)
     await live(environment, 60, each=10)
     assert len(environment.charges(tenant)) == 2, "the next need is charged"
 
 
-async def test_crediting_the_receipt_of_what_lost_its_proof_ends_its_attempt(environment: RechargeEnvironment) -> None:
+async def test_an_attempt_ends_when_an_operator_credits_its_payment_without_proof(
+    environment: RechargeEnvironment,
+) -> None:
     tenant = await environment.tenant("pm_card_visa")
     environment.fault("drop_answer", path="/v1/payment_intents")
     await environment.work()
@@ -212,13 +216,13 @@ async def test_crediting_the_receipt_of_what_lost_its_proof_ends_its_attempt(env
     assert (await environment.attempt(tenant))["state"] == "credited"
 
 
-async def test_a_request_in_doubt_that_expires_does_not_keep_a_need_waiting(environment: RechargeEnvironment) -> None:
+async def test_an_expired_request_in_doubt_does_not_delay_a_need(environment: RechargeEnvironment) -> None:
     tenant = await environment.tenant("pm_card_visa", available=1000)
     inner = environment.steps.gateway
-    environment.use(Unheard(inner))  # pyright: ignore[reportArgumentType]
+    environment.use_gateway(LossyGateway(inner))  # pyright: ignore[reportArgumentType]
     await environment.request(tenant)
     await live(environment, 20)
-    environment.use(inner)
+    environment.use_gateway(inner)
     await live(environment, 20)
     assert environment.charges(tenant) == [], "nobody asks for it any more"
     await environment.balance(tenant, 0)
@@ -227,7 +231,7 @@ async def test_a_request_in_doubt_that_expires_does_not_keep_a_need_waiting(envi
 
 
 @pytest.mark.parametrize("state", ["reserved", "retry_scheduled"])
-async def test_an_attempt_of_a_customer_that_was_made_anew_gives_way_to_one_of_the_new_card(
+async def test_an_attempt_of_a_replaced_customer_is_replaced_by_one_with_the_new_card(
     environment: RechargeEnvironment, state: str
 ) -> None:
     tenant = await environment.tenant("pm_card_visa")
@@ -237,7 +241,7 @@ async def test_an_attempt_of_a_customer_that_was_made_anew_gives_way_to_one_of_t
         await decline(environment, tenant)
     await environment.work()
     assert (await environment.attempt(tenant))["state"] == state
-    environment.later(timedelta(seconds=1))
+    environment.advance_clock(timedelta(seconds=1))
     old = environment.profiles[tenant]
     assert old.stripe_customer is not None and old.auto_recharge is not None
     await environment.stripe.v1.customers.delete_async(old.stripe_customer)
@@ -254,7 +258,7 @@ async def test_an_attempt_of_a_customer_that_was_made_anew_gives_way_to_one_of_t
 
 
 @pytest.mark.parametrize(("code", "calls"), [("lost_card", 1), ("insufficient_funds", len(RETRY_DELAYS) + 1)])
-async def test_a_decline_that_shows_no_payment_intent_counts_as_one(
+async def test_a_decline_without_a_payment_intent_counts(
     environment: RechargeEnvironment, code: str, calls: int
 ) -> None:
     tenant = await environment.tenant("pm_card_visa")
@@ -268,7 +272,7 @@ async def test_a_decline_that_shows_no_payment_intent_counts_as_one(
             keys.append(key)
             return Declined(DeclineCodes("card_declined", code, None), None)
 
-    environment.use(Declining())  # pyright: ignore[reportArgumentType]
+    environment.use_gateway(Declining())  # pyright: ignore[reportArgumentType]
     await live(environment, 6 * 24 * 60, each=30)
     assert len(keys) == calls
     assert (await environment.attempt(tenant))["state"] == "canceled"

@@ -52,7 +52,7 @@ def _profile(payment_method: str) -> BillingProfile:
 
 
 @pytest.mark.parametrize("reason", sorted(RETRYABLE))
-def test_an_attempt_is_retried_when_its_reason_says_and_not_within_half_a_second(reason: Reason) -> None:
+def test_an_attempt_with_a_retryable_reason_waits_until_the_skip_says(reason: Reason) -> None:
     assert after_skip(RESERVED, (), Skip(reason), NOW).attempt.next_at == NOW + timedelta(seconds=1)
     later = NOW + timedelta(seconds=9)
     assert after_skip(RESERVED, (), Skip(reason, later), NOW).attempt.next_at == later

@@ -1,4 +1,4 @@
-"""What counts as Stripe's answer: its own JSON about one object, and nothing that stands between it and us."""
+"""What counts as Stripe's answer: its own JSON about one object, and nothing of a proxy."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ REFUSED = json.dumps({"error": {"type": "invalid_request_error", "message": "Inv
 
 
 @dataclass(slots=True)
-class Between:
+class FakeEndpoint:
     """Answers every request as it is told, as a proxy before Stripe or Stripe itself would."""
 
     gateway: StripeGateway
@@ -45,8 +45,8 @@ class Between:
 
 
 @pytest.fixture
-async def between() -> AsyncIterator[Between]:
-    answering: list[Between] = []
+async def endpoint() -> AsyncIterator[FakeEndpoint]:
+    answering: list[FakeEndpoint] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await answering[0].answer(reader, writer)
@@ -55,7 +55,7 @@ async def between() -> AsyncIterator[Between]:
     async with open_stripe_gateway(
         stripe_settings(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "sk_test_1")
     ) as gateway:
-        answering.append(Between(gateway))
+        answering.append(FakeEndpoint(gateway))
         yield answering[0]
     server.close()
     await server.wait_closed()
@@ -63,29 +63,29 @@ async def between() -> AsyncIterator[Between]:
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404])
 @pytest.mark.parametrize("body", [PAGE, OF_A_PROXY, ""])
-async def test_a_page_of_a_proxy_is_no_answer_of_stripe(between: Between, status: int, body: str) -> None:
+async def test_a_response_of_a_proxy_is_no_answer(endpoint: FakeEndpoint, status: int, body: str) -> None:
     """A second PaymentIntent was made after a list's 404 came twice."""
-    between.status, between.body = status, body
-    for answer in (await between.listed(), await between.retrieved()):
+    endpoint.status, endpoint.body = status, body
+    for answer in (await endpoint.listed(), await endpoint.retrieved()):
         assert isinstance(answer, NoAnswer), answer
-    assert len(between.asked) == 2
+    assert len(endpoint.asked) == 2
 
 
-async def test_only_stripe_s_error_about_one_object_says_that_it_is_missing(between: Between) -> None:
-    between.status, between.body = 404, MISSING
-    assert await between.retrieved() == NotFound()
-    assert isinstance(await between.listed(), NoAnswer), "a list names no object that could be missing"
+async def test_only_a_404_of_stripe_about_one_object_is_not_found(endpoint: FakeEndpoint) -> None:
+    endpoint.status, endpoint.body = 404, MISSING
+    assert await endpoint.retrieved() == NotFound()
+    assert isinstance(await endpoint.listed(), NoAnswer), "a list names no object that could be missing"
 
 
-async def test_a_refused_key_stays_the_operator_s_error(between: Between) -> None:
-    between.status, between.body = 401, REFUSED
-    for answer in (await between.listed(), await between.retrieved()):
+async def test_a_refused_api_key_is_an_operator_error(endpoint: FakeEndpoint) -> None:
+    endpoint.status, endpoint.body = 401, REFUSED
+    for answer in (await endpoint.listed(), await endpoint.retrieved()):
         assert isinstance(answer, OperatorError)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-async def test_what_is_not_stripes_is_no_answer(page: Page) -> None:
-    """Neither missing, nor refused, nor an operator's error: nobody knows, and the same key comes again."""
+async def test_a_response_that_is_not_stripes_is_no_answer(page: Page) -> None:
+    """Neither `NotFound`, `Refused` nor `OperatorError`: the call may have been executed, and the key is repeated."""
     refused = Refused("error")
     with proxy(page) as url:
         async with open_stripe_gateway(stripe_settings(url, "sk_test_x")) as gateway:
@@ -101,9 +101,9 @@ async def test_what_is_not_stripes_is_no_answer(page: Page) -> None:
     assert explain_refusal == refused
 
 
-async def test_an_object_of_the_other_mode_is_missing_in_this_one(between: Between) -> None:
-    between.status = 404
+async def test_an_object_of_the_other_mode_is_not_found(endpoint: FakeEndpoint) -> None:
+    endpoint.status = 404
     message = "No such payment_intent: 'pi_1'; a similar object exists in live mode, but a test mode key was used."
     error = {"type": "invalid_request_error", "code": "resource_missing", "message": message}
-    between.body = json.dumps({"error": error})
-    assert await between.retrieved() == NotFound()
+    endpoint.body = json.dumps({"error": error})
+    assert await endpoint.retrieved() == NotFound()

@@ -1,4 +1,4 @@
-"""The worker as a process: Kafka to charge, killed at the worst moments."""
+"""The worker as a process: from Kafka to a charge, also when it is killed in between."""
 
 import asyncio
 from statistics import median
@@ -18,7 +18,7 @@ async def _all_known(workers: Workers, *tenants: str) -> None:
 
 async def test_a_balance_on_kafka_becomes_one_charge_and_an_entry_ends_it(workers: Workers) -> None:
     environment = workers.environment
-    tenants = [await environment.draw_up("pm_card_visa", available=100) for _ in range(20)]
+    tenants = [await environment.make_tenant("pm_card_visa", available=100) for _ in range(20)]
     worker = await workers.start()
     await _all_known(workers, *tenants)
     for tenant in tenants:
@@ -47,15 +47,17 @@ async def test_a_balance_on_kafka_becomes_one_charge_and_an_entry_ends_it(worker
 
 
 @pytest.mark.parametrize("point", ["recharge.try_committed", "recharge.stripe_answered", "recharge.committed"])
-async def test_killed_around_the_charge_leaves_one_charge(workers: Workers, point: str, log_dir: object) -> None:
+async def test_a_worker_killed_around_the_charge_makes_one_charge(
+    workers: Workers, point: str, log_dir: object
+) -> None:
     environment = workers.environment
-    tenant = await environment.draw_up("pm_card_visa", available=10)
+    tenant = await environment.make_tenant("pm_card_visa", available=10)
     first = await workers.start(FAULT_POINTS=f"{point}=kill@1", ready=False)
     await _all_known(workers, tenant)
     await asyncio.to_thread(first.process.wait, 25)
     await workers.start()
-    # The lease of whoever was killed is over when its time has come: make that now.
-    await environment.rows_changed("UPDATE attempt SET next_at = now() WHERE state = 'charging'")
+    # The killed worker's lease runs out by time: end it now.
+    await environment.update_rows("UPDATE attempt SET next_at = now() WHERE state = 'charging'")
     await workers.state_is(tenant, "charged")
     await workers.publish(environment.entry(tenant))
     await workers.publish(

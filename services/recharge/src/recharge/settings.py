@@ -14,11 +14,11 @@ from shared.settings import (
 
 
 class AppSettings(ProcessSettings, KafkaSettings, ApiDatabaseSettings, AuthSettings, StripeSettings, SigningSettings):
-    """The HTTP door. It asks Stripe for the client secrets of charges that wait for authentication."""
+    """The API. It fetches from Stripe the client secrets of charges that wait for authentication."""
 
 
 class WorkerSettings(ProcessSettings, KafkaSettings, WorkerDatabaseSettings, StripeSettings, SigningSettings):
-    """The Kafka door and the executor."""
+    """The consumer, the executor and the jobs."""
 
     recharge_stripe_requests_per_s: float = Field(
         20.0, gt=0, le=100, description="This replica's share of Stripe's limit (100 live, 25 in test mode)."

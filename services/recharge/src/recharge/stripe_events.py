@@ -27,7 +27,7 @@ class IrrelevantEvent:
 def translate(
     body: bytes, signing_keys: Sequence[str]
 ) -> NamedPaymentIntent | DisputeSeen | CardEvidence | IrrelevantEvent | None:
-    """What the event tells recharge; None where it is of another account, or a dispute of no PaymentIntent.
+    """What the event means for recharge; None if it is of another account, or of a dispute without a PaymentIntent.
 
     Raises `MalformedEvent` where the body is no event, or a field that we rely on is missing.
     """

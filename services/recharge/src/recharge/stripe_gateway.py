@@ -1,8 +1,7 @@
-"""The only module that imports stripe. Each call is bounded by 20 s, a look at why one was refused by 10 s; the SDK
-repeats none.
+"""Calls to Stripe. Only this module imports stripe.
 
-Every outcome comes back as an `Answer`; nothing is raised. What is not understood is `NoAnswer`, which charges nothing
-and loses nothing.
+A call may take 20 s, and the explanation of a refusal 10 s more; the SDK retries nothing. Every result is an `Answer`,
+and no error is raised. What is not understood is `NoAnswer`: the call may have been executed.
 """
 
 import asyncio
@@ -46,12 +45,12 @@ from shared.stripe_events import MalformedEvent, PaymentIntentView, PaymentMetho
 
 log = get_logger()
 
-#: Shorter, since it comes on top of the call that was refused, within one lease.
+#: Shorter than a call, because it follows the refused call within the same lease.
 EXPLAINED_WITHIN_S = 10.0
 PAGES_MAX = 100
-#: Refused before anything was done. Of another status (408 and 424 come from what is between or behind) nobody knows.
+#: Refused before anything was done. After others, such as a proxy's 408 or 424, the call may have been executed.
 _OPERATOR_STATUSES = frozenset([401, 403])
-#: What may come of a list that fails; anything else is about one object, and no list is.
+#: How a list may fail. Every other error is about one object, and a list is about none.
 _NO_LIST = (OperatorError, RateLimited, ServerError, NoAnswer)
 
 
@@ -79,12 +78,13 @@ class StripeGateway:
         return await self._answer(self._client.v1.payment_intents.retrieve_async(payment_intent))
 
     async def cancel(self, payment_intent: str) -> Answer:
-        """Cancels it; `UnexpectedState` where it is in a state that cannot be cancelled, or is cancelled already."""
+        """Cancels it; `UnexpectedState` if it cannot be cancelled in its state, or is cancelled already."""
         intents = self._client.v1.payment_intents
         return await self._answer(intents.cancel_async(payment_intent, {"cancellation_reason": "abandoned"}))
 
     async def explain(self, refused: Answer, payment_method: str, customer: str) -> Answer:
-        """The refusal of a charge, by what its card and customer are at Stripe now: the error itself may not tell."""
+        """Explains the refusal of a charge by its card and customer at Stripe now: the error itself may not name
+        them."""
         try:
             async with asyncio.timeout(min(EXPLAINED_WITHIN_S, self._timeout_s)):
                 card, owner = await asyncio.gather(self._card(payment_method), self._customer(customer))
@@ -98,7 +98,7 @@ class StripeGateway:
             return CardSeen(PaymentMethodView.of(json_of(found)).customer)
         except stripe.StripeError as error:
             return _translated(error)
-        except Exception:  # no answer of Stripe's: a view that cannot be made, or JSON over which the SDK stumbles
+        except Exception:  # not Stripe's answer: JSON that the SDK or the view cannot read
             return NoAnswer("unreadable_answer")
 
     async def _customer(self, customer: str) -> CustomerSeen | Answer:
@@ -118,11 +118,11 @@ class StripeGateway:
         is_wanted: Callable[[PaymentIntentView], bool],
         may_be_wanted: Callable[[PaymentIntentView], bool] = lambda _view: False,
     ) -> Answer:
-        """The PaymentIntent that is wanted, by listing the customer's to the last page: lists never lag, searches do.
-        The oldest of several: what was made later has copied it.
+        """The PaymentIntent that is wanted, or the oldest of several, because a later one is a copy. Lists the
+        customer's PaymentIntents to the last page; Stripe's searches lag behind, lists do not.
 
-        `NotFound` only after the last page: a list that fails in whatever way says nothing. Nor does one with something
-        that may be wanted: `NoAnswer(UNPROVEN)`.
+        `NotFound` only after the last page: a list that fails proves nothing. `NoAnswer(UNPROVEN)` if the list has one
+        that may be wanted.
         """
         parameters = {"customer": customer, "created": {"gte": int(created_since.timestamp())}}
         oldest: PaymentIntentView | None = None
@@ -174,7 +174,7 @@ async def open_stripe_gateway(
 
 
 def _typed(parameters: Mapping[str, Any]) -> Any:
-    # The SDK's parameter types are TypedDicts; ours come out of the database as they were frozen.
+    # The SDK's parameter types are TypedDicts; ours are read from the database as they were stored.
     return dict(parameters)
 
 
@@ -185,7 +185,7 @@ def _translated(error: stripe.StripeError) -> Answer:
     match error:
         case stripe.APIConnectionError():
             return NoAnswer("no_answer")
-        case _ if status is not None and not details.get("type"):  # each error of Stripe's has a type
+        case _ if status is not None and not details.get("type"):  # every error of Stripe's has a type
             return NoAnswer(f"not_stripe_{status}")
         case stripe.RateLimitError() if status == 429:
             return RateLimited()

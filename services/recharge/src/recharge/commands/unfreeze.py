@@ -9,7 +9,7 @@ from shared.settings import OperatorSettings
 
 
 def run(settings: OperatorSettings, options: Namespace) -> int:
-    """Lifts the freeze; 0 where there was one, 1 where there was none."""
+    """Lifts the freeze; 0 if there was one, else 1."""
 
     async def work() -> int:
         url = settings.database_url_worker.get_secret_value()

@@ -86,7 +86,7 @@ class Checkpoint:
     """The progress of an attempt when Stripe was called: the answer counts only while the attempt is still there.
 
     No two charging calls have the same checkpoint, since each is a new try or increments its try's `calls`. So a late
-    answer to an older call is told apart from the answer to the call under way.
+    answer to an older call is not taken for the answer to the call under way.
     """
 
     n: int

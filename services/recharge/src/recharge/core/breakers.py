@@ -113,7 +113,7 @@ def _concerns(subject: Subject, package: str, currency: str) -> bool:
 def may_probe(
     tenant: str, failed_tenants: Iterable[str], open_until: datetime, now: datetime, *, is_another_due: bool
 ) -> bool:
-    """Whether this tenant's charge may be the probe that tells whether Stripe takes such charges again.
+    """Whether this tenant's charge may be the probe, which shows whether Stripe takes such charges again.
 
     A tenant whose charge has failed leaves the probe to others: its charge may fail again for a reason of its own, and
     the others would wait for it.

@@ -11,7 +11,7 @@ SERVED_FOR = timedelta(minutes=10)
 
 def not_needed(situation: Situation, now: datetime, *, of_open_attempt: bool = False) -> Skip | None:
     """Why the balance asks for no recharge; None if there is a need. An attempt that is open already
-    (`of_open_attempt`) is not told that it serves the need itself."""
+    (`of_open_attempt`) does not serve the need itself."""
     settings, balance = situation.profile.auto_recharge, situation.balance
     if balance is None:
         return Skip(Reason.BALANCE_UNKNOWN)

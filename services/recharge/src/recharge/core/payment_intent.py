@@ -1,4 +1,4 @@
-"""What the state of a PaymentIntent means for its attempt: as read from Stripe now, or as told by an event."""
+"""What the state of a PaymentIntent means for its attempt: as read from Stripe now, or as shown by an event."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -108,6 +108,6 @@ def _unproven_payment_intent(attempt: Attempt, now: datetime) -> Transition:
 
 
 def after_missing_payment_intent(attempt: Attempt, now: datetime) -> Transition:
-    """Stripe does not know the PaymentIntent whose id it has told us: an operator has to look."""
+    """Stripe does not know the PaymentIntent whose id it returned earlier: an operator has to look."""
     waiting = replace(attempt, next_at=now + CHECKED_FOR_AN_OPERATOR_EVERY)
     return Transition(waiting, alert=Alert.PAYMENT_INTENT_GONE)

@@ -52,7 +52,7 @@ def after_skip(attempt: Attempt, tries: Sequence[Try], skip: Skip, now: datetime
 
 
 def _is_key_kept(attempt: Attempt, reason: Reason) -> bool:
-    """Whether a key in doubt is not given up. If credits run low again, one more call under it tells what it made;
+    """Whether a key in doubt is not given up. If credits run low again, one more call under it shows what it made;
     without the key that takes a day."""
     return attempt.payment_intent is None and reason in (Reason.REQUEST_EXPIRED, Reason.NEED_ALREADY_SERVED)
 

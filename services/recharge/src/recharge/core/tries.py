@@ -106,7 +106,7 @@ def repeat_try(attempt: Attempt, last: Try, now: datetime) -> Transition:
 
 
 def key_without_card(attempt: Attempt, tries: Sequence[Try], now: datetime) -> Transition:
-    """The card of a key in doubt was removed: what the key has made is looked for and cancelled, and never charged."""
+    """The card of a key in doubt was removed: what the key has made is listed and cancelled, and never charged."""
     return give_up(attempt, tries, "card_removed", now)
 
 
@@ -186,13 +186,13 @@ def _unknown(attempt: Attempt, last: Try, reason: str, now: datetime) -> Transit
 
 
 def _unclear(attempt: Attempt, last: Try, code: str, now: datetime) -> Transition:
-    """The key's answer is final and does not tell what it made: that is read from Stripe."""
+    """The key's answer is final, but does not show what it made: that is read from Stripe."""
     closed = replace(last, outcome=Outcome.UNCLEAR, code=code, in_doubt=True, answered_at=now)
     return Transition(attempt.next_version(now, state=State.UNKNOWN, reason=code, next_at=now), (closed,))
 
 
 def _declined_without_a_payment_intent(attempt: Attempt, last: Try, codes: DeclineCodes, now: datetime) -> Transition:
-    """The PaymentIntent is looked for first. Whatever is found, the decline counts: a card that must never be charged
+    """The PaymentIntent is listed first. Whatever is found, the decline counts: a card that must never be charged
     again is stopped."""
     verdict = verdict_of(codes)
     closed = replace(

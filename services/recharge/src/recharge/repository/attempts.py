@@ -1,4 +1,4 @@
-"""Attempts, their tries, and what follows from them for cards and tenants."""
+"""Attempts and their tries."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
@@ -136,7 +136,7 @@ async def load_waiting(
 
 
 async def read_attempt(connection: AsyncConnection, tenant: str, attempt: str) -> Attempt | None:
-    """One attempt of this tenant as it is now, not locked: for those who only look."""
+    """One attempt of this tenant as it is now. Not locked: for callers that only read."""
     row = (await connection.execute(_READ_ONE, {"tenant": tenant, "attempt": attempt})).first()
     return None if row is None else _attempt(row)
 
@@ -181,7 +181,7 @@ async def save_tries(
 
 
 async def load_parameters(connection: AsyncConnection, attempt: Attempt) -> dict[str, Any]:
-    """What the attempt's last try was first called with."""
+    """The parameters of the attempt's last try."""
     row = await connection.execute(
         _PARAMETERS, {"tenant": attempt.tenant_id, "attempt": attempt.attempt, "n": attempt.n}
     )
@@ -191,7 +191,7 @@ async def load_parameters(connection: AsyncConnection, attempt: Attempt) -> dict
 async def due_attempts(
     connection: AsyncConnection, now: datetime, in_flight: Iterable[str], limit: int
 ) -> Sequence[Row[Any]]:
-    """Open attempts that somebody has to look at, the longest waiting first. Not locked: claiming is."""
+    """Open attempts that are due, the longest waiting first. Not locked: `claim_attempt` locks."""
     result = await connection.execute(_DUE, {"now": now, "in_flight": sorted(in_flight), "limit": limit})
     return result.all()
 

@@ -69,7 +69,7 @@ _CLOSE = text("""
     WHERE failures > 0
 """)
 
-# Closes a breaker that a refused API key has opened. A probe of refused orders has told nothing: another may be next.
+# Closes a breaker that a refused API key has opened. A probe of refused orders has no result yet: another may follow.
 _KEY_ACCEPTED = text("""
     WITH released AS (
         UPDATE scoped_breaker

@@ -48,7 +48,7 @@ def announce(transaction: Transaction, attempt: Attempt) -> None:
 
 
 def raise_alert(alert: Alert, attempt: Attempt) -> None:
-    """Tells operators that they have to look at this attempt."""
+    """Alerts operators to this attempt."""
     _alerts.labels(alert.value).inc()
     log.error(
         "attempt_needs_an_operator",
@@ -61,6 +61,6 @@ def raise_alert(alert: Alert, attempt: Attempt) -> None:
 
 
 def raise_breaker_alert(alert: str, reason: str, tenants: Iterable[str]) -> None:
-    """Tells operators that Stripe takes no charges, or none for a package or in a currency."""
+    """Alerts operators that Stripe refuses charges: all, or those for a package or in a currency."""
     _alerts.labels(alert).inc()
     log.error("breaker_opened", alert=alert, reason=reason, tenants=sorted(tenants))

@@ -1,4 +1,4 @@
-"""Finds attempts that are due and takes them further, a bounded number at a time. Any number of replicas."""
+"""Finds attempts that are due and runs their next steps, a bounded number at a time, in any number of replicas."""
 
 import asyncio
 from contextlib import suppress
@@ -20,7 +20,7 @@ DRAIN_TIMEOUT_S = 5.0
 
 
 class WakingPublisher:
-    """Publishes as the publisher it wraps does, and wakes the executor when an attempt has changed."""
+    """Wraps a publisher, and wakes the executor when an attempt has changed."""
 
     def __init__(self, publisher: Publisher, wake: asyncio.Event) -> None:
         self._publisher = publisher
@@ -34,9 +34,9 @@ class WakingPublisher:
 
 
 class Executor:
-    """Runs due attempts until told to stop. What it does not finish, any executor finds again.
+    """Runs steps of due attempts until it is stopped. What it does not finish becomes due again for any executor.
 
-    While this process's clock differs from the database's it begins nothing.
+    While this process's clock differs from the database's, it begins nothing.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Executor:
         self._in_flight: dict[str, asyncio.Task[None]] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Works until `stopping`; calls under way are then waited for, but not long."""
+        """Works until `stopping`. Then it waits for calls under way, but not for long."""
         stop = asyncio.create_task(stopping.wait())
         try:
             while not stopping.is_set():
@@ -84,7 +84,7 @@ class Executor:
         try:
             await self._steps.run(tenant, attempt)
         except Exception as error:
-            # The attempt is where it was, and is found again; one that cannot go on must not stop the others.
+            # The attempt is unchanged and becomes due again. One that fails must not stop the others.
             if is_transient(error):
                 log.warning("step_failed_for_now", tenant=tenant, attempt=attempt, error=type(error).__name__)
             else:
