@@ -42,66 +42,70 @@ NOT_EXECUTED: tuple[Answer, ...] = (
 
 @pytest.mark.parametrize("answer", NOT_EXECUTED)
 def test_a_call_that_was_not_executed_leaves_an_earlier_call_in_doubt(answer: Answer) -> None:
-    asked = begin_try(RESERVED, (), CARDS, NOW)
-    assert asked is not None
-    lost = after_answer(asked.attempt, asked.tries, NoAnswer("time_out"), CARDS, was_in_doubt=False, now=NOW)
+    begun = begin_try(RESERVED, (), CARDS, NOW)
+    assert begun is not None
+    lost = after_answer(begun.attempt, begun.tries, NoAnswer("time_out"), CARDS, was_in_doubt=False, now=NOW)
     again = repeat_try(lost.attempt, lost.tries[-1], NOW)
-    told = after_answer(again.attempt, again.tries, answer, CARDS, was_in_doubt=True, now=NOW)
-    assert (told.attempt.state, told.tries[-1].outcome, told.tries[-1].in_doubt) == (State.UNKNOWN, None, True)
-    assert next_action(told.attempt, told.tries, NOW) is NextAction.REPEAT_KEY
+    answered = after_answer(again.attempt, again.tries, answer, CARDS, was_in_doubt=True, now=NOW)
+    assert (answered.attempt.state, answered.tries[-1].outcome, answered.tries[-1].in_doubt) == (
+        State.UNKNOWN,
+        None,
+        True,
+    )
+    assert next_action(answered.attempt, answered.tries, NOW) is NextAction.REPEAT_KEY
 
 
 @pytest.mark.parametrize("answer", [RateLimited(), Refused("error"), OperatorError(401, "expired")])
 def test_a_call_that_was_not_executed_is_made_again_under_the_same_key(answer: Answer) -> None:
-    asked = begin_try(RESERVED, (), CARDS, NOW)
-    assert asked is not None
-    told = after_answer(asked.attempt, asked.tries, answer, CARDS, was_in_doubt=False, now=NOW)
-    assert next_action(told.attempt, told.tries, NOW) is NextAction.BEGIN
-    again = begin_try(told.attempt, told.tries, CARDS, NOW)
+    begun = begin_try(RESERVED, (), CARDS, NOW)
+    assert begun is not None
+    answered = after_answer(begun.attempt, begun.tries, answer, CARDS, was_in_doubt=False, now=NOW)
+    assert next_action(answered.attempt, answered.tries, NOW) is NextAction.BEGIN
+    again = begin_try(answered.attempt, answered.tries, CARDS, NOW)
     assert again is not None
     assert [one.idempotency_key for one in again.tries] == ["att_1:1"]
 
 
 @pytest.mark.parametrize("answer", [NoAnswer("time_out"), ServerError(500), InProgress()])
 def test_a_key_without_an_answer_is_replaced_only_after_24_hours_and_two_lists(answer: Answer) -> None:
-    asked = begin_try(RESERVED, (), CARDS, NOW)
-    assert asked is not None
-    told = after_answer(asked.attempt, asked.tries, answer, CARDS, was_in_doubt=False, now=NOW)
-    assert next_action(told.attempt, told.tries, NOW + timedelta(hours=19)) is NextAction.REPEAT_KEY
+    begun = begin_try(RESERVED, (), CARDS, NOW)
+    assert begun is not None
+    answered = after_answer(begun.attempt, begun.tries, answer, CARDS, was_in_doubt=False, now=NOW)
+    assert next_action(answered.attempt, answered.tries, NOW + timedelta(hours=19)) is NextAction.REPEAT_KEY
     old = NOW + timedelta(hours=20)
-    assert next_action(told.attempt, told.tries, old) is NextAction.LIST
-    first = after_empty_list(told.attempt, told.tries, old, (), old)
+    assert next_action(answered.attempt, answered.tries, old) is NextAction.LIST
+    first = after_empty_list(answered.attempt, answered.tries, old, (), old)
     assert first.attempt.next_at == old + timedelta(minutes=10)
-    second = after_empty_list(first.attempt, told.tries, first.attempt.next_at, (), first.attempt.next_at)
+    second = after_empty_list(first.attempt, answered.tries, first.attempt.next_at, (), first.attempt.next_at)
     assert second.attempt.state is State.UNKNOWN
     assert second.attempt.next_at > NOW + timedelta(hours=24)
-    last = after_empty_list(second.attempt, told.tries, second.attempt.next_at, (), second.attempt.next_at)
+    last = after_empty_list(second.attempt, answered.tries, second.attempt.next_at, (), second.attempt.next_at)
     assert (last.attempt.state, last.tries[-1].outcome) == (State.RETRY_SCHEDULED, Outcome.NEVER_MADE)
-    anew = begin_try(last.attempt, last.tries, CARDS, last.attempt.next_at)
-    assert anew is not None
-    assert [(one.idempotency_key, one.creates) for one in anew.tries] == [("att_1:2", True)]
+    next_try = begin_try(last.attempt, last.tries, CARDS, last.attempt.next_at)
+    assert next_try is not None
+    assert [(one.idempotency_key, one.creates) for one in next_try.tries] == [("att_1:2", True)]
 
 
 def test_an_empty_list_proves_nothing_about_later_payment_intents() -> None:
-    asked = begin_try(RESERVED, (), CARDS, NOW)
-    assert asked is not None
-    told = after_answer(asked.attempt, asked.tries, NoAnswer("time_out"), CARDS, was_in_doubt=False, now=NOW)
+    begun = begin_try(RESERVED, (), CARDS, NOW)
+    assert begun is not None
+    answered = after_answer(begun.attempt, begun.tries, NoAnswer("time_out"), CARDS, was_in_doubt=False, now=NOW)
     first_asked_at, forgotten_at = NOW + timedelta(hours=23, minutes=40), NOW + timedelta(hours=24)
     later = forgotten_at + timedelta(hours=1)
-    first = after_empty_list(told.attempt, told.tries, first_asked_at, (), later)
+    first = after_empty_list(answered.attempt, answered.tries, first_asked_at, (), later)
     assert first.attempt.not_found_at == first_asked_at
-    soon_after = after_empty_list(first.attempt, told.tries, first_asked_at + timedelta(minutes=9), (), later)
-    before_the_key_is_forgotten = after_empty_list(first.attempt, told.tries, forgotten_at, (), later)
-    for unproven in (soon_after, before_the_key_is_forgotten):
+    too_early = after_empty_list(first.attempt, answered.tries, first_asked_at + timedelta(minutes=9), (), later)
+    before_the_key_is_forgotten = after_empty_list(first.attempt, answered.tries, forgotten_at, (), later)
+    for unproven in (too_early, before_the_key_is_forgotten):
         assert (unproven.attempt.state, unproven.tries) == (State.UNKNOWN, ())
-    proven = after_empty_list(first.attempt, told.tries, later, (), later)
+    proven = after_empty_list(first.attempt, answered.tries, later, (), later)
     assert (proven.attempt.state, proven.tries[-1].outcome) == (State.RETRY_SCHEDULED, Outcome.NEVER_MADE)
 
 
 def test_a_try_in_doubt_is_reconciled_before_the_next_try() -> None:
-    asked = begin_try(RESERVED, (), CARDS, NOW)
-    assert asked is not None
-    state = replace(asked.attempt, state=State.RETRY_SCHEDULED)
-    assert next_action(state, asked.tries, NOW) is NextAction.REPEAT_KEY
+    begun = begin_try(RESERVED, (), CARDS, NOW)
+    assert begun is not None
+    state = replace(begun.attempt, state=State.RETRY_SCHEDULED)
+    assert next_action(state, begun.tries, NOW) is NextAction.REPEAT_KEY
     with pytest.raises(AssertionError):
-        begin_try(state, asked.tries, CARDS, NOW)
+        begin_try(state, begun.tries, CARDS, NOW)

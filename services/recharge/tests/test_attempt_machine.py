@@ -46,7 +46,7 @@ CARDS = tuple(
     for name in ("a", "b")
 )  # fmt: skip
 OUTCOMES = ("succeeds", "declined", "stolen", "authentication", "processing", "unusable")
-TROUBLES = (
+FAULTS = (
     "none",
     "delayed",
     "lost_before",
@@ -71,8 +71,8 @@ class Stripe:
     seen: list[PaymentIntentView] = field(default_factory=list[PaymentIntentView])
     delayed: list[tuple[Attempt, Try, str]] = field(default_factory=list[tuple[Attempt, Try, str]])
 
-    def call(self, attempt: Attempt, one: Try, outcome: str, trouble: str, now: datetime) -> Answer:
-        match trouble:
+    def call(self, attempt: Attempt, one: Try, outcome: str, fault: str, now: datetime) -> Answer:
+        match fault:
             case "conflict":
                 return InProgress()
             case "rate_limited":
@@ -90,19 +90,19 @@ class Stripe:
                 pass
         kept = self.kept.get(one.idempotency_key)
         if kept is not None and now - kept[0] < timedelta(hours=24):
-            return NoAnswer("time_out") if trouble == "lost_after" else kept[1]
-        if trouble == "error_before":
+            return NoAnswer("time_out") if fault == "lost_after" else kept[1]
+        if fault == "error_before":
             self.kept[one.idempotency_key] = (now, ServerError(500))
             return ServerError(500)
         answer = self._execute(attempt, one, outcome, now)
         if isinstance(answer, (CardUnusable, UnexpectedState)):
             return answer
-        if trouble == "order_refused_after_all":  # a 400 after execution began is kept under the key
+        if fault == "order_refused_after_all":  # a 400 after execution began is kept under the key
             answer = OrderRefused("error")
-        if trouble == "error_after":
+        if fault == "error_after":
             answer = ServerError(500)
         self.kept[one.idempotency_key] = (now, answer)
-        return NoAnswer("time_out") if trouble == "lost_after" else answer
+        return NoAnswer("time_out") if fault == "lost_after" else answer
 
     def _execute(self, attempt: Attempt, one: Try, outcome: str, now: datetime) -> Answer:
         if outcome == "unusable":
@@ -201,12 +201,12 @@ class AttemptMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.is_due())
     @rule(
         outcome=st.sampled_from(OUTCOMES),
-        trouble=st.sampled_from(TROUBLES),
+        fault=st.sampled_from(FAULTS),
         is_refused=st.booleans(),
         is_killed=st.booleans(),
         is_late=st.booleans(),
     )
-    def work(self, outcome: str, trouble: str, is_refused: bool, is_killed: bool, is_late: bool) -> None:
+    def work(self, outcome: str, fault: str, is_refused: bool, is_killed: bool, is_late: bool) -> None:
         action = next_action(self.attempt, self.tries, self.now)
         match action:
             case NextAction.BEGIN:
@@ -217,13 +217,13 @@ class AttemptMachine(RuleBasedStateMachine):
                 if transition is None:
                     self.apply(give_up(self.attempt, self.tries, "no_card", self.now, state=State.DECLINED))
                     return
-                self.call(transition, outcome, trouble, was_in_doubt=False, is_killed=is_killed, is_late=is_late)
+                self.call(transition, outcome, fault, was_in_doubt=False, is_killed=is_killed, is_late=is_late)
             case NextAction.REPEAT_KEY:
                 if is_refused:
                     self.apply(give_up(self.attempt, self.tries, "disabled", self.now))
                     return
                 transition = repeat_try(self.attempt, self.tries[-1], self.now)
-                self.call(transition, outcome, trouble, was_in_doubt=True, is_killed=is_killed, is_late=is_late)
+                self.call(transition, outcome, fault, was_in_doubt=True, is_killed=is_killed, is_late=is_late)
             case NextAction.RECONSIDER:
                 self.apply(
                     after_reconsideration(self.attempt, self.tries, "disabled" if is_refused else None, self.now)
@@ -235,7 +235,7 @@ class AttemptMachine(RuleBasedStateMachine):
                 pass
 
     @precondition(lambda self: self.is_due())
-    @rule(outcome=st.sampled_from(OUTCOMES), first=st.sampled_from(TROUBLES), second=st.sampled_from(TROUBLES))
+    @rule(outcome=st.sampled_from(OUTCOMES), first=st.sampled_from(FAULTS), second=st.sampled_from(FAULTS))
     def a_worker_stalls_and_wakes_while_another_is_asking(self, outcome: str, first: str, second: str) -> None:
         already_late = len(self.late)
         self.work(outcome, first, is_refused=False, is_killed=False, is_late=True)
@@ -246,24 +246,24 @@ class AttemptMachine(RuleBasedStateMachine):
             self.late.pop(already_late)()
 
     def call(
-        self, transition: Transition, outcome: str, trouble: str, *, was_in_doubt: bool, is_killed: bool, is_late: bool
+        self, transition: Transition, outcome: str, fault: str, *, was_in_doubt: bool, is_killed: bool, is_late: bool
     ) -> None:
         self.apply(transition)
-        answer = self.stripe.call(self.attempt, self.tries[-1], outcome, trouble, self.now)
+        answer = self.stripe.call(self.attempt, self.tries[-1], outcome, fault, self.now)
 
-        def means() -> Transition | None:
+        def transition_of() -> Transition | None:
             if self.tries[-1].outcome is not None:
                 return None
             return after_answer(self.attempt, self.tries, answer, CARDS, was_in_doubt=was_in_doubt, now=self.now)
 
-        self.receive(means, is_killed=is_killed, is_late=is_late)
+        self.receive(transition_of, is_killed=is_killed, is_late=is_late)
 
-    def receive(self, means: Callable[[], Transition | None], *, is_killed: bool, is_late: bool) -> None:
+    def receive(self, transition_of: Callable[[], Transition | None], *, is_killed: bool, is_late: bool) -> None:
         """An answer arrives, now, later or never; it counts only at the checkpoint where it was asked."""
         asked = Checkpoint.of(self.attempt, self.tries)
 
         def record() -> None:
-            transition = means() if Checkpoint.of(self.attempt, self.tries) == asked else None
+            transition = transition_of() if Checkpoint.of(self.attempt, self.tries) == asked else None
             if transition is not None:
                 self.apply(transition)
 

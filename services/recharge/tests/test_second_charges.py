@@ -39,7 +39,7 @@ async def decline(environment: RechargeEnvironment, tenant: str, code: str | Non
     return card
 
 
-async def requests_in_vain(environment: RechargeEnvironment, **settings: Any) -> str:
+async def make_declined_request(environment: RechargeEnvironment, **settings: Any) -> str:
     """A tenant whose card declines what it asks for."""
     tenant = await environment.tenant("pm_card_visa", **settings)
     await decline(environment, tenant)
@@ -48,7 +48,7 @@ async def requests_in_vain(environment: RechargeEnvironment, **settings: Any) ->
     return tenant
 
 
-async def buy_by_hand(
+async def purchase_with_card(
     environment: RechargeEnvironment, tenant: str, credits: int = 1000, amount_minor: int = 4500
 ) -> None:
     """Its owner pays for a purchase with the card, and its credits come."""
@@ -86,9 +86,9 @@ async def live(environment: RechargeEnvironment, minutes: int, *, each: int = 1)
 
 
 async def test_a_declined_request_ends_when_its_owner_has_bought(environment: RechargeEnvironment) -> None:
-    tenant = await requests_in_vain(environment, available=10, threshold_credits=5)
+    tenant = await make_declined_request(environment, available=10, threshold_credits=5)
     environment.advance_clock(timedelta(minutes=2))
-    await buy_by_hand(environment, tenant)
+    await purchase_with_card(environment, tenant)
     await environment.webhooks(tenant)
     await live(environment, 120, each=10)
     assert len(environment.charges(tenant)) == 1, "the purchase alone"
@@ -96,7 +96,7 @@ async def test_a_declined_request_ends_when_its_owner_has_bought(environment: Re
 
 
 async def test_a_request_that_has_expired_is_not_charged_days_later(environment: RechargeEnvironment) -> None:
-    tenant = await requests_in_vain(environment, available=1000)
+    tenant = await make_declined_request(environment, available=1000)
     await decline(environment, tenant, None)
     for back_off in RETRY_DELAYS:
         environment.advance_clock(back_off + timedelta(minutes=1))
@@ -106,7 +106,7 @@ async def test_a_request_that_has_expired_is_not_charged_days_later(environment:
 
 
 async def test_a_declined_request_is_retried_while_credits_are_low(environment: RechargeEnvironment) -> None:
-    tenant = await requests_in_vain(environment, available=10)
+    tenant = await make_declined_request(environment, available=10)
     await decline(environment, tenant, None)
     environment.advance_clock(RETRY_DELAYS[0] + timedelta(minutes=1))
     await environment.work()
