@@ -1,5 +1,5 @@
-"""The API process. Reads run as `ledger_api` within the caller's tenant, writes as
-`ledger_worker` in groups, each authorised by its route before it joins one."""
+"""The API process. Reads run as `ledger_api`, within the caller's tenant. Writes run as `ledger_worker`, in groups: a
+route authorises each request before it joins one."""
 
 import asyncio
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from shared.http import create_http_app
 from shared.runtime import Runtime, run_api, start_runtime
 
 API_POOL_SIZE = 8
-#: A batch of 1,000 debits with references and purposes as long as they may be.
+#: Enough for 1,000 debits with the longest references and purposes.
 BODY_BYTES_MAX = 1024 * 1024
 #: The busiest first: routes are matched in this order.
 ROUTES = (

@@ -1,4 +1,4 @@
-"""What the ledger does with each event, in the order it happens: events become commands, commands are applied."""
+"""What each event does, in the transaction of its batch: events become commands, and commands are applied."""
 
 from collections.abc import Sequence
 
@@ -34,13 +34,14 @@ _usage = Counter("ledger_usage_records_total", "usage.recorded, by what became o
 
 
 class Handlers:
-    """The handlers of both topics. `signing_keys` verify what a PaymentIntent says it is for."""
+    """The handlers of both topics. `signing_keys` verify the metadata of PaymentIntents."""
 
     def __init__(self, signing_keys: Sequence[str]) -> None:
         self._signing_keys = signing_keys
 
     async def on_stripe_events(self, transaction: Transaction, records: Sequence[Record]) -> None:
-        """Credits, receipts and reversals. Types that move no credits, and what is not ours, are counted and left."""
+        """Credits, unapplied receipts and reversals. Events of other types, and of other business on the account, are
+        counted and ignored."""
         commands: list[Command] = []
         types: list[str] = []
         read: list[Record] = []
@@ -74,8 +75,8 @@ class Handlers:
             log.debug("stripe_event_applied", command=COMMAND_NAMES[type(command)], outcome=outcome_name)
 
     async def on_usage(self, transaction: Transaction, records: Sequence[Record]) -> None:
-        """Usage is a fact: recorded whatever the balance. Unknown tenants, contradictions and what is told by a wrong
-        clock or more than a year late are dead-lettered."""
+        """Records usage, whatever the balance. Records of unknown tenants, that contradict their reference, that come
+        from a wrong clock, or that are more than a year late become dead letters."""
         now = transaction.now
         commands = usage_of(records, now)
         if len(commands) < len(records):
@@ -90,7 +91,7 @@ class Handlers:
 
 
 def _raise_if_refused(outcome: Outcome, of: Command, as_: type[Poison]) -> None:
-    """Raises `as_` where a fact cannot be written: the batch is undone, the others are applied without it."""
+    """Raises `as_` if the command was refused. That rolls the batch back, and the others are applied without it."""
     match outcome:
         case Conflict(reference):
             raise as_(f"{COMMAND_NAMES[type(of)]}: reference {reference!r} carries another input already")

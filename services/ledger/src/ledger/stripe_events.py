@@ -1,4 +1,4 @@
-"""Which Stripe events move credits, and what each of them means. Pure."""
+"""Translates Stripe's events into commands. Pure."""
 
 from collections.abc import Sequence
 
@@ -18,13 +18,13 @@ HANDLED_TYPES = frozenset(
     ]
 )
 
-#: The longest life of a grant that an order may ask for: a hundred years.
+#: The longest time that an order may give a grant: a hundred years.
 EXPIRES_IN_DAYS_MAX = 36_500
 CLAIM_CHARACTERS_MAX = 500
 
 
 def command_of(event: StripeEvent, signing_keys: Sequence[str]) -> Command | None:
-    """What the event asks of the ledger; None where it is none of its business. Raises `MalformedEvent`."""
+    """The command that the event becomes; None if the event is not for the ledger. Raises `MalformedEvent`."""
     match event.type:
         case "payment_intent.succeeded":
             return command_of_payment_intent(PaymentIntentView.of(event.object), signing_keys)
@@ -46,14 +46,14 @@ def command_of(event: StripeEvent, signing_keys: Sequence[str]) -> Command | Non
 def command_of_payment_intent(
     intent: PaymentIntentView, signing_keys: Sequence[str]
 ) -> Credit | UnappliedReceipt | None:
-    """What a PaymentIntent that succeeded asks of the ledger; None where it is none of its business."""
+    """The command that a PaymentIntent becomes when it succeeds; None if it does not have our marker."""
     if not has_marker(intent.metadata):
         return None
     try:
         order = verify(intent.metadata, signing_keys)
     except MetadataRejected as rejected:
         return _unapplied(intent, str(rejected))
-    reason = _why_not(order, intent)
+    reason = _reason_to_reject(order, intent)
     if reason is not None:
         return _unapplied(intent, reason)
     return Credit(
@@ -69,8 +69,8 @@ def command_of_payment_intent(
     )
 
 
-def _why_not(order: CreditOrder, intent: PaymentIntentView) -> str | None:
-    """Why an order that is rightly signed is not credited all the same."""
+def _reason_to_reject(order: CreditOrder, intent: PaymentIntentView) -> str | None:
+    """Why an order with a valid signature cannot be credited; None if it can."""
     if not order.tenant or "\x00" in order.tenant:
         return "tenant_invalid"
     if intent.currency != order.currency.lower():
@@ -97,5 +97,5 @@ def _unapplied(intent: PaymentIntentView, reason: str) -> UnappliedReceipt:
 
 
 def _claim(intent: PaymentIntentView, name: str) -> str | None:
-    """What unsigned metadata says, fit for a text column; Stripe allows 500 characters."""
+    """A field of unproven metadata, fit for a text column; Stripe allows 500 characters."""
     return intent.metadata.get(name, "").replace("\x00", "")[:CLAIM_CHARACTERS_MAX] or None

@@ -1,4 +1,4 @@
-"""The only module that imports stripe: calls that read. No transaction is open while one is awaited."""
+"""Reads from Stripe. The only module that imports stripe; no transaction is open while a call is awaited."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -31,22 +31,22 @@ NOT_STRIPE = "An answer that is not Stripe's. Check STRIPE_API_BASE, and what is
 
 
 class StripeGaveNoAnswer(Exception):
-    """Nothing is known, of this object or of any other: ask again later. The message says what to check."""
+    """Stripe cannot be asked now, about any object: ask again later. The message says what to check."""
 
 
 class StripeAnswerUnfit(Exception):
-    """Stripe answered for this object with something that cannot be used; others may be asked for."""
+    """Stripe's answer for this object cannot be used; other objects may be asked for."""
 
 
 class Listed(StrEnum):
-    """What can be listed."""
+    """The kinds of object that can be listed."""
 
     PAYMENT_INTENTS = "payment_intents"
     REFUNDS = "refunds"
     DISPUTES = "disputes"
 
 
-#: What it takes to know whether an object is ours, and how old its news are.
+#: What Stripe expands in a list: it shows whether an object is ours, and when its events were sent.
 _EXPANDED = {
     Listed.PAYMENT_INTENTS: "data.latest_charge",
     Listed.REFUNDS: "data.payment_intent",
@@ -55,7 +55,7 @@ _EXPANDED = {
 
 
 class StripeGateway:
-    """Stripe's API, pinned to one version, one attempt a call: whoever asks comes again by himself."""
+    """Stripe's API, pinned to one version. A call is tried once: the jobs run again."""
 
     def __init__(self, client: stripe.StripeClient) -> None:
         self._client = client
@@ -83,10 +83,10 @@ class StripeGateway:
                 raise StripeGaveNoAnswer(_advice(error)) from error
             if error.code != "resource_missing":
                 raise StripeAnswerUnfit(f"Stripe refused the request ({error.http_status}, {error.code})") from error
-            if is_of_other_mode(error):  # then it would miss all
+            if is_of_other_mode(error):  # then all objects would be missing
                 raise StripeGaveNoAnswer("STRIPE_SECRET_KEY is of the other mode than the account's events.") from error
             return None
-        except Exception as error:  # the SDK stumbles over JSON that is not Stripe's
+        except Exception as error:  # the SDK raises various errors for JSON that is not Stripe's
             raise StripeGaveNoAnswer(_advice(error)) from error
 
     async def pages(
@@ -141,7 +141,7 @@ async def open_stripe_gateway(settings: StripeSettings) -> AsyncGenerator[Stripe
 
 
 def _is_retryable(error: Exception) -> bool:
-    """Whether the same question may be answered a little later."""
+    """Whether the call may succeed a little later as it is."""
     if isinstance(error, stripe.StripeError):
         return (error.http_status or 500) in {409, 429, *range(500, 600)}
     return isinstance(error, TimeoutError)

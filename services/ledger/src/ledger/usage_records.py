@@ -1,7 +1,8 @@
-"""`usage.recorded` as commands: what is read for each debit, so by a parser that makes nothing but its five values.
+"""Translates records of `usage.recorded` into commands. This runs for every debit, so its parser reads five values
+only.
 
-Whatever that parser cannot read is left to `shared.events.decode`, whose word is final: it knows what is of another
-type, and what times and numbers may look like.
+Records that this parser cannot read go to `shared.events.decode`, which decides: it knows the other types, and all
+forms of times and numbers.
 """
 
 from collections.abc import Sequence
@@ -18,9 +19,9 @@ from shared.events import UndecodableEvent, UsageRecorded, decode
 from shared.kafka import Record
 from shared.poison import Poison, RecordRefused
 
-#: Older usage may have been recorded already and its reference be in the archive, so that it would count twice.
+#: The reference of older usage may be in the archive, so that the usage would count twice.
 USAGE_AGE_MAX = REFERENCES_KEPT - timedelta(days=5)
-#: Usage is recorded after it happened; clocks differ by less.
+#: Usage is recorded after it happened, and clocks differ by less than this.
 USAGE_AHEAD_MAX = timedelta(hours=1)
 
 
@@ -44,10 +45,10 @@ _read = Decoder(_Event).decode
 
 
 def usage_of(records: Sequence[Record], now: datetime) -> list[Usage]:
-    """What the records tell, without those of other types.
+    """The commands of the records, without records of other types.
 
-    Raises `Poison` for what is no usage, and `RecordRefused` for usage of a time that cannot be told from a repetition,
-    or has not come.
+    Raises `Poison` for a record that is no usage, and `RecordRefused` for usage so old that it may be a repetition, or
+    in the future.
     """
     oldest, newest = now - USAGE_AGE_MAX, now + USAGE_AHEAD_MAX
     commands: list[Usage] = []

@@ -1,4 +1,4 @@
-"""Outcomes as HTTP answers: what was refused is a problem with a stable code and what to do about it."""
+"""Refusals as problems: each has a stable code and says what to do."""
 
 from ledger.core.commands import (
     BalanceOutOfRange,
@@ -40,7 +40,7 @@ def refusal(outcome: Outcome) -> Problem:
             return Problem(422, "balance_out_of_range", "The balance would leave the range of 2^53 - 1 credits.")
         case Withheld():
             return Problem(409, "withheld", "Nothing is wrong with it; others of the batch could not be posted.")
-        case NothingPosted():  # it was credited so long ago that its transfer is in the archive
+        case NothingPosted():  # it was credited before, and its transfer is in the archive
             return unknown_receipt()
         case _:
             raise AssertionError(f"a request never ends as {outcome}")

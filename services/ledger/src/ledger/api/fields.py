@@ -9,12 +9,12 @@ from pydantic.alias_generators import to_camel
 
 from ledger.core.accounts import CREDITS_MAX
 
-#: No control characters: PostgreSQL's text holds no NUL, and logs should not be written by callers.
+#: No control characters: PostgreSQL's text has no NUL, and callers must not forge lines of logs.
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
-#: An entry's may be longer than what it was made of: `hold:<reference>:capture`.
+#: The reference of an entry may be longer than that of a request: `hold:<reference>:capture`.
 EntryReference = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Purpose = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
-#: What a token may carry too (`shared.auth`).
+#: The same as in a token (`shared.auth`).
 TenantId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 Credits = Annotated[int, Field(strict=True, gt=0, le=CREDITS_MAX)]
 DebitedTenantId = Annotated[Identifier | None, Field(description="With a token of `credits:debit:any`: whose credits.")]

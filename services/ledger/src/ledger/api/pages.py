@@ -1,4 +1,4 @@
-"""Pages of lists: how many rows, and where they go on."""
+"""Pages of lists: their size, and where the next one begins."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ CursorText = Annotated[str | None, Query(max_length=CURSOR_CHARACTERS_MAX, descr
 
 
 def cursor_of(text: str | None) -> Cursor | None:
-    """The cursor that a page gave; a Problem 422 for anything else."""
+    """The cursor of a page. Raises a Problem 422 for any other text."""
     try:
         return None if text is None else Cursor.decode(text)
     except InvalidCursor as error:

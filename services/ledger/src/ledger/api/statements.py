@@ -1,4 +1,4 @@
-"""A tenant's month as JSON, CSV or a page to print."""
+"""`GET /statements/{month}`: a tenant's month as JSON, CSV or a page to print."""
 
 import csv
 import io
@@ -146,5 +146,5 @@ def html_of(statement: Statement) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that no spreadsheet takes for a formula (OWASP, CSV injection)."""
+    """Text that no spreadsheet evaluates as a formula (OWASP, CSV injection)."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -1,10 +1,11 @@
-"""`python -m ledger check`: proves the books against themselves, from one snapshot, while the ledger works on.
+"""`python -m ledger check`: compares balances, grants and PaymentIntents with the transfers, in one snapshot, while the
+ledger keeps working.
 
-Then asks Kafka what the ledger has not read: books can be right and lack a payment that waits in a stopped partition or
-among the dead letters.
+Then asks Kafka which records the ledger has not handled: the books may be right and lack a payment that is in a stopped
+partition or a dead letter.
 
-Ends with 0 if every book is right and nothing is held back, with 1 if one is wrong (and says whose, and how) or records
-are held back, and with 2 if nothing was compared, the role does not see every row, or Kafka does not answer.
+Exit code 0: everything is right. 1: something is wrong, or records are held back; it says what. 2: nothing was
+compared, the role does not see every row, or Kafka does not answer.
 """
 
 from collections import defaultdict
@@ -36,8 +37,8 @@ KAFKA_UNAVAILABLE = "Kafka does not answer"
 
 @dataclass(slots=True)
 class Findings:
-    """What was compared, and what is wrong: one sentence each. `unseen`: tables that the role cannot see in full.
-    `kafka`: why it was not asked what is held back, if it was not."""
+    """What was compared, and what is wrong, a sentence for each. `unseen`: tables that the role does not see in full.
+    `kafka`: why Kafka was not asked, if it was not."""
 
     tenants: int = 0
     transfers: int = 0
@@ -54,7 +55,7 @@ class Findings:
 
     @property
     def exit_code(self) -> int:
-        """0 right, 1 wrong or records are held back, 2 nothing proven."""
+        """0: right; 1: wrong, or records are held back; 2: nothing was proven."""
         if self.wrong or self.held_back:
             return 1
         return 2 if self.unseen or not self.transfers or self.kafka == KAFKA_UNAVAILABLE else 0
@@ -107,7 +108,7 @@ async def _check_page(reading: "Reading", findings: Findings, after: str, upto: 
             "paid_by_others_expected": of_tenant.paid_by_others[number],
         }
         findings.wrong += _wrong({**row, **expected}, check_sql.GRANT_RULES, name)
-        lost = min(row["lost_twice"] or 0, row["reversed"] or 0)  # a reversal that was undone since takes nothing twice
+        lost = min(row["lost_twice"] or 0, row["reversed"] or 0)  # an undone reversal has taken nothing
         if lost:
             findings.lost_twice.append(f"{name}: {lost} credits")
     for row in await reading(check_sql.PAYMENT_INTENTS, after, upto):
@@ -122,7 +123,7 @@ async def _check_page(reading: "Reading", findings: Findings, after: str, upto: 
 
 
 async def ask_kafka(findings: Findings, bootstrap_servers: str | None, topic_prefix: str) -> None:
-    """Adds what the ledger's group holds back."""
+    """Adds the records that the ledger's consumer group has not handled."""
     if bootstrap_servers is None:
         findings.kafka = KAFKA_NOT_CONFIGURED
         return

@@ -1,7 +1,7 @@
-"""`python -m ledger reconcile --since TIME|DURATION [--grace DURATION] [--heal]`: Stripe against the books.
+"""`python -m ledger reconcile --since TIME|DURATION [--grace DURATION] [--heal]`: compares Stripe with the books.
 
-Ends with 0 if nothing differs, with 1 if something does (and says what, by kind), and with 2 if nothing is proven. With
-`--heal` what the books lack is asked of the gateway, which publishes it anew: run it again a minute later.
+Exit code 0: nothing differs. 1: something differs; it says what. 2: nothing was proven. With `--heal` the gateway is
+asked to publish again what the books lack: compare again a minute later.
 """
 
 import argparse
@@ -87,18 +87,18 @@ def report(findings: Findings) -> str:
     return "\n".join(lines)
 
 
-class _LeftToTheWorkers:
-    """This process has no Kafka: a running worker sends what is in the outbox within seconds."""
+class _PublishedByWorkers:
+    """This command does not connect to Kafka: a running worker publishes the outbox within seconds."""
 
     def submit(self, events: list[OutboxEvent], marks: list[StateMark]) -> None:
         return
 
 
 async def heal(engine: AsyncEngine, differences: Sequence[Difference]) -> int:
-    """Asks for each object that the books lack, once, payments first; returns how many."""
+    """Asks for each object that the books lack once, payments first, and returns how many there are."""
     lacking = [each for each in differences if each.kind in HEALABLE]
     asked = {each.object_id: each for each in sorted(lacking, key=lambda each: list(Kind).index(each.kind))}
-    outbox, names = Outbox(_LeftToTheWorkers()), list(asked)
+    outbox, names = Outbox(_PublishedByWorkers()), list(asked)
     for start in range(0, len(names), PUBLISHED_TOGETHER_MAX):
         async with outbox.transaction(engine) as transaction:
             for name in names[start : start + PUBLISHED_TOGETHER_MAX]:

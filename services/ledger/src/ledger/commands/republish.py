@@ -1,4 +1,4 @@
-"""`python -m ledger republish`: has every balance sent again, for readers that have lost theirs."""
+"""`python -m ledger republish`: publishes every balance again, for consumers that have lost theirs."""
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 

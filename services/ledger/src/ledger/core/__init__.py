@@ -1,1 +1,1 @@
-"""The decisions of the ledger: pure functions and values, no I/O, no clock, no ids made inside."""
+"""The rules of the ledger: pure functions and values. Nothing here does I/O, reads a clock or makes ids."""

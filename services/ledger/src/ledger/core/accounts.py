@@ -1,14 +1,14 @@
-"""The ledger's words: between which accounts credits move, why, and who asked."""
+"""Accounts, kinds of transfer, and namespaces of references."""
 
 from enum import StrEnum
 
-#: The most credits that one command may name and one balance may hold: what every JSON reader takes as it is.
+#: The most credits that one command may name and one balance may have: JSON readers keep integers exact up to this.
 CREDITS_MAX = 2**53 - 1
 
 
 class Account(StrEnum):
-    """Accounts of one tenant. Its balance is what `AVAILABLE` and `HELD` hold; the others say where credits came from
-    or went."""
+    """Accounts of one tenant. `AVAILABLE` and `HELD` are its balance; the others say where credits came from or
+    went."""
 
     AVAILABLE = "available"
     HELD = "held"
@@ -49,7 +49,7 @@ class Kind(StrEnum):
     DISPUTE_WON = "dispute_won"
 
 
-#: The account on the other side of `AVAILABLE`; of `HELD` for a capture.
+#: The account at the other end: of `AVAILABLE`, or of `HELD` for a capture.
 COUNTER_ACCOUNT = {
     Kind.PURCHASE: Account.SOLD,
     Kind.RECHARGE: Account.SOLD,

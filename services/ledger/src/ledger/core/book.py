@@ -1,4 +1,4 @@
-"""One tenant's book while a batch is planned: every way in which its credits can move."""
+"""One tenant's book while a batch is planned: each way in which its credits can move is a method."""
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
@@ -21,7 +21,7 @@ from ledger.core.state import (
     UsageRun,
 )
 
-#: How many purposes of a day are told apart; further ones are counted together.
+#: How many purposes of a day are counted by name; further ones are counted together.
 PURPOSES_MAX = 100
 
 _NO_DEBT = DebtChange()
@@ -29,7 +29,8 @@ _NO_DETAILS = TransferDetails()
 
 
 class Book:
-    """A balance, its lots and its holds, changed step by step. Times never go back within a book."""
+    """A tenant's balance, lots and holds, and the transfers that change them. Its times never decrease, even if clocks
+    differ."""
 
     def __init__(
         self, balance: Balance, grants: Sequence[Grant], now: datetime, holds: Sequence[HoldState] = ()
@@ -68,12 +69,12 @@ class Book:
         return self.available + (self.overdraft_limit if may_overdraw else 0)
 
     def stays_in_range(self, change: int) -> bool:
-        """Whether the balance stays within what numbers can carry."""
+        """Whether the balance and the debt stay within `CREDITS_MAX`."""
         return abs(self.balance + change) <= CREDITS_MAX and self.owed - min(change, 0) <= CREDITS_MAX
 
     def end_due(self) -> None:
-        """Releases every hold whose time is over, soonest first, then takes the rest of every such grant, each in its
-        own transfer."""
+        """Releases the holds whose time is over, soonest first, then expires such grants. Each has a transfer
+        of its own."""
         if self.holds:
             open_holds = [each for each in self.holds.values() if each.status is HoldStatus.OPEN]
             due = [each for each in open_holds if each.expires_at <= self.now]
@@ -321,14 +322,14 @@ class Book:
         )
 
     def closing_grants(self) -> tuple[list[Grant], list[GrantChange]]:
-        """Grants made, as they are now, and what has become of older ones."""
+        """Grants that the batch made, as they are now, and the changes of older ones."""
         made: list[Grant] = []
         for number, grant in self.new_grants.items():
             made.append(grant._replace(**self._lots.amounts(number)._asdict()))
         return made, list(self._lots.changes(self.tenant, self.new_grants))
 
     def closing_holds(self) -> tuple[list[HoldState], list[HoldState]]:
-        """Holds made, as they are now, and older ones that have ended."""
+        """Holds that the batch made, as they are now, and older ones that it ended."""
         made = [hold for name, hold in self.holds.items() if name not in self._holds_before]
         ended = [hold for name, hold in self.holds.items() if hold is not self._holds_before.get(name, hold)]
         return made, ended
@@ -449,7 +450,7 @@ class Book:
         return run
 
     def _end_run(self) -> None:
-        """Whatever follows is no part of the present run."""
+        """Closes the present run: later debits begin another one."""
         if self._run is not None:
             by_purpose: dict[str, int] = {}
             for _tenant, _reference, credits, purpose, _occurred_at in self._run.debits:
@@ -522,7 +523,7 @@ class Book:
 
 
 def _first_lots(hold: HoldState, credits: int) -> tuple[list[int], list[int]]:
-    """The hold's lots that its first `credits` come from, and how many of each."""
+    """The first `credits` of a hold, by lot: grant numbers, and how many credits of each."""
     numbers: list[int] = []
     amounts: list[int] = []
     for number, of_lot in zip(hold.grant_numbers, hold.grant_credits, strict=True):

@@ -1,4 +1,4 @@
-"""What the ledger can be asked to do, and what comes of it. One batch is a list of commands, one outcome each."""
+"""Commands: what the ledger is asked to post. Outcomes: what became of each. A batch is a list of commands."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,10 @@ from ledger.core.accounts import Kind
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """A PaymentIntent of ours succeeded. What it sells is proven by its signature, or decided by an operator.
+    """A PaymentIntent of ours succeeded. Its signature proves what it buys, or an operator has decided it.
 
-    The order, `purchase` or `attempt`, is credited to one PaymentIntent alone. Another one that carries a copy of it
-    becomes an unapplied receipt, and where an operator credits that, the order stays the first one's.
+    An order, `purchase` or `attempt`, is credited to one PaymentIntent only. Another one with a copy of the order
+    becomes an unapplied receipt. If an operator credits that, the order stays with the first PaymentIntent.
     """
 
     tenant: str
@@ -32,7 +32,7 @@ class Credit:
 
     @property
     def orders(self) -> "Sequence[OrderKey]":
-        """The order that it credits, if it names one."""
+        """The order that it credits; empty if it names none."""
         named = ("purchase", self.purchase), ("attempt", self.attempt)
         return [OrderKey(self.tenant, kind, name) for kind, name in named if name is not None]
 
@@ -47,8 +47,8 @@ class OrderKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UnappliedReceipt:
-    """A PaymentIntent with our marker succeeded, and what it claims cannot be believed, or has been credited before.
-    The tenant is a claim too."""
+    """A PaymentIntent with our marker succeeded, but its metadata failed the check, or its order is credited already.
+    What it says, the tenant too, is an unproven claim."""
 
     claimed_tenant: str
     payment_intent: str
@@ -61,7 +61,7 @@ class UnappliedReceipt:
 
 @dataclass(frozen=True, slots=True)
 class RefundSeen:
-    """A refund as Stripe shows it. `failed` and `canceled` are final and count nothing; all else counts."""
+    """A refund as Stripe shows it. It counts, unless its status is `failed` or `canceled`, which are final."""
 
     payment_intent: str
     refund: str
@@ -72,7 +72,7 @@ class RefundSeen:
 
 @dataclass(frozen=True, slots=True)
 class DisputeSeen:
-    """Funds that a dispute moved: out of the account, or back."""
+    """A dispute moved funds out of the account, or back."""
 
     payment_intent: str
     dispute: str
@@ -82,7 +82,7 @@ class DisputeSeen:
 
 
 class Usage(NamedTuple):
-    """Credits that were used: a fact, recorded even where it leaves the tenant owing."""
+    """A usage record: credits that have been used, recorded even if the tenant then owes credits."""
 
     tenant: str
     reference: str
@@ -93,7 +93,8 @@ class Usage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Debit:
-    """A request to use credits: refused where they are not available, but for what an overdraft may cover."""
+    """A request to spend credits. Refused unless they are available or, with `may_overdraw`, the overdraft limit is
+    kept."""
 
     tenant: str
     reference: str
@@ -122,7 +123,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """Uses `credits` of a hold, releases the rest, and ends it. What goes beyond the hold is a debit."""
+    """Spends `credits` of a hold, releases the rest, and ends it. What goes beyond the hold is a debit."""
 
     tenant: str
     hold: str
@@ -132,7 +133,7 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Ends a hold without using anything of it."""
+    """Ends a hold without spending any of it."""
 
     tenant: str
     hold: str
@@ -162,7 +163,7 @@ class Adjustment:
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """Look whether grants or holds of the tenant are due to end."""
+    """Ends the tenant's grants and holds whose time is over."""
 
     tenant: str
 
@@ -191,7 +192,7 @@ COMMAND_NAMES: Mapping[type[Command], str] = {
 
 
 class Posted(NamedTuple):
-    """The transfer that carries the command's reference. `repeated`: it was there before, and nothing was changed."""
+    """The transfer under the command's reference. `repeated`: it was posted before, and nothing was changed now."""
 
     version: int
     credits: int
@@ -202,7 +203,7 @@ class Posted(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """Usage is in the books. Nobody waits for its result, so nothing more is told. `repeated` as in `Posted`."""
+    """The usage record is in the books. Nobody waits for more of a result. `repeated` as in `Posted`."""
 
     repeated: bool = False
     over_overdraft_limit: bool = False
@@ -217,7 +218,8 @@ class HoldStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A hold as this command leaves it. `available_after` is the balance's right after what the command did first."""
+    """A hold as this command leaves it. `available_after` is what was available right after the hold was made or
+    ended."""
 
     reference: str
     credits: int
@@ -236,7 +238,7 @@ class UnknownHold:
 
 @dataclass(frozen=True, slots=True)
 class HoldEnded:
-    """The hold has ended in another way than the one asked for."""
+    """The hold has ended already, in another way than the command asks for."""
 
     status: HoldStatus
     captured: int
@@ -252,12 +254,12 @@ class DebitOutcomes:
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """Nothing is wrong with it, but its neighbours could not be posted."""
+    """The debit could have been posted, but others of its `AllOrNothing` could not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """The reference carries another input already."""
+    """The reference has been used with another input."""
 
     reference: str
 
@@ -271,7 +273,7 @@ class Insufficient:
 
 @dataclass(frozen=True, slots=True)
 class UnknownTenant:
-    """The tenant has never had credits, and nobody has announced it."""
+    """The tenant has never had credits and was not announced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,12 +283,12 @@ class BalanceOutOfRange:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A reversal whose credit has not been seen: kept, and applied together with it."""
+    """A reversal that came before its credit: kept, and applied together with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class CurrencyDiffers:
-    """A reversal in another currency than its credit: kept as refused, and nothing moved."""
+    """A reversal in another currency than its credit: kept as refused; no credits moved."""
 
     credited: str
 
@@ -323,6 +325,6 @@ OUTCOME_NAMES: Mapping[type[Outcome], str] = {
 
 @lru_cache(maxsize=10_000)
 def input_hash(kind: Kind, credits: int, amount_minor: int | None = None, currency: str | None = None) -> bytes:
-    """16 bytes that tell two inputs under one reference apart: kind, credits, amount and currency, nothing else."""
+    """16 bytes that identify the input under a reference: kind, credits, amount and currency."""
     text = f"{kind}|{credits}|{amount_minor}|{currency}"
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

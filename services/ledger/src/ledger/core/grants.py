@@ -1,4 +1,4 @@
-"""A tenant's grants while a batch is planned: what is burnt first, what each has left, and what is held of it."""
+"""A tenant's grants while a batch is planned: which is spent first, and what each has left."""
 
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ class GrantMoves(NamedTuple):
 
 
 class Lot:
-    """One grant's rest: `remaining` are free, `held` belong to holds; the other numbers are as in `Grant`."""
+    """What is left of one grant: `remaining` are free, `held` are in holds; the other numbers are as in `Grant`."""
 
     __slots__ = (
         "expired", "expires_at", "held", "number", "paid_by_others", "rank", "remaining", "reversed", "unpaid",
@@ -37,7 +37,7 @@ class Lot:
 
     @property
     def may_expire(self) -> int:
-        """Free credits that can expire: those that are not other grants'."""
+        """Free credits that can expire: those that other grants have not paid for."""
         return max(0, self.remaining - self.paid_by_others)
 
     def is_over(self, now: datetime) -> bool:
@@ -50,8 +50,7 @@ def _rank(lot: Lot) -> tuple[int, datetime, int]:
 
 
 class Lots:
-    """All lots that a batch may touch, those with free credits in burning order: lowest priority number, soonest
-    expiry, oldest."""
+    """All lots that a batch may touch. They are burnt in this order: lowest priority number, soonest expiry, oldest."""
 
     __slots__ = ("_by_number", "_open", "_touched")
 
@@ -63,7 +62,7 @@ class Lots:
         self._touched: set[int] = set()
 
     def burn_from_first(self, credits: int) -> int | None:
-        """Takes `credits` of what is burnt first, where that has more, and returns its number; else takes nothing."""
+        """Takes `credits` from the first lot in order, if it has more than that, and returns its number. Else None."""
         if self._open and (first := self._open[0]).remaining > credits:
             first.remaining -= credits
             self._touched.add(first.number)
@@ -71,7 +70,7 @@ class Lots:
         return None
 
     def burn(self, credits: int) -> tuple[GrantMoves, int]:
-        """Takes up to `credits` in burning order; returns what was taken where (negative), and what is missing."""
+        """Takes up to `credits` in the order; returns the moves (negative) and how many credits are missing."""
         numbers: list[int] = []
         amounts: list[int] = []
         while credits and self._open:
@@ -87,7 +86,7 @@ class Lots:
         return GrantMoves(numbers, amounts), credits
 
     def take(self, number: int, credits: int) -> int:
-        """Takes up to `credits` from one grant and returns how many it had."""
+        """Takes up to `credits` from one grant and returns how many it took."""
         lot = self._by_number[number]
         taken = min(lot.remaining, credits)
         if taken:
@@ -106,14 +105,14 @@ class Lots:
         self._touched.add(number)
 
     def expire(self, number: int) -> int:
-        """Takes what can expire of a grant and returns how many."""
+        """Expires what can expire of a grant and returns how many credits."""
         lot = self._by_number[number]
         expired = self.take(number, lot.may_expire)
         lot.expired += expired
         return expired
 
     def unexpire(self, number: int, credits: int) -> int:
-        """Gives back up to `credits` of what has expired of a grant, and returns how many."""
+        """Gives back up to `credits` of the expired ones of a grant and returns how many."""
         lot = self._by_number[number]
         returned = min(lot.expired, credits)
         if returned:
@@ -122,7 +121,7 @@ class Lots:
         return returned
 
     def reverse(self, number: int, credits: int) -> int:
-        """Takes back up to `credits` from one grant and returns how many it had; the rest is unpaid."""
+        """Takes up to `credits` back from one grant and returns how many it had; the others are unpaid."""
         taken = self.take(number, credits)
         lot = self._by_number[number]
         lot.reversed += credits
@@ -131,13 +130,13 @@ class Lots:
         return taken
 
     def unreverse(self, number: int, credits: int) -> None:
-        """Gives back what was reversed."""
+        """Gives reversed credits back to their grant."""
         self._by_number[number].reversed -= credits
         self.put_back(number, credits)
 
     def pay_debt(self, moves: GrantMoves, receivable_paid: int) -> None:
-        """Takes what pays a debt at once. Of the receivable, each grant pays first what its own reversals left unpaid,
-        then what the oldest grants' did."""
+        """Takes the credits that pay a debt. Of the receivable, each grant first pays what its own reversals left
+        unpaid, then what those of the oldest grants left."""
         for number, credits in zip(*moves, strict=True):
             self.take(number, -credits)
             paid = min(-credits, receivable_paid)
@@ -159,19 +158,19 @@ class Lots:
         assert not credits, "what is receivable is unpaid of some grant"
 
     def hold(self, moves: GrantMoves) -> None:
-        """Notes that what was burnt is held."""
+        """Marks the burnt credits of the moves as held."""
         for number, credits in zip(*moves, strict=True):
             self._by_number[number].held -= credits
 
     def unhold(self, number: int, credits: int) -> None:
-        """Notes that credits are held no longer; where they go is said by others."""
+        """Removes credits from what is held. The caller says where they go."""
         lot = self._by_number[number]
         lot.held -= credits
         self._touched.add(number)
         assert lot.held >= 0, "no more can leave a hold than went in"
 
     def add(self, grant: Grant) -> None:
-        """Takes up a grant made in this batch."""
+        """Adds a grant that this batch made."""
         lot = Lot(grant)
         self._by_number[grant.number] = lot
         if lot.remaining:
@@ -182,11 +181,11 @@ class Lots:
         return [lot for lot in self._open if lot.is_over(now) and lot.may_expire]
 
     def amounts(self, number: int) -> GrantAmounts:
-        """What one grant has now."""
+        """The amounts of one grant now."""
         lot = self._by_number[number]
         return GrantAmounts(lot.remaining, lot.held, lot.expired, lot.reversed, lot.unpaid, lot.paid_by_others)
 
     def changes(self, tenant: str, excluded: Iterable[int]) -> Iterator[GrantChange]:
-        """What has become of the grants that were touched, without those made in this batch (`but`)."""
+        """The changes of the grants that were touched, except those in `excluded`."""
         for number in sorted(self._touched.difference(excluded)):
             yield GrantChange(tenant, number, *self.amounts(number))

@@ -1,6 +1,6 @@
-"""`plan(state, commands, now)`: what a batch of commands does to the books. Pure: the same arguments, the same changes.
+"""`plan(state, commands, now)`: what a batch of commands changes in the books.
 
-Commands are taken in their order, and each sees what the ones before it have done.
+Commands are executed in order, and each sees the changes of those before it.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ from ledger.core.state import (
     UsageRun,
 )
 
-#: Why money that carries a copy of an order is not credited by itself.
+#: The reason of an unapplied receipt whose order is credited to another PaymentIntent already.
 ORDER_ALREADY_CREDITED = "order_already_credited"
 
 _RECORDED = Recorded()
@@ -74,7 +74,7 @@ def plan(state: State, commands: Sequence[Command], now: datetime) -> Changes:
 
 
 def posts_all(outcomes: Sequence[Outcome]) -> bool:
-    """Whether no command was refused. What was might have been answered otherwise, had its reference been known."""
+    """Whether no command was refused. One that was refused may be a repetition, if its reference was not looked up."""
     if outcomes.count(_RECORDED) == len(outcomes):  # nearly always where there are many
         return True
     return all(
@@ -190,7 +190,7 @@ class _Planner:
         return transfer
 
     def _posted_by_product(self, book: Book, reference: str) -> PostedReference | Transfer | None:
-        """What a product has posted under the reference, in this batch or before it."""
+        """What is posted under a product's reference, in this batch or before it."""
         if reference in book.run_versions:
             return book.transfer_in_run(reference)
         return self._references.get((book.tenant, Namespace.PRODUCT, reference)) if self._references else None
@@ -210,7 +210,7 @@ class _Planner:
         return None if book.stays_in_range(-command.credits - preceding_credits) else BalanceOutOfRange()
 
     def _all_or_nothing(self, debits: Sequence[Debit]) -> Outcome:
-        """Looks first, and posts only if every one can be. The same reference twice among them is one debit."""
+        """Posts the debits only if each can be posted. The same reference twice among them is one debit."""
         debited: dict[str, int] = {}
         first: dict[tuple[str, str], int] = {}
         refusals: list[Outcome | None] = []
@@ -239,7 +239,7 @@ class _Planner:
             if hold is None or known.input_hash != hashed:
                 return Conflict(command.reference)
             return _held(hold, known.available_after, known.version, repeated=True)
-        if hold is not None:  # it ended long ago: its transfer is in the archive
+        if hold is not None:  # its transfer is in the archive
             return _ended(hold) if hold.credits == command.credits else Conflict(command.reference)
         if command.credits > book.available:
             return Insufficient(book.available)
@@ -295,7 +295,7 @@ class _Planner:
             if (known.tenant, known.kind, known.credits, known.amount_minor, known.currency) != (
                 command.tenant, command.kind, command.credits, command.amount_minor, command.currency,
             ):  # fmt: skip
-                # What an operator has made of a receipt is the operator's decision, whatever its event says.
+                # An operator has decided what this receipt buys; its event does not change that.
                 is_decided = intent.receipt_tenant is not None and not command.by_operator
                 return NothingPosted() if is_decided else Conflict(command.payment_intent)
             first = self._references.get((command.tenant, Namespace.STRIPE, command.payment_intent))
@@ -308,7 +308,7 @@ class _Planner:
             return BalanceOutOfRange()
         transfer, credit = book.credit(command)
         outcome = self._posted(transfer)
-        if is_copy:  # the entry still tells whoever waits for it
+        if is_copy:  # the entry keeps the names for whoever waits for it
             credit = replace(credit, purchase=None, attempt=None)
         else:
             self._orders.update(dict.fromkeys(command.orders, command.payment_intent))
@@ -319,7 +319,7 @@ class _Planner:
         return outcome
 
     def _apply_waiting(self, waiting: PaymentIntent) -> None:
-        """Applies what was seen before the credit, one after the other, so that each has an entry of its own."""
+        """Applies the reversals that came before the credit, one by one, so that each has an entry of its own."""
         for refund, state in sorted(waiting.refunds.items()):
             intent = self._intent(waiting.id)
             if _differs(intent, state.currency):
@@ -364,7 +364,7 @@ class _Planner:
         return self._reverse_to(after, f"{command.dispute}:{command.moved}", kind, command.amount_minor)
 
     def _reverse_to(self, intent: PaymentIntent, reference: str, kind: Kind, amount_minor: int) -> Outcome:
-        """Posts the difference between what is to be reversed now and what has been."""
+        """Posts the difference between the credits to be reversed now and those reversed so far."""
         self._intents[intent.id] = intent
         if intent.credit is None:
             return Waiting()
@@ -381,7 +381,7 @@ class _Planner:
         return self._posted(transfer)
 
     def _refuse(self, intent: PaymentIntent, refused: RefusedReversal) -> Outcome:
-        """Keeps a reversal in another currency out of the credits; it is told once, and not if it is void."""
+        """Keeps a reversal in another currency as refused and moves no credits. It is published once, unless void."""
         assert intent.credit is not None, "only a credit has a currency to differ from"
         known = intent.refused.get(refused.reference)
         if known is not None and (known.is_void or not refused.is_void):
@@ -400,7 +400,7 @@ class _Planner:
     def _refuse_dispute_funds(
         self, intent: PaymentIntent, dispute: str, moved: str, amount_minor: int, currency: str
     ) -> Outcome:
-        """As `_refuse`. A dispute whose funds went both ways is void: nobody need look at it any more."""
+        """As `_refuse`. A dispute whose funds were withdrawn and reinstated is void: nobody has to look at it."""
         other = intent.refused.get(f"{dispute}:{'reinstated' if moved == 'withdrawn' else 'withdrawn'}")
         is_void = other is not None and (other.amount_minor, other.currency) == (amount_minor, currency)
         outcome = self._refuse(intent, RefusedReversal(f"{dispute}:{moved}", amount_minor, currency, is_void))
@@ -427,7 +427,7 @@ class _Planner:
         return changed or self._state.payment_intents.get(payment_intent) or PaymentIntent(payment_intent)
 
     def _book(self, tenant: str) -> Book | None:
-        """The tenant's book, opened with what is due ended; None where the tenant is unknown."""
+        """The tenant's book, in which grants and holds whose time is over are ended; None for an unknown tenant."""
         book = self._books.get(tenant)
         if book is None and (balance := self._state.balances.get(tenant)) is not None:
             grants, holds = self._state.grants.get(tenant, ()), self._state.holds.get(tenant, ())
@@ -445,12 +445,13 @@ def _repeated(known: PostedReference | Transfer) -> Posted:
 
 
 def _differs(intent: PaymentIntent, currency: str) -> bool:
-    """Whether a reversal in this currency cannot be one of what was credited."""
+    """Whether the currency is another than that of the credit."""
     return intent.credit is not None and currency not in {"", intent.credit.currency}
 
 
 def _was_counted(known: RefundState | DisputeState | None, currency: str) -> bool:
-    """Whether it has been counted as it is: versions that did not keep currencies counted every one as the credit's."""
+    """Whether the reversal was counted in this currency. An empty currency comes of a version that did not keep it, and
+    counted each reversal in the currency of the credit."""
     return known is not None and known.currency in {"", currency}
 
 

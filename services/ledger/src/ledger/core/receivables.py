@@ -1,4 +1,4 @@
-"""Whose debt a receivable is, told again from what changed it: what `ledger check` compares the grants with. Pure."""
+"""Which grants a receivable belongs to, recomputed from transfers: `ledger check` compares the grants with this."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ class Receivables:
     paid_by_others: Counter[int] = field(default_factory=Counter[int])
 
     def change(self, change: int, grant_numbers: Sequence[int], grant_credits: Sequence[int]) -> None:
-        """Takes up a transfer that changed the receivable by `change`, with the moves of its grants.
+        """Applies a transfer that changed the receivable by `change`, with the moves of its grants.
 
-        One that adds to it is a reversal, of one grant. One that pays lists its payers as moves below zero: each pays
-        first what is unpaid of itself, then what is of the oldest grants.
+        A transfer that adds to the receivable is a reversal of one grant. In one that pays it, the payers have moves
+        below zero: each first pays what is unpaid of itself, then what is unpaid of the oldest grants.
         """
         if change > 0:
             self.unpaid[grant_numbers[0]] += change

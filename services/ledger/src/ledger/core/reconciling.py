@@ -1,6 +1,6 @@
-"""`compare(at_stripe, in_books)`: how what Stripe has of a PaymentIntent differs from the books. Pure.
+"""`compare(at_stripe, in_books)`: how Stripe and the books differ about a PaymentIntent.
 
-Stripe's side is what its events would ask of the ledger, so both are judged by one rule: see `stripe_commands`.
+Stripe's side is the commands that its events would become (`stripe_events`), so that one rule judges both.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ class Kind(StrEnum):
     REVERSAL_REFUSED = "reversal_refused"
 
 
-#: What the books lack, and get when the object's event is published again.
+#: What the books lack, and have once the event of the object is published again.
 HEALABLE = frozenset([Kind.PAYMENT_MISSING, Kind.REFUND_MISSING, Kind.REFUND_STATUS_DIFFERS, Kind.DISPUTE_MISSING])
 
 
@@ -46,8 +46,8 @@ class Difference(NamedTuple):
 class AtStripe:
     """What Stripe has of a PaymentIntent. `payment` is None where it has taken no money that is ours.
 
-    `on_their_way` are objects so young that their events may still come. `has_all_reversals`: `refunds` and `disputes`
-    are complete, so that one which is in the books alone is a difference.
+    `on_their_way` are ids of objects so young that their events may still come. `has_all_reversals`: `refunds` and
+    `disputes` are complete, so that one that only the books have is a difference.
     """
 
     payment_intent: str
@@ -67,7 +67,7 @@ class InBooks:
 
 
 def compare(at_stripe: AtStripe, in_books: InBooks | None) -> list[Difference]:
-    """The differences, in no order. Nothing is one that is on its way."""
+    """The differences, in no order, without those that an event on its way will resolve."""
     known = in_books or InBooks(PaymentIntent(at_stripe.payment_intent))
     found = [*_payment(at_stripe, known), *_refunds(at_stripe, known.intent), *_disputes(at_stripe, known.intent)]
     return [each for each in found if not (each.kind in HEALABLE and each.object_id in at_stripe.on_their_way)]
@@ -87,7 +87,7 @@ def _payment(at_stripe: AtStripe, known: InBooks) -> Iterator[Difference]:
         detail = f"Stripe took {_money(*taken)}, the books have {_money(*money)}"
         yield Difference(Kind.PAYMENT_DIFFERS, name, name, detail)
     elif credit is not None and isinstance(payment, Credit) and known.intent.receipt_tenant is None:
-        # What an operator has made of a receipt is the operator's decision.
+        # An operator has decided what this receipt buys.
         sold, posted = (payment.tenant, payment.credits), (credit.tenant, credit.credits)
         if sold != posted:
             detail = f"sold were {sold[1]} credits to {sold[0]!r}, posted {posted[1]} to {posted[0]!r}"

@@ -1,6 +1,6 @@
-"""How much of a credit refunds and disputes take back: recomputed from all that is known, never added up.
+"""How many credits refunds and disputes take back: recomputed each time from all that is known of the PaymentIntent.
 
-So neither order nor repetition changes the result, and thirds that were rounded down still end at the whole.
+So neither order nor repetition changes the result, and three refunds of a third take back the whole.
 """
 
 from dataclasses import replace
@@ -8,7 +8,7 @@ from dataclasses import replace
 from ledger.core.commands import DisputeSeen, RefundSeen
 from ledger.core.state import CreditOfIntent, DisputeState, PaymentIntent, RefundState
 
-#: A refund in one of these states never took money, or gave it back; Stripe does not let it leave them.
+#: A refund in one of these states moved no money, or gave it back. They are final at Stripe.
 VOID_REFUND_STATUSES = frozenset(["failed", "canceled"])
 
 
@@ -21,12 +21,12 @@ def credits_to_reverse(credit: CreditOfIntent, intent: PaymentIntent) -> int:
 
 
 def withdrawn_minor(dispute: DisputeState) -> int:
-    """What a dispute keeps. Funds given back before we saw them taken are not a gain."""
+    """The funds that a dispute has withdrawn and not reinstated. Never below zero: the events may come in any order."""
     return max(0, dispute.withdrawn_minor - dispute.reinstated_minor)
 
 
 def with_refund(intent: PaymentIntent, seen: RefundSeen) -> PaymentIntent:
-    """The PaymentIntent after this sight of a refund; the same object where it says nothing new."""
+    """The PaymentIntent with the refund as seen; the same object if that says nothing new."""
     known = intent.refunds.get(seen.refund)
     is_void = seen.status in VOID_REFUND_STATUSES
     if known is not None and (known.is_void or not is_void):
@@ -37,7 +37,7 @@ def with_refund(intent: PaymentIntent, seen: RefundSeen) -> PaymentIntent:
 
 
 def with_dispute(intent: PaymentIntent, seen: DisputeSeen) -> PaymentIntent:
-    """The PaymentIntent after this move of a dispute's funds; the same object where it was known."""
+    """The PaymentIntent with these funds of a dispute moved; the same object if that was known."""
     known = intent.disputes.get(seen.dispute, DisputeState(currency=seen.currency))
     if seen.moved == "withdrawn":
         if known.withdrawn_minor:

@@ -1,4 +1,5 @@
-"""What a plan starts from and what it leads to. Repositories read the one and write the other."""
+"""What a plan starts from (`State`), and what it leads to (`Changes`). The repository reads the one and writes the
+other."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ class ReferenceKey(NamedTuple):
 
 
 class PostedReference(NamedTuple):
-    """What is remembered under a reference: the input's hash, and the first result."""
+    """What is kept under a reference: the hash of its input, and its first result."""
 
     input_hash: bytes
     version: int
@@ -27,7 +28,7 @@ class PostedReference(NamedTuple):
 
 
 class DayUsage(NamedTuple):
-    """Running totals of one day (UTC): at most `PURPOSES_MAX` purposes by name, the rest in one sum."""
+    """Running totals of one day (UTC): at most `PURPOSES_MAX` purposes by name, the others in one sum."""
 
     day: date | None = None
     by_purpose: Mapping[str, int] = MappingProxyType({})
@@ -38,7 +39,7 @@ class Balance(NamedTuple):
     """A tenant's balance in credits. `balance` = what its grants have left − `owed`; available = `balance` − `held`.
 
     `version` counts the tenant's transfers. `receivable` is the part of `owed` that reversals left. `overdraft_limit`
-    is how far below zero a request may take what is available.
+    is how far below zero a debit may take what is available.
     """
 
     tenant: str
@@ -89,7 +90,7 @@ class Grant(NamedTuple):
 
 
 class GrantAmounts(NamedTuple):
-    """What a batch may change of a grant."""
+    """The amounts of a grant that a batch may change."""
 
     remaining: int
     held: int

@@ -1,4 +1,4 @@
-"""A tenant's month: from sums of its entries to a statement whose parts add up. Pure."""
+"""A tenant's statement of a month: from sums of its entries to a statement whose parts add up."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 
 from ledger.core.accounts import Kind
 
-#: How many purposes of a day are listed by name; the rest is one sum.
+#: How many purposes of a day are listed by name; the others are one sum.
 PURPOSES_OF_DAY_MAX = 100
 OTHER_PURPOSES = "(other purposes)"
 
@@ -67,9 +67,9 @@ class KindTotal:
 
 @dataclass(frozen=True, slots=True)
 class GrantMove:
-    """What entries of one kind did to one grant: credits that came, and credits that went (negative).
+    """What entries of one kind did to one grant: credits that it gained, and credits that it lost (negative).
 
-    `is_incoming`: in entries that brought credits in; what went in these has paid a debt.
+    `is_incoming`: the entries brought credits in; what the grant lost in these has paid a debt.
     """
 
     grant_number: int
@@ -81,7 +81,7 @@ class GrantMove:
 
 @dataclass(slots=True)
 class GrantLine:
-    """A grant's month. Opening + granted + used + … = closing; what goes is negative."""
+    """A grant's month: opening + granted + used + … = closing. Credits that it lost are negative."""
 
     grant_number: int
     kind: str
@@ -115,12 +115,12 @@ class GrantLine:
 
     @property
     def change(self) -> int:
-        """What the month did to it."""
+        """How the month changed what the grant has."""
         return self.granted + self.used + self.expired + self.reversed + self.adjusted + self.paid_debt
 
     @property
     def is_empty(self) -> bool:
-        """Nothing there, and nothing happened."""
+        """Whether the grant had no credits and did not change."""
         return not (self.opening or self.closing or self.granted or self.change)
 
 
@@ -133,7 +133,7 @@ class DayUsage:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """See `statement_of`."""
+    """See `build_statement`."""
 
     tenant: str
     month: Month
@@ -146,7 +146,7 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class CurrentGrant:
-    """A grant as it is today, and what it was made by."""
+    """A grant as it is today, and the transfer that made it."""
 
     line: GrantLine
     remaining: int

@@ -1,4 +1,4 @@
-"""What a batch has to lock and read, by what its commands name. PaymentIntents are known by their own commands."""
+"""What a batch has to lock and read, besides the PaymentIntents that its commands name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ class Touched:
 
 
 def touched_by(commands: Sequence[Command]) -> Touched:
-    """Everything that the commands name, some of it more than once."""
+    """All that the commands name; a reference may be in it twice."""
     touched = Touched()
     for command in commands:
         _add(touched, command)
@@ -51,7 +51,7 @@ def are_debits(commands: Sequence[Command]) -> TypeGuard[Sequence[DebitCommand]]
 
 
 def tenants_of_debits(commands: Sequence[DebitCommand]) -> set[str]:
-    """All that such commands touch but for their references."""
+    """The tenants that these commands debit."""
     return {debit.tenant for each in commands for debit in (each.debits if isinstance(each, AllOrNothing) else (each,))}
 
 

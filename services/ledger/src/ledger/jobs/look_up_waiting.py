@@ -1,8 +1,8 @@
-"""Refunds and disputes of a PaymentIntent that nobody has told us of: after a day it is looked up at Stripe.
+"""Looks up PaymentIntents at Stripe whose refunds or disputes have waited for their credit for a day.
 
-Without our marker it is of other business on the same account, and its row is dropped. With it and paid, the event was
-lost: it is applied as the event would be. All this may run anywhere, any time, twice at once: what is found is decided
-under the locks.
+A PaymentIntent without our marker belongs to other business on the account, and its row is deleted. If it has our
+marker and is paid, its event was lost: it is applied as the event would have been. The job may run in several workers
+at once: what is found is applied under the usual locks.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ _found = Counter("ledger_found_payment_intents_total", "PaymentIntents of ours w
 async def look_up_waiting(
     engine: AsyncEngine, outbox: Outbox, gateway: StripeGateway, signing_keys: Sequence[str]
 ) -> None:
-    """Looks up those that have waited longest. Ends early, with a warning, where Stripe gives no answer."""
+    """Looks up those that have waited longest. Ends early, with a warning, if Stripe does not answer."""
     async with outbox.transaction(engine) as transaction:
         due = list(await transaction.connection.scalars(due_look_ups_query(transaction.now, LOOK_UPS_MAX)))
     for start in range(0, len(due), RESOLVED_TOGETHER_MAX):
@@ -59,9 +59,9 @@ class _LookUpResult:
     ended_early: bool = False
 
 
-async def _look_up(gateway: StripeGateway, names: Sequence[str]) -> _LookUpResult:
+async def _look_up(gateway: StripeGateway, ids: Sequence[str]) -> _LookUpResult:
     result = _LookUpResult()
-    for name in names:
+    for name in ids:
         try:
             intent = await gateway.payment_intent(name)
         except StripeAnswerUnfit as error:
@@ -84,7 +84,7 @@ async def _look_up(gateway: StripeGateway, names: Sequence[str]) -> _LookUpResul
 async def _credit_payment(
     engine: AsyncEngine, outbox: Outbox, intent: PaymentIntentView, signing_keys: Sequence[str]
 ) -> bool:
-    """Does what the event would have done; False where it does not fit the books, as its event would not have."""
+    """Does what the event would have done; False if it is refused, as its event would have been."""
     command = command_of_payment_intent(intent, signing_keys)
     if command is None:
         return False
@@ -99,7 +99,7 @@ async def _credit_payment(
 
 
 async def _resolve(engine: AsyncEngine, outbox: Outbox, result: _LookUpResult) -> None:
-    """Drops what is foreign and notes what is to be looked up again, unless it has been credited meanwhile."""
+    """Deletes foreign PaymentIntents and notes those to look up again, unless they have been credited meanwhile."""
     if not result.foreign and not result.unfinished:
         return
     async with outbox.transaction(engine) as transaction:

@@ -1,4 +1,4 @@
-"""The periodic comparison of Stripe with the books, and its metric."""
+"""Compares Stripe with the books periodically, and sets the metric of differences."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -28,7 +28,8 @@ for _kind in Kind:
 def reconcile_job(
     engine: AsyncEngine, gateway: StripeGateway, signing_keys: Sequence[str], *, every_s: float, days: float
 ) -> Job:
-    """Compares what was made in the last `days`, every `every_s`. A Stripe without an answer fails the run alone."""
+    """Compares what was made in the last `days`, every `every_s`. If Stripe does not answer, only this
+    run fails."""
 
     async def run() -> None:
         findings = await reconcile(engine, gateway, signing_keys, timedelta(days=days))

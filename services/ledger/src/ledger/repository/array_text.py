@@ -1,7 +1,7 @@
-"""Columns as PostgreSQL's text of an array (`{1,2}`), cast to an array in the statement.
+"""Writes columns as PostgreSQL's text of an array (`{1,2}`), which the statement casts to an array.
 
-asyncpg's own arrays cost half a microsecond for each element, since each may be an array again: more in all than
-planning does.
+asyncpg's own arrays cost half a microsecond for each element, since each may be an array again. That is more than the
+whole plan of a batch costs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ def of_integers(values: Iterable[int]) -> str:
 
 
 def of_texts(values: Sequence[str | None]) -> str:
-    """Any text but one with NUL, which PostgreSQL has not."""
+    """Any texts without NUL, which PostgreSQL does not store."""
     if None not in values:
         joined = '","'.join(cast(Sequence[str], values))
         if "\\" not in joined and joined.count('"') == 2 * (len(values) - 1):
@@ -30,7 +30,7 @@ def _escaped(value: str) -> str:
 
 
 def of_plain_texts(values: Iterable[str]) -> str:
-    """At least one text; none has a quote or a backslash. Arrays of numbers are such texts."""
+    """At least one text, each without quotes and backslashes: arrays of numbers, for example."""
     return '{"' + '","'.join(values) + '"}'
 
 
@@ -39,7 +39,7 @@ def of_dates(values: Iterable[date | None]) -> str:
 
 
 def of_times(values: Iterable[datetime | None]) -> str:
-    """Times with their zone. Those of a batch are often one and the same object."""
+    """Times with their zone. Within a batch they are often the same object, which is formatted once."""
     texts: list[str] = []
     last, text = None, "NULL"
     for value in values:
@@ -50,8 +50,8 @@ def of_times(values: Iterable[datetime | None]) -> str:
 
 
 def of_microseconds(values: Iterable[datetime | None]) -> str:
-    """Times as microseconds since 1970: for the many, since to write a time and to read it is dear. Those of a batch
-    are often one and the same object."""
+    """Times as microseconds since 1970, which are cheaper to write and to parse. Within a batch they are often the same
+    object, which is formatted once."""
     texts: list[str] = []
     last, text = None, "NULL"
     for value in values:

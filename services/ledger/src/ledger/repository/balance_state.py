@@ -1,4 +1,4 @@
-"""`ledger.balance-changed` as it is now: read when it is sent, and by the API."""
+"""The current state of `ledger.balance-changed`: read when it is published, and by the API."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,8 +1,8 @@
-"""The ledger's writing SQL: set-based, a constant number of statements a batch, whatever its size.
+"""What a batch of commands reads and writes: a constant number of set-based statements, whatever its size.
 
 Order of locks, the same in every transaction: PaymentIntents sorted by id, then balances sorted by tenant. References,
 grants and waiting reversals are read after the locks, in statements of their own: PostgreSQL's READ COMMITTED gives
-each statement a new snapshot, so what another worker committed before it let go of a lock is seen.
+each statement a new snapshot, which includes what another worker committed before it released a lock.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -44,8 +44,8 @@ class Statements(Protocol):
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str: ...
 
 
-# Every statement of a batch finds its rows by key. Without statistics (a young table) the planner may think that a scan
-# is cheaper, and keep that plan while the table grows; so it is told.
+# Every statement of a batch finds its rows by key. Without statistics (in a new table) the planner may choose a scan
+# and keep that plan while the table grows, so scans are disabled.
 _BEGIN_BATCH = text("""
     SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
            set_config('enable_mergejoin', 'off', true)
@@ -74,15 +74,15 @@ class ReferenceTaken(Exception):
 
 
 class Batch:
-    """What a batch reads and writes, in the order in which it has to be called."""
+    """The statements of a batch; call them in the order of the methods."""
 
     def __init__(self, driver: Statements) -> None:
         self._driver = driver
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncGenerator[None]:
-        """What happens in the block is undone, and its locks are let go, when the block raises `ReferenceTaken`, which
-        writing a transfer does whose reference has been posted before."""
+        """Writing a transfer whose reference has been posted before raises `ReferenceTaken` in the block. Then the
+        block is rolled back, and its locks are released."""
         await self._driver.execute("SAVEPOINT batch")
         try:
             yield
@@ -93,14 +93,14 @@ class Batch:
             raise ReferenceTaken from error
 
     async def lock_payment_intents(self, ids: Sequence[str], now: datetime) -> dict[str, PaymentIntent]:
-        """Locks every PaymentIntent of the batch, known or not, and then reads what is known. `ids` are sorted."""
+        """Locks every PaymentIntent of the batch, known or not, and then reads them. `ids` are sorted."""
         await self._driver.execute(sql.INSERT_PAYMENT_INTENTS, ids, now)
         await self._driver.execute(sql.LOCK_PAYMENT_INTENTS, ids)
         rows = await self._driver.fetch(sql.READ_PAYMENT_INTENTS, ids)
         return {row["payment_intent"]: payment_intent_of(row) for row in rows}
 
     async def open_balances(self, tenants: Sequence[str], now: datetime) -> set[str]:
-        """Makes empty balances for tenants that have none, and returns these. `tenants` are sorted."""
+        """Inserts empty balances for tenants that have none, and returns these tenants. `tenants` are sorted."""
         return {row[0] for row in await self._driver.fetch(sql.INSERT_BALANCES, tenants, now)}
 
     async def lock_balances(self, tenants: Sequence[str]) -> dict[str, Balance]:
@@ -271,5 +271,5 @@ def _run_columns(runs: Sequence[UsageRun]) -> list[Any]:
 
 
 def _array_text(values: Sequence[int]) -> str:
-    """As text, since unnest would flatten an array of arrays."""
+    """An array as text: unnest would flatten an array of arrays."""
     return f"{{{values[0]}}}" if len(values) == 1 else array_text.of_integers(values)

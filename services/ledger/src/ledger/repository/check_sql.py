@@ -1,4 +1,4 @@
-"""The queries of `python -m ledger check`, and the rules that their rows must keep.
+"""The queries of `python -m ledger check`, and the rules for their rows.
 
 $1 and $2 bound a page of tenants: after $1, up to $2 or, where that is null, to the last.
 """

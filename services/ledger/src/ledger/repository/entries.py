@@ -15,7 +15,7 @@ from ledger.repository.tables import IN_TRANSFER_ORDER, transfer, transfer_archi
 
 @dataclass(frozen=True, slots=True)
 class EntryFilter:
-    """Which entries are asked for: of these kinds (all where there are none), from `since` until before `until`."""
+    """Which entries to read: of these kinds (all kinds if empty), from `since` until before `until`."""
 
     kinds: frozenset[Kind] = frozenset()
     since: datetime | None = None
@@ -26,7 +26,7 @@ class EntryFilter:
 async def read_entries(
     connection: AsyncConnection, tenant: str, chosen: EntryFilter, *, before: Cursor | None, limit: int
 ) -> Sequence[Row[Any]]:
-    """Transfers, newest first; in the archive is looked only when the rest has no more. Raises `InvalidCursor`."""
+    """Transfers, newest first. The archive is read only if `transfer` has no more rows. Raises `InvalidCursor`."""
     rows = list((await connection.execute(entries_query(transfer, tenant, chosen, before, limit))).all())
     if len(rows) < limit:
         older = entries_query(transfer_archive, tenant, chosen, before, limit - len(rows))
@@ -44,7 +44,7 @@ def entries_query(table: Table, tenant: str, chosen: EntryFilter, before: Cursor
     )
     if chosen.kinds:
         query = query.where(table.c.kind.in_(sorted(chosen.kinds)))
-        if Kind.USAGE not in chosen.kinds:  # in words that the index of the few has
+        if Kind.USAGE not in chosen.kinds:  # the condition of the index `transfer_not_usage`
             query = query.where(table.c.kind != text("'usage'"))
     if chosen.since is not None:
         query = query.where(table.c.created_at >= chosen.since)

@@ -1,4 +1,4 @@
-"""How a PaymentIntent's state is kept in its row: what was credited in columns, refunds and disputes as JSON."""
+"""The row of a PaymentIntent: its credit in columns, its refunds and disputes as JSON."""
 
 import json
 from collections.abc import Sequence

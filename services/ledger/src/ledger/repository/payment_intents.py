@@ -14,8 +14,8 @@ from ledger.repository.tables import payment_intent, unapplied_receipt
 ROWS_MAX = 500
 LOOK_UP_AFTER = timedelta(days=1)
 _is_waiting = payment_intent.c.tenant_id.is_(None) & payment_intent.c.receipt_tenant.is_(None)
-# A writer inserts a row where there is none, and locks it in its next statement: between the two, a lock on the row
-# would let us delete what the writer is about to fill. This one waits for all that have begun, and lets none begin.
+# A batch inserts missing rows, and locks them in its next statement. Between the two, a lock on the row would not keep
+# us from deleting a row that the batch is about to update. This lock waits for all such batches, and lets none begin.
 _KEEP_WRITERS_OUT = text("LOCK TABLE payment_intent IN SHARE ROW EXCLUSIVE MODE")
 _PAYMENTS = select(
     payment_intent,
@@ -31,12 +31,12 @@ _PAYMENTS = select(
 
 
 def payments_query(names: Sequence[str]) -> Select[Any]:
-    """What the books have of these PaymentIntents."""
+    """The PaymentIntents of these ids, with their unapplied receipts."""
     return _PAYMENTS.where(payment_intent.c.payment_intent.in_(names))
 
 
 def books_since_query(after: tuple[datetime, str], until: datetime) -> Select[Any]:
-    """A page of payments that the books came to know after that one (time and PaymentIntent) and by `until`."""
+    """A page of payments that were recorded after that one (time and PaymentIntent) and by `until`."""
     position = payment_intent.c.first_seen_at, payment_intent.c.payment_intent
     return (
         _PAYMENTS.where(

@@ -1,4 +1,5 @@
-"""The statements of a batch, for asyncpg. Arrays come in, so that one statement serves any number of rows."""
+"""The statements of a batch, for asyncpg. Their parameters are arrays, so that one statement serves any number of
+rows."""
 
 INSERT_PAYMENT_INTENTS = """
     INSERT INTO payment_intent (payment_intent, first_seen_at)
@@ -171,7 +172,7 @@ INSERT_RUNS = """
         AS used (reference, credits, balance_after, purpose, occurred_at, n)
 """
 
-#: Where in `Transfer` the arrays are: they travel as text, since unnest would flatten an array of arrays.
+#: Positions of arrays in `Transfer`. They are passed as text, since unnest would flatten an array of arrays.
 TRANSFER_ARRAY_COLUMNS = (13, 14)
 
 INSERT_TRANSFERS = """

@@ -1,4 +1,4 @@
-"""Reads what a statement is made of: sums that PostgreSQL makes of a tenant's entries, all in one snapshot."""
+"""Reads what a statement is built from: sums of a tenant's entries, in one snapshot."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -63,7 +63,7 @@ _USAGE = text("""
 
 
 async def read_statement(engine: AsyncEngine, tenant: str, month: Month) -> Statement:
-    """The tenant's statement of the month, so far where the month is not over. `engine` has the role `ledger_api`."""
+    """The tenant's statement of the month, up to now if the month is not over. `engine` has the role `ledger_api`."""
     snapshot = engine.execution_options(isolation_level="REPEATABLE READ")
     values = {"tenant": tenant, "begin": month.begin, "end": month.end}
     async with tenant_transaction(snapshot, tenant) as connection:

@@ -1,8 +1,10 @@
-"""The ledger's tables. Every key begins with the tenant, so that they distribute by it, but for `payment_intent`:
-Stripe knows no tenants, so what is locked and waits there is keyed as Stripe names it. A test reads the catalogue.
+"""The ledger's tables. Every key begins with the tenant, so that the tables can be distributed by it. The exception is
+`payment_intent`: Stripe knows no tenants, so its rows are keyed by Stripe's id. A test reads the catalogue.
 
-Rows that are updated often leave room in their pages and have no index on what changes, so that updates stay in place
-(HOT). Migrations make the tables; a test compares the two.
+Tables whose rows are often updated leave free space in their pages and have no index on the columns that change, so
+that updates stay in place (HOT). Migrations create the tables; a test compares them with these definitions.
+
+The column `door` is the namespace of a reference: `stripe`, `product`, `operator` or `system`.
 """
 
 from typing import Any
@@ -31,7 +33,7 @@ from shared.outbox_tables import outbox_tables
 
 metadata = MetaData()
 
-#: What a tenant has. One row a tenant; its lock orders everything that happens to the tenant.
+#: One row for each tenant. Its lock orders all changes of the tenant.
 balance = Table(
     "balance",
     metadata,
@@ -52,10 +54,10 @@ balance = Table(
     postgresql_with={"fillfactor": 50},
 )
 
-#: Lots of credits. `remaining` is free, `held` is in holds. `spent` says that nothing is free; it is there so that the
-#: index changes once in a grant's life. `reversed` were taken back with their money, `expired` are gone beside those,
-#: `unpaid` were reversed when the grant had spent them, and are owed; `paid_by_others` were so once. `lost_twice` is
-#: written by migration 0006 alone.
+#: Lots of credits. `remaining` are free, `held` are in holds. `spent`: no credits are free; with this column the index
+#: of unspent grants changes only once for each grant. `reversed` were taken back with their money, `expired` have
+#: expired besides. `unpaid` were reversed after the grant had spent them, and are owed; `paid_by_others` were unpaid
+#: until other grants paid them. `lost_twice` is written by migration 0006 only.
 credit_grant = Table(
     "credit_grant",
     metadata,
@@ -101,7 +103,7 @@ Index(
     postgresql_where=text("unpaid > 0"),
 )
 
-#: Credits reserved for work whose cost is not known yet: what of which grants, and how it ended.
+#: Credits reserved for work whose cost is not known yet: how many of which grants, and how the hold ended.
 hold = Table(
     "hold",
     metadata,
@@ -152,7 +154,7 @@ def _columns_of_transfer() -> list[Column[Any]]:
     ]
 
 
-#: The books: credits moved between accounts of a tenant. Only ever added to; the key carries idempotency.
+#: The books: credits moved between accounts of a tenant. Append-only; the primary key makes postings idempotent.
 transfer = Table(
     "transfer",
     metadata,
@@ -171,7 +173,7 @@ Index(
     transfer.c.version,
     postgresql_where=IN_TRANSFER_ORDER,
 )
-#: The few among the many.
+#: Transfers other than usage, which are few.
 Index(
     "transfer_not_usage",
     transfer.c.tenant_id,
@@ -180,7 +182,7 @@ Index(
     postgresql_where=text("kind <> 'usage'"),
 )
 
-#: Transfers that are older than their references are kept, a partition a month (`ledger.jobs.archive`).
+#: Transfers whose references are no longer kept, a partition for each month (`ledger.jobs.archive`).
 transfer_archive = Table(
     "transfer_archive",
     metadata,
@@ -190,11 +192,11 @@ transfer_archive = Table(
 )
 Index("transfer_archive_reference", transfer_archive.c.tenant_id, transfer_archive.c.reference)
 
-#: A view of both: every transfer there ever was.
+#: A view of both: every transfer ever made.
 entry = Table("entry", MetaData(), *_columns_of_transfer())
 
-#: What is known of each PaymentIntent, and the lock that a credit and its reversals share. `tenant_id` is set with the
-#: credit; until then refunds and disputes wait here. `refused` are those in another currency than the credit.
+#: What the ledger knows of each PaymentIntent; its lock is shared by a credit and its reversals. `tenant_id` is set
+#: with the credit; until then refunds and disputes wait here. `refused` are those in another currency than the credit.
 #: `receipt_tenant` is the tenant that an unapplied receipt claims. `looked_up_at` is when Stripe was last asked about
 #: one that waits and is not finished.
 payment_intent = Table(
@@ -223,7 +225,7 @@ Index(
     postgresql_where=text("tenant_id IS NULL AND receipt_tenant IS NULL"),
 )
 
-#: One order is credited once, however many PaymentIntents carry a copy of it.
+#: An order is credited once, even if several PaymentIntents carry a copy of it.
 for _order in (payment_intent.c.purchase, payment_intent.c.attempt):
     Index(
         f"payment_intent_{_order.name}",
@@ -233,10 +235,10 @@ for _order in (payment_intent.c.purchase, payment_intent.c.attempt):
         postgresql_where=payment_intent.c.tenant_id.is_not(None) & _order.is_not(None),
     )
 
-#: What the books have come to know since a time: `reconcile` reads it in this order.
+#: `reconcile` reads PaymentIntents in the order in which they were recorded.
 Index("payment_intent_in_order", payment_intent.c.first_seen_at, payment_intent.c.payment_intent)
 
-#: Money that came with our marker and could not be believed. `tenant_id` is what it claims, nothing more, or empty.
+#: Payments that have our marker and failed the check. `tenant_id` is an unproven claim, or empty.
 unapplied_receipt = Table(
     "unapplied_receipt",
     metadata,

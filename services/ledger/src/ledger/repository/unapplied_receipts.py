@@ -13,7 +13,7 @@ from ledger.repository.tables import payment_intent, unapplied_receipt
 async def read_unapplied_receipts(
     connection: AsyncConnection, *, after: Cursor | None, limit: int
 ) -> Sequence[Row[Any]]:
-    """Receipts that nobody has resolved, oldest first."""
+    """Receipts that are not resolved, oldest first."""
     return (await connection.execute(unapplied_receipts_query(after=after, limit=limit))).all()
 
 
@@ -32,12 +32,13 @@ def unapplied_receipts_query(*, after: Cursor | None, limit: int) -> Select[Any]
 
 
 async def read_receipt(connection: AsyncConnection, name: str) -> Row[Any] | None:
-    """The receipt of this PaymentIntent, resolved or not; None where it has none, or one without money."""
+    """The receipt of this PaymentIntent, resolved or not; None if it has none, or one of no money."""
     return (await connection.execute(receipt_query(name))).one_or_none()
 
 
 def receipt_query(name: str) -> Select[Any]:
-    """See `read_receipt`. Receipts are kept by the tenant that they claim, and the PaymentIntent knows which."""
+    """See `read_receipt`. The key of a receipt begins with the tenant that it claims, which the PaymentIntent has
+    too."""
     of_intent = (unapplied_receipt.c.tenant_id == payment_intent.c.receipt_tenant) & (
         unapplied_receipt.c.payment_intent == payment_intent.c.payment_intent
     )

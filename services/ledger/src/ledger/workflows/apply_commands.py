@@ -29,13 +29,13 @@ _refused_reversals.labels("currency_differs")
 
 
 async def apply_commands(transaction: Transaction, commands: Sequence[Command], now: datetime) -> Sequence[Outcome]:
-    """Applies the commands and answers each. What they changed is published once the transaction commits."""
+    """Applies the commands and returns an outcome for each. Their events are published once the transaction commits."""
     async with begin_batch(transaction.connection) as batch:
         changes = await _apply_optimistically(batch, commands, now) if are_debits(commands) else None
         if changes is None:
             changes = plan(await _lock_and_read(batch, commands, now), commands, now)
             await _write(batch, changes, now)
-    _announce(transaction, changes, now)
+    _publish(transaction, changes, now)
     return changes.outcomes
 
 
@@ -70,10 +70,11 @@ async def _lock_and_read(batch: Batch, commands: Sequence[Command], now: datetim
         return State(payment_intents=intents)
     grants = {(each.credit.tenant, each.credit.grant_number) for each in intents.values() if each.credit}
     state = await _lock_and_read_tenants(batch, tenants, now, touched.holds, grants)
+    # As if the commands came one by one: a tenant without balance is unknown until its credit.
     known = {name: balance for name, balance in state.balances.items() if name not in opened}
     orders = [order for each in commands if isinstance(each, Credit) for order in each.orders]
     credited_to = await batch.read_orders(orders) if orders else {}
-    references = await batch.read_references(touched.references)  # unknown until its credit comes, as one by one
+    references = await batch.read_references(touched.references)
     return replace(state, balances=known, references=references, payment_intents=intents, orders=credited_to)
 
 
@@ -84,7 +85,7 @@ async def _lock_and_read_tenants(
     named_holds: Iterable[tuple[str, str]] = (),
     named_grants: Iterable[tuple[str, int]] = (),
 ) -> State:
-    """Balances, and what of holds and grants matters now or is named."""
+    """Balances, and the holds and grants that are open, due or named."""
     in_order = sorted(tenants)
     balances = await batch.lock_balances(in_order)
     with_holds = [tenant for tenant, balance in balances.items() if balance.held]
@@ -119,7 +120,7 @@ async def _write(batch: Batch, changes: Changes, now: datetime) -> None:
         await batch.resolve_receipts(changes.resolved_receipts, now)
 
 
-def _announce(transaction: Transaction, changes: Changes, now: datetime) -> None:
+def _publish(transaction: Transaction, changes: Changes, now: datetime) -> None:
     for balance in changes.balances:
         transaction.mark(TopicName.BALANCE_CHANGED, balance.tenant, balance.version, tenant=balance.tenant)
     for transfer in changes.transfers:
@@ -151,7 +152,8 @@ def _entry_posted(transfer: Transfer) -> EntryPosted:
 
 
 def _receipt_posted(receipt: UnappliedReceipt, now: datetime) -> EntryPosted:
-    """Tells whoever asked for the money that it came and bought nothing. Its reference leaves the credit's own free."""
+    """Tells who initiated the payment that it arrived and bought nothing. Its reference differs from that of a
+    credit."""
     return EntryPosted(
         tenant=receipt.claimed_tenant,
         reference=f"{receipt.payment_intent}:unapplied",

@@ -1,5 +1,5 @@
-"""Requests over HTTP share transactions: what arrives while one is being written goes into the next, so that a busy
-ledger commits hundreds of requests at a time and an idle one answers at once."""
+"""HTTP requests share transactions. Those that arrive while a group is being written form the next group. So a busy
+ledger commits hundreds of requests at a time, and an idle one answers at once."""
 
 import asyncio
 from collections import deque
@@ -21,7 +21,7 @@ _group_sizes = Histogram(
 
 
 class TooManyWaiting(Exception):
-    """More commands wait than can be answered in time."""
+    """More commands wait than the ledger can answer in time."""
 
 
 class _Request(NamedTuple):
@@ -44,7 +44,7 @@ class GroupCommit:
         """An outcome for each command, once they are committed. Raises `TooManyWaiting`, TimeoutError, or what `commit`
         raised.
 
-        Whoever stops waiting may still be debited: ask again with the same reference.
+        If the caller stops waiting, its commands may still be committed: repeat them with the same references.
         """
         if self._commands_waiting >= WAITING_MAX:
             raise TooManyWaiting
@@ -65,7 +65,7 @@ class GroupCommit:
             group = self._take_group()
             try:
                 outcomes = await self._commit([command for request in group for command in request.commands])
-            except Exception as error:  # each request of the group answers with it
+            except Exception as error:  # becomes the answer to each request of the group
                 for request in group:
                     if not request.answer.done():
                         request.answer.set_exception(error)

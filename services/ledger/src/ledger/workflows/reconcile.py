@@ -1,7 +1,7 @@
-"""Compares Stripe with the books: every PaymentIntent of ours, refund and dispute that Stripe made since a time, and
-every payment that the books came to know since then. Locks nothing, and both go on working meanwhile.
+"""Compares Stripe with the books: every PaymentIntent, refund and dispute that was made at Stripe since a time, and
+every payment that the books have recorded since then. Nothing is locked, and both keep changing meanwhile.
 
-Ours is what carries our marker, as for the events. What other business on the account has is left out.
+Only objects with our marker are compared, as for events. The account may have other business.
 """
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
@@ -30,29 +30,29 @@ from shared.stripe_events import (
     paid_at_of,
 )
 
-#: Within this time an event is on its way, not lost.
+#: An event younger than this may still be on its way.
 GRACE = timedelta(minutes=5)
-#: What one run holds in memory: ids of our payments, and refunds and disputes of any business.
+#: How many objects of a kind one run may hold in memory.
 OBJECTS_MAX = 500_000
-#: Payments of the books that Stripe did not list, because they were begun before; looked up one by one.
+#: How many payments that Stripe did not list, because they were created earlier, are looked up one by one.
 LOOK_UPS_MAX = 5_000
-#: How long after it was made an object may still change, so how long before `since` it is listed from. A refund can
+#: How long an object may change after it was made: lists begin this long before `since`. A refund can
 #: fail for 30 days (https://docs.stripe.com/refunds#failed-refunds); a dispute takes two to three months
 #: (https://docs.stripe.com/disputes/how-disputes-work), and may be contested again.
 CHANGES_FOR = {Listed.REFUNDS: timedelta(days=35), Listed.DISPUTES: timedelta(days=180)}
-#: While Stripe is listed and the books are read, something happens. What is not just missing is looked at twice, each
-#: PaymentIntent at once; of more than so many the rest counts as it was found.
+#: Stripe and the books change between the two reads. So a difference, unless an object is just missing, is checked a
+#: second time, one PaymentIntent at a time. At most so many PaymentIntents are checked again.
 SECOND_LOOKS_MAX = 1_000
 _MISSING = frozenset([Kind.PAYMENT_MISSING, Kind.REFUND_MISSING, Kind.DISPUTE_MISSING])
 
 
 class NotComparable(Exception):
-    """Nothing is proven; the message says what to do."""
+    """The comparison was not possible; the message says what to do."""
 
 
 @dataclass(slots=True)
 class Findings:
-    """What was compared since when, and how it differs."""
+    """What was compared, and how it differs."""
 
     since: datetime
     payments: int = 0
@@ -62,13 +62,13 @@ class Findings:
 
     @property
     def exit_code(self) -> int:
-        """0 no difference, 1 some."""
+        """0: no difference; 1: some."""
         return 1 if self.differences else 0
 
 
 @dataclass(slots=True)
 class _Reversals:
-    """Refunds and disputes of a PaymentIntent, and the PaymentIntent as it came with them."""
+    """Refunds and disputes of a PaymentIntent, and the command of the PaymentIntent that Stripe expanded in them."""
 
     payment: Credit | UnappliedReceipt
     refunds: dict[str, RefundSeen] = field(default_factory=dict[str, RefundSeen])
@@ -83,7 +83,8 @@ async def reconcile(
     since: timedelta | datetime,
     grace: timedelta = GRACE,
 ) -> Findings:
-    """Compares what was made or may have changed since then. Raises `StripeGaveNoAnswer` or `NotComparable`."""
+    """Compares the objects that were made or may have changed since then. Raises `StripeGaveNoAnswer` or
+    `NotComparable`."""
     async with engine.connect() as connection:
         begun_at = await transaction_time(connection)
         unseen = [row.name for row in await connection.execute(text(check_sql.TABLES_NOT_FULLY_VISIBLE))]
@@ -160,7 +161,7 @@ class _Run:
             await self._compare(older[start : start + ROWS_MAX])
 
     async def compare_books(self, seen: set[str]) -> None:
-        """Payments that the books came to know since then and Stripe has not listed: begun before, or not there."""
+        """Payments recorded in the books since then that Stripe did not list: created earlier, or unknown to Stripe."""
         looked_up = 0
         async for rows in self._books_since():
             unlisted = [row for row in rows if row["payment_intent"] not in seen]
@@ -173,11 +174,12 @@ class _Run:
             for row in unlisted:
                 name = row["payment_intent"]
                 self.findings.payments += 1
-                # Refunds and disputes made since have been compared: here it is about the payment alone.
+                # Refunds and disputes have been compared; here only the payment is.
                 self.findings.differences += compare(AtStripe(name, await self._looked_up(name)), in_books_of(row))
 
     async def look_again(self) -> None:
-        """Keeps of the differences that may only come of looking at different moments those that are there twice."""
+        """Checks differences again that may be due to reading Stripe and the books at different times; keeps those
+        found twice."""
         first = self.findings.differences
         doubtful = sorted({each.payment_intent for each in first if each.kind not in _MISSING})[:SECOND_LOOKS_MAX]
         second: set[tuple[Kind, str]] = set()
@@ -211,11 +213,11 @@ class _Run:
             self.findings.differences += compare(each, books.get(each.payment_intent))
 
     def _paid(self, view: PaymentIntentView) -> Credit | UnappliedReceipt | None:
-        """What the books owe a PaymentIntent; None where it has taken no money, or is not ours."""
+        """The command of a PaymentIntent; None if it has taken no money, or is not ours."""
         return command_of_payment_intent(view, self.signing_keys) if view.status == "succeeded" else None
 
     def _add(self, known: _Reversals, listed: Listed, obj: Mapping[str, Any]) -> None:
-        """Adds a refund or dispute, as its events would tell of it."""
+        """Adds a refund or dispute as the commands that its events would become."""
         intent = known.payment.payment_intent
         if listed is Listed.REFUNDS:
             refund = RefundView.of(obj)
@@ -235,7 +237,8 @@ class _Run:
             known.on_their_way.add(dispute.id)
 
     def _reversals_of(self, found: dict[str, _Reversals], obj: Mapping[str, Any]) -> _Reversals | None:
-        """Where a refund or dispute belongs; None where its PaymentIntent, which is expanded, is not ours."""
+        """The entry of the PaymentIntent that the refund or dispute is of; None if that, which is expanded, is not
+        ours."""
         name, intent = id_of(obj.get("payment_intent")), obj.get("payment_intent")
         if name in found:
             return found[name]
