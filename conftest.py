@@ -38,6 +38,7 @@ LONG = (
     "services/webhook-gateway/tests/test_outages.py",
     "services/recharge/tests/test_worker.py",
     "shared/tests/test_consumer.py",
+    "shared/tests/test_consumer_poison.py",
     "services/ledger/tests/test_processes.py",
     "dev/tests/embedded/test_stack.py",
     "services/webhook-gateway/tests/test_backfill.py",

@@ -1,4 +1,4 @@
-"""A small service on real PostgreSQL and Kafka: one table, the outbox, and the consumer loop."""
+"""Fixtures on real PostgreSQL and Kafka: topics, a database with an outbox, and a producer."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -14,10 +14,12 @@ from shared.kafka import make_producer
 from shared.outbox_tables import outbox_tables
 from shared.topic_admin import create_topics
 
+from .consumer_service import Service
+
 
 @pytest.fixture
 async def topic_prefix(kafka_server: KafkaServer) -> str:
-    """Topics of this test alone."""
+    """The prefix of topics that only this test uses."""
     prefix = f"shared-{secrets.token_hex(4)}."
     await create_topics(kafka_server.bootstrap_servers, prefix)
     return prefix
@@ -25,7 +27,7 @@ async def topic_prefix(kafka_server: KafkaServer) -> str:
 
 @pytest.fixture
 async def engine(postgres_server: PostgresServer) -> AsyncIterator[AsyncEngine]:
-    """A database of this test alone: `handled` (what a handler saw, in the order it committed) and the outbox."""
+    """A database that only this test uses, with the outbox, and with `handled` for what handlers write."""
     name = f"shared_{secrets.token_hex(6)}"
     postgres_server.execute(f"CREATE DATABASE {name}")
     engine = make_engine(postgres_server.url(name), application_name="test")
@@ -48,3 +50,8 @@ async def producer(kafka_server: KafkaServer) -> AsyncIterator[AIOKafkaProducer]
     await producer.start()
     yield producer
     await producer.stop()
+
+
+@pytest.fixture
+def service(kafka_server: KafkaServer, topic_prefix: str, engine: AsyncEngine, producer: AIOKafkaProducer) -> Service:
+    return Service(kafka_server, topic_prefix, engine, producer)

@@ -1,4 +1,4 @@
-"""The database's clock decides; a process whose own clock differs is not ready and does no timed work."""
+"""The database's clock, and processes whose own clock differs from it: they are not ready and do no timed work."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -17,23 +17,23 @@ SECOND = timedelta(seconds=1)
         (0, 0, 0, 0), (0, 1, 2, 0), (10, 7, 11, 3), (10, 14, 11, -3), (0, 4, 5, 0),
     ],
 )  # fmt: skip
-def test_a_slow_answer_hides_a_difference_and_never_makes_one(
+def test_a_slow_answer_can_hide_a_clock_difference_but_not_create_one(
     before: int, database: int, after: int, difference: int
 ) -> None:
     moments = (NOON + each * SECOND for each in (before, database, after))
     assert clock_difference(*moments) == difference * SECOND
 
 
-async def test_a_transaction_has_one_time_however_often_it_is_asked(engine: AsyncEngine) -> None:
+async def test_all_reads_of_the_time_in_a_transaction_are_equal(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         first = await transaction_time(connection)
         assert await transaction_time(connection) == first
     assert abs(first - utc_now()) < 5 * SECOND
 
 
-async def test_clocks_that_agree_let_work_be_done(engine: AsyncEngine) -> None:
+async def test_guarded_work_runs_while_the_clocks_agree(engine: AsyncEngine) -> None:
     check = DatabaseClock(engine)
-    assert not check.agrees  # not compared yet
+    assert not check.agrees  # not measured yet
     done: list[str] = []
 
     async def work() -> None:
@@ -44,9 +44,7 @@ async def test_clocks_that_agree_let_work_be_done(engine: AsyncEngine) -> None:
 
 
 @pytest.mark.parametrize("ahead", [timedelta(minutes=10), timedelta(minutes=-10), CLOCK_DIFFERENCE_MAX * 3])
-async def test_a_process_whose_clock_differs_says_so_and_does_no_timed_work(
-    engine: AsyncEngine, ahead: timedelta
-) -> None:
+async def test_guarded_work_does_not_run_while_the_clocks_differ(engine: AsyncEngine, ahead: timedelta) -> None:
     offset = ahead
     check = DatabaseClock(engine, lambda: utc_now() + offset)
     done: list[str] = []
@@ -60,12 +58,12 @@ async def test_a_process_whose_clock_differs_says_so_and_does_no_timed_work(
     with pytest.raises(ClockDiffers, match="timed work"):
         await check.guard(work)()
     assert done == []
-    offset = timedelta(0)  # the machine's clock was set right
+    offset = timedelta(0)  # the machine's clock has been corrected
     await check.guard(work)()
     assert done == ["work"]
 
 
-async def test_between_transactions_the_time_is_the_database_s_whatever_this_process_s_clock_says(
+async def test_the_time_outside_transactions_is_that_of_the_database(
     engine: AsyncEngine,
 ) -> None:
     check = DatabaseClock(engine, lambda: utc_now() + timedelta(minutes=10))

@@ -1,4 +1,4 @@
-"""Settings combined from several classes keep the rules of reading them."""
+"""Settings that are combined from several classes are read by the same rules."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from shared.settings import AuthSettings, InvalidSettings, KafkaSettings, Proces
 
 
 class CombinedSettings(ProcessSettings, KafkaSettings, AuthSettings):
-    """As an API has them."""
+    """The settings of an API process."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_variables_of_other_processes_in_the_env_file_are_ignored(env_file: Path
     assert (settings.http_port, settings.kafka_bootstrap_servers) == (8001, "kafka:9092")
 
 
-def test_everything_missing_is_named_at_once(env_file: Path) -> None:
+def test_all_missing_variables_are_named_in_one_message(env_file: Path) -> None:
     env_file.write_text("")
     with pytest.raises(InvalidSettings, match=r"HTTP_PORT[\s\S]*KAFKA_BOOTSTRAP_SERVERS"):
         load_settings(CombinedSettings, env_file)

@@ -156,7 +156,11 @@ def test_exit_with_prints_invalid_settings_and_exits_with_2(
 @pytest.fixture
 def unconfigured_logging(monkeypatch: pytest.MonkeyPatch) -> None:
     """`run_to_end` configures logging for the whole process, which here is the test run."""
-    monkeypatch.setattr(commands, "configure_logging", lambda *_: None)
+
+    def configure_nothing(_service: str, _level: str) -> None:
+        return
+
+    monkeypatch.setattr(commands, "configure_logging", configure_nothing)
 
 
 @pytest.mark.usefixtures("unconfigured_logging")

@@ -1,5 +1,8 @@
-"""Trouble at any moment of a fetch: a consumer that answers at once, as aiokafka does where records lie ready, and a
-handler that fails after any number of turns of the event loop."""
+"""Retryable errors at any moment of a fetch.
+
+The consumer returns records at once, as aiokafka does for prefetched records. The handler fails after a varying number
+of iterations of the event loop.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
@@ -19,11 +22,11 @@ from shared.topics import TopicName
 
 TOPIC = TopicName.USAGE_RECORDED
 PARTITION = TopicPartition(TOPIC, 0)
-RECORDS, A_BATCH = 6, 2
+RECORDS, BATCH_RECORDS = 6, 2
 
 
-class ReadyConsumer:
-    """One partition whose records lie ready."""
+class ImmediateConsumer:
+    """A consumer of one partition whose records have been prefetched."""
 
     def __init__(self) -> None:
         self.position_ = 0
@@ -71,7 +74,7 @@ class ReadyConsumer:
         return {PARTITION: [ConsumerRecord(TOPIC, 0, n, 0, 0, b"acme", b"", None, 4, 0, ()) for n in offsets]}
 
 
-class ForgetfulGroup:
+class EmptyGroup:
     """A group that has no offsets yet."""
 
     service = "ledger"
@@ -88,7 +91,7 @@ class NoOutbox:
 
 @pytest.mark.parametrize("failures", [1, 2])
 @pytest.mark.parametrize("turns", range(9))
-async def test_nothing_is_left_out_or_overtaken_whenever_trouble_comes(
+async def test_records_are_handled_in_order_whenever_a_retryable_error_occurs(
     turns: int, failures: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumer_partition, "BACKOFF_MAX_S", 0.02)
@@ -104,12 +107,12 @@ async def test_nothing_is_left_out_or_overtaken_whenever_trouble_comes(
             raise ConnectionRefusedError
         handled.extend(record.offset for record in records)
 
-    consumer = ReadyConsumer()
+    consumer = ImmediateConsumer()
     unused: Any = None
     loop = ConsumerLoop(
-        cast(Any, consumer), group=cast(Any, ForgetfulGroup()), subscriptions=[Subscription(TOPIC, handle)],
+        cast(Any, consumer), group=cast(Any, EmptyGroup()), subscriptions=[Subscription(TOPIC, handle)],
         engine=unused,
-        outbox=cast(Any, NoOutbox()), producer=unused, topic_prefix="", batch_records_max=A_BATCH,
+        outbox=cast(Any, NoOutbox()), producer=unused, topic_prefix="", batch_records_max=BATCH_RECORDS,
     )  # fmt: skip
     stopping = asyncio.Event()
     running = asyncio.create_task(loop.run(stopping))

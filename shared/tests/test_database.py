@@ -1,4 +1,4 @@
-"""What PostgreSQL's errors mean, and that connections it has closed cost nobody a request."""
+"""The classification of PostgreSQL's errors, and the replacement of closed connections."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from load.waiting import until
 from shared.database import is_time_out, is_transient, make_engine
 
 
-async def test_connections_closed_while_they_lay_in_the_pool_are_replaced_before_anybody_uses_them(
+async def test_pooled_connections_that_postgresql_has_closed_are_replaced(
     postgres_server: PostgresServer, engine: AsyncEngine
 ) -> None:
     async def backend() -> int:
@@ -41,7 +41,7 @@ async def test_connections_closed_while_they_lay_in_the_pool_are_replaced_before
         ("lock_timeout", "LOCK TABLE handled", False),
     ],
 )
-async def test_a_statement_that_takes_too_long_is_told_from_one_that_waits_for_others(
+async def test_a_statement_time_out_is_a_time_out_and_a_lock_time_out_is_not(
     engine: AsyncEngine, setting: str, statement: str, is_too_slow: bool
 ) -> None:
     async with engine.begin() as other:
@@ -57,24 +57,24 @@ async def test_a_statement_that_takes_too_long_is_told_from_one_that_waits_for_o
 @pytest.mark.parametrize(
     ("on", "off"),
     [
-        ("ALTER ROLE trouble SET default_transaction_read_only = on", "ALTER ROLE trouble RESET ALL"),
-        ("ALTER ROLE trouble NOLOGIN", "ALTER ROLE trouble LOGIN"),
-        ("ALTER ROLE trouble PASSWORD 'another'", "ALTER ROLE trouble PASSWORD 'right'"),
-        ("ALTER ROLE trouble CONNECTION LIMIT 0", "ALTER ROLE trouble CONNECTION LIMIT -1"),
-        ("ALTER DATABASE trouble ALLOW_CONNECTIONS false", "ALTER DATABASE trouble ALLOW_CONNECTIONS true"),
-        ("ALTER DATABASE trouble RENAME TO elsewhere", "ALTER DATABASE elsewhere RENAME TO trouble"),
+        ("ALTER ROLE unwritable SET default_transaction_read_only = on", "ALTER ROLE unwritable RESET ALL"),
+        ("ALTER ROLE unwritable NOLOGIN", "ALTER ROLE unwritable LOGIN"),
+        ("ALTER ROLE unwritable PASSWORD 'another'", "ALTER ROLE unwritable PASSWORD 'right'"),
+        ("ALTER ROLE unwritable CONNECTION LIMIT 0", "ALTER ROLE unwritable CONNECTION LIMIT -1"),
+        ("ALTER DATABASE unwritable ALLOW_CONNECTIONS false", "ALTER DATABASE unwritable ALLOW_CONNECTIONS true"),
+        ("ALTER DATABASE unwritable RENAME TO elsewhere", "ALTER DATABASE elsewhere RENAME TO unwritable"),
     ],
 )
-async def test_a_server_that_does_not_let_us_write_for_a_while_is_trouble_that_passes(
+async def test_a_server_that_temporarily_rejects_writes_is_a_transient_error(
     postgres_server: PostgresServer, on: str, off: str
 ) -> None:
-    """A demoted primary, a rotated password: what a record says has no part in it. Then the same engine goes on."""
-    postgres_server.execute("CREATE ROLE trouble LOGIN PASSWORD 'right'")
-    postgres_server.execute("CREATE DATABASE trouble OWNER trouble")
-    engine = make_engine(postgres_server.url("trouble", "trouble", "right"), application_name="test", pool_size=1)
+    """Such as a demoted primary or a rotated password. Afterwards the same engine works again."""
+    postgres_server.execute("CREATE ROLE unwritable LOGIN PASSWORD 'right'")
+    postgres_server.execute("CREATE DATABASE unwritable OWNER unwritable")
+    engine = make_engine(postgres_server.url("unwritable", "unwritable", "right"), application_name="test", pool_size=1)
     try:
         postgres_server.execute(on)
-        with pytest.raises(Exception) as caught:  # which one it is, is the question
+        with pytest.raises(Exception) as caught:  # of any type
             async with engine.begin() as connection:
                 await connection.execute(text("CREATE TABLE written ()"))
         assert is_transient(caught.value), caught.value
@@ -83,12 +83,12 @@ async def test_a_server_that_does_not_let_us_write_for_a_while_is_trouble_that_p
             await connection.execute(text("CREATE TABLE written ()"))
     finally:
         await engine.dispose()
-        postgres_server.execute("DROP DATABASE IF EXISTS trouble WITH (FORCE)")
+        postgres_server.execute("DROP DATABASE IF EXISTS unwritable WITH (FORCE)")
         postgres_server.execute("DROP DATABASE IF EXISTS elsewhere WITH (FORCE)")
-        postgres_server.execute("DROP ROLE trouble")
+        postgres_server.execute("DROP ROLE unwritable")
 
 
-async def test_a_statement_that_was_prepared_before_a_migration_may_succeed_later(engine: AsyncEngine) -> None:
+async def test_a_statement_that_was_prepared_before_a_migration_is_a_transient_error(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("CREATE TABLE migrated (a int)"))
     try:
@@ -100,8 +100,8 @@ async def test_a_statement_that_was_prepared_before_a_migration_may_succeed_late
             with pytest.raises(DBAPIError) as caught:
                 await connection.execute(text("SELECT * FROM migrated"))
             assert is_transient(caught.value)
-            of_the_driver = caught.value.orig.__cause__
-            assert is_transient(DBAPIError("a statement sent to the driver itself", None, of_the_driver))
+            driver_error = caught.value.orig.__cause__
+            assert is_transient(DBAPIError("a statement that was sent to the driver directly", None, driver_error))
             await connection.rollback()
             await connection.execute(text("SELECT * FROM migrated"))
     finally:
@@ -109,6 +109,6 @@ async def test_a_statement_that_was_prepared_before_a_migration_may_succeed_late
             await connection.execute(text("DROP TABLE migrated"))
 
 
-def test_what_takes_longer_than_a_handler_may_is_a_time_out_and_a_lost_connection_is_none() -> None:
+def test_a_timeout_error_is_a_time_out_and_a_lost_connection_is_not() -> None:
     assert is_time_out(TimeoutError())
     assert not is_time_out(ConnectionResetError())

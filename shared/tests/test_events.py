@@ -18,19 +18,19 @@ def encoded(event: DomainEvent) -> bytes:
     return encode(event, event_id="evt_1", now=NOW, traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
 
 
-def test_every_class_has_an_example_a_topic_and_a_type_of_its_own() -> None:
+def test_every_event_class_has_an_example_a_topic_and_a_unique_type() -> None:
     assert set(EXAMPLES) == set(EVENT_CLASSES)
     assert {kind.TOPIC for kind in EVENT_CLASSES} <= set(BY_NAME)
     assert len({kind.TYPE for kind in EVENT_CLASSES}) == len(EVENT_CLASSES)
 
 
 @pytest.mark.parametrize("kind", EVENT_CLASSES)
-def test_an_example_comes_back_as_it_was(kind: type[DomainEvent]) -> None:
+def test_an_encoded_example_is_decoded_unchanged(kind: type[DomainEvent]) -> None:
     assert decode(encoded(EXAMPLES[kind]), kind) == EXAMPLES[kind]
 
 
 @pytest.mark.parametrize("kind", EVENT_CLASSES)
-def test_the_bytes_are_a_cloudevent(kind: type[DomainEvent]) -> None:
+def test_an_event_is_encoded_as_a_cloudevent(kind: type[DomainEvent]) -> None:
     envelope = json.loads(encoded(EXAMPLES[kind]))
     assert (envelope["specversion"], envelope["type"], envelope["source"]) == ("1.0", kind.TYPE, kind.SOURCE)
     assert (envelope["subject"], envelope["id"]) == (EXAMPLES[kind].key, "evt_1")
@@ -38,7 +38,7 @@ def test_the_bytes_are_a_cloudevent(kind: type[DomainEvent]) -> None:
 
 
 @pytest.mark.parametrize("kind", EVENT_CLASSES)
-def test_a_newer_producers_fields_are_passed_over_and_its_types_are_none(kind: type[DomainEvent]) -> None:
+def test_unknown_fields_are_ignored_and_unknown_types_decode_to_none(kind: type[DomainEvent]) -> None:
     envelope = json.loads(encoded(EXAMPLES[kind]))
     envelope["data"]["added_later"] = 1
     assert decode(json.dumps(envelope).encode(), kind) == EXAMPLES[kind]
@@ -47,12 +47,12 @@ def test_a_newer_producers_fields_are_passed_over_and_its_types_are_none(kind: t
 
 
 @given(st.binary(max_size=100) | st.sampled_from([b"{}", b"[]", b"null", b'{"specversion":"0.3"}', b"1"]))
-def test_other_bytes_are_undecodable(value: bytes) -> None:
+def test_bytes_that_are_not_an_event_are_undecodable(value: bytes) -> None:
     with pytest.raises(UndecodableEvent):
         decode(value, UsageRecorded)
 
 
-def test_a_tombstone_and_data_that_do_not_fit_are_undecodable() -> None:
+def test_a_tombstone_and_invalid_data_are_undecodable() -> None:
     envelope = json.loads(encoded(EXAMPLES[UsageRecorded]))
     for credits in (0, -1, 2**53, "many", None, "12", 12.0, 12.5, True):
         envelope["data"]["credits"] = credits
@@ -62,5 +62,5 @@ def test_a_tombstone_and_data_that_do_not_fit_are_undecodable() -> None:
         decode(None, UsageRecorded)
 
 
-def test_the_document_of_the_events_is_up_to_date() -> None:
+def test_docs_events_md_is_up_to_date() -> None:
     assert DOCUMENT.read_text() == document(), "run: .venv/bin/python -m shared.events_document > docs/events.md"

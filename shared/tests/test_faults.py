@@ -9,12 +9,12 @@ from shared import faults
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
+def reset_fault_points() -> Iterator[None]:
     yield
     faults.configure("")
 
 
-async def test_a_process_is_held_at_the_named_pass_until_the_file_is_there(
+async def test_a_hold_waits_from_its_pass_on_until_the_release_file_exists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log, release = tmp_path / "log", tmp_path / "release"
@@ -23,23 +23,23 @@ async def test_a_process_is_held_at_the_named_pass_until_the_file_is_there(
     faults.configure("ledger.handled=hold@2")
     await faults.fault_point("ledger.handled")
     assert not log.exists()
-    held = asyncio.create_task(faults.fault_point("ledger.handled"))
+    waiting = asyncio.create_task(faults.fault_point("ledger.handled"))
     await until(log.exists)
-    assert not held.done()
+    assert not waiting.done()
     release.touch()
     async with asyncio.timeout(5):
-        await held
+        await waiting
     await faults.fault_point("ledger.handled")
     assert log.read_text() == "ledger.handled\n"
 
 
 @pytest.mark.parametrize("specification", ["ledger.handled", "ledger.handled=pause@1", "ledger.handled=kill@x"])
-def test_what_is_no_fault_point_is_refused(specification: str) -> None:
+def test_a_malformed_specification_is_rejected(specification: str) -> None:
     with pytest.raises(ValueError, match="not of the form"):
         faults.configure(specification)
 
 
-def test_a_hold_that_nothing_could_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hold_without_a_release_file_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FAULT_POINTS_RELEASE", raising=False)
     with pytest.raises(ValueError, match="FAULT_POINTS_RELEASE"):
         faults.configure("ledger.handled=hold@1")

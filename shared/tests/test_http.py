@@ -1,4 +1,4 @@
-"""What every door of ours answers: problems, limits, health."""
+"""The responses of every HTTP app: problems, limits on bodies, health."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -79,7 +79,7 @@ async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
         ("GET", "/bug", None, 500, "internal_error"),
     ],
 )
-async def test_every_error_is_a_problem_with_a_stable_code_and_tells_nothing_inner(
+async def test_every_error_is_a_problem_with_a_stable_code_and_no_internal_details(
     client: AsyncClient, method: str, path: str, body: bytes | None, status: int, code: str
 ) -> None:
     response = await client.request(method, path, content=body, headers={"Content-Type": "application/json"})
@@ -93,24 +93,24 @@ async def test_every_error_is_a_problem_with_a_stable_code_and_tells_nothing_inn
     assert not any(inner in response.text for inner in ("inner detail", "SELECT", "Traceback"))
 
 
-async def test_a_method_that_a_path_does_not_take_is_told_those_that_it_does(client: AsyncClient) -> None:
+async def test_a_405_lists_all_methods_of_the_path(client: AsyncClient) -> None:
     assert (await client.put("/items")).headers["allow"] == "GET, POST"
 
 
-async def test_a_problem_may_have_members_of_its_own(client: AsyncClient) -> None:
+async def test_a_problem_can_have_additional_members(client: AsyncClient) -> None:
     assert (await client.get("/short")).json()["available"] == 7
 
 
-async def test_an_invalid_body_names_its_fields(client: AsyncClient) -> None:
+async def test_an_invalid_body_is_reported_by_field(client: AsyncClient) -> None:
     problem = (await client.post("/items", json={})).json()
     assert problem["errors"] == [{"field": "name", "message": "Field required"}]
 
 
-async def test_what_is_away_for_now_may_be_tried_again(client: AsyncClient) -> None:
+async def test_an_unavailable_database_is_answered_with_retry_after(client: AsyncClient) -> None:
     assert (await client.get("/away")).headers["retry-after"] == "1"
 
 
-async def test_a_body_that_does_not_announce_its_size_is_refused_at_the_limit(client: AsyncClient) -> None:
+async def test_a_body_without_content_length_is_rejected_at_the_limit(client: AsyncClient) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(3):
             yield b" " * 500
@@ -119,7 +119,9 @@ async def test_a_body_that_does_not_announce_its_size_is_refused_at_the_limit(cl
     assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
 
 
-async def test_a_body_that_does_not_arrive_is_refused(client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_does_not_arrive_in_time_is_rejected(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def stalls() -> AsyncIterator[bytes]:
         yield b"{"
         await asyncio.Event().wait()
@@ -130,7 +132,7 @@ async def test_a_body_that_does_not_arrive_is_refused(client: AsyncClient, monke
     assert (response.status_code, response.json()["code"]) == (408, "body_too_slow")
 
 
-async def test_no_body_is_read_of_a_caller_without_a_valid_token(readiness: Readiness) -> None:
+async def test_the_body_of_an_unauthenticated_request_is_not_read(readiness: Readiness) -> None:
     settings = AuthSettings(_env_file=None, auth_jwt_secret=SecretStr(SECRET))  # pyright: ignore[reportCallIssue]
     app = create_http_app("test", description="", readiness=readiness, authenticator=Authenticator(settings))
     read: list[int] = []
@@ -155,10 +157,10 @@ async def test_no_body_is_read_of_a_caller_without_a_valid_token(readiness: Read
     assert (taken.status_code, taken.json(), read) == (200, "me: pen", [1])
 
 
-async def test_large_bodies_hold_no_more_memory_than_allowed_together() -> None:
+async def test_large_bodies_together_use_no_more_memory_than_the_limit() -> None:
     bodies = BodiesInMemory(3_000)
     held = bodies.hold(0, SMALL_BODY_BYTES)
-    assert held == 0, "small ones never count"
+    assert held == 0, "small bodies do not count"
     held = bodies.hold(bodies.hold(held, SMALL_BODY_BYTES + 1_000), SMALL_BODY_BYTES + 3_000)
     with pytest.raises(Problem, match="Too many large bodies"):
         bodies.hold(0, SMALL_BODY_BYTES + 1)
@@ -166,7 +168,7 @@ async def test_large_bodies_hold_no_more_memory_than_allowed_together() -> None:
     assert bodies.hold(0, SMALL_BODY_BYTES + 3_000) == 3_000
 
 
-async def test_readiness_names_what_is_wrong(client: AsyncClient, readiness: Readiness) -> None:
+async def test_readyz_names_the_failing_checks(client: AsyncClient, readiness: Readiness) -> None:
     async def well() -> str | None:
         return None
 
@@ -185,7 +187,7 @@ async def test_readiness_names_what_is_wrong(client: AsyncClient, readiness: Rea
     assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_a_readiness_check_that_hangs_is_not_ready(
+async def test_a_readiness_check_that_hangs_fails(
     client: AsyncClient, readiness: Readiness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def hang() -> str | None:

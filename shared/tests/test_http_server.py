@@ -1,4 +1,4 @@
-"""The HTTP server's limits, over real sockets. tests/flow/test_slow_clients.py has them in the services, in full."""
+"""The limits of the HTTP server, over real sockets. tests/flow/test_slow_clients.py tests them in running services."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -23,17 +23,17 @@ Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 
 @dataclass
 class App:
-    """Answers at once; /hold waits until it may go on; /large has a large answer; bodies are read at /body alone."""
+    """Responds at once; /hold waits for `may_go_on`, /large has a large body, /body reads the request's body."""
 
     port: int = 0
     may_go_on: asyncio.Event = field(default_factory=asyncio.Event)
-    asked: int = 0
-    writers: list[Writer] = field(default_factory=list[Writer])  # one that is collected closes its connection
+    request_count: int = 0
+    writers: list[Writer] = field(default_factory=list[Writer])  # a garbage-collected writer closes its connection
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
-        self.asked += 1
+        self.request_count += 1
         body = b"x" * 20_000_000 if scope["path"] == "/large" else b"ok"
         if scope["path"] == "/hold":
             await self.may_go_on.wait()
@@ -76,7 +76,7 @@ async def served(process_max: int = 100, address_max: int = 100) -> AsyncGenerat
 
 
 async def answered(reader: Reader) -> bytes:
-    """The status line and the body of the next answer."""
+    """The status line and the body of the next response."""
     head = await reader.readuntil(b"\r\n\r\n")
     lines = head.lower().split(b"\r\n")
     length = next(int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length"))
@@ -96,7 +96,7 @@ def ended(reason: str) -> float:
 
 
 @pytest.mark.parametrize("limits", [(2, 100), (100, 2)])
-async def test_who_was_waited_for_longest_makes_way(limits: tuple[int, int]) -> None:
+async def test_a_new_connection_replaces_the_one_that_has_been_silent_longest(limits: tuple[int, int]) -> None:
     async with served(*limits) as app:
         silent, _ = await app.connect()
         half, _ = await app.connect(b"GET / HT")
@@ -109,15 +109,15 @@ async def test_who_was_waited_for_longest_makes_way(limits: tuple[int, int]) -> 
 
 
 @pytest.mark.parametrize("limits", [(2, 100), (100, 2)])
-async def test_who_waits_for_us_never_makes_way_and_one_more_is_refused(limits: tuple[int, int]) -> None:
+async def test_busy_connections_are_kept_and_a_new_one_is_refused(limits: tuple[int, int]) -> None:
     async with served(*limits) as app:
-        held = [await app.connect(GET.replace(b"/ ", b"/hold ")) for _ in range(2)]
-        await until(lambda: app.asked == 2)
+        busy = [await app.connect(GET.replace(b"/ ", b"/hold ")) for _ in range(2)]
+        await until(lambda: app.request_count == 2)
         reader, _ = await app.connect(GET)
         assert b"503 Service Unavailable" in await answered(reader)
         assert await is_ended(reader)
         app.may_go_on.set()
-        for reader, _ in held:
+        for reader, _ in busy:
             assert await answered(reader) == b"HTTP/1.1 200 OK ok"
 
 
@@ -133,7 +133,7 @@ async def test_who_waits_for_us_never_makes_way_and_one_more_is_refused(limits: 
         (State.ANSWER, GET.replace(b"/ ", b"/large "), "answer_timeout"),
     ],
 )
-async def test_every_wait_for_a_caller_ends(
+async def test_a_connection_is_closed_after_the_time_out_of_its_state(
     state: State, sent: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(http_server.TIMEOUT_S, state, 0.2)
@@ -154,7 +154,7 @@ async def test_every_wait_for_a_caller_ends(
         b"POST /body HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nx: " + b"y" * 20 * HEAD_BYTES_MAX,
     ],
 )
-async def test_heads_and_trailers_that_never_end_are_not_kept(sent: bytes) -> None:
+async def test_endless_heads_and_trailers_close_the_connection(sent: bytes) -> None:
     before = ended("head_too_large")
     async with served() as app:
         reader, _ = await app.connect(sent + b"z" * 1_000)
@@ -165,15 +165,15 @@ async def test_heads_and_trailers_that_never_end_are_not_kept(sent: bytes) -> No
 @pytest.mark.parametrize(
     "sent", [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0" * 9, b"\x16\x03\x01", b"no request\r\n\r\n"]
 )
-async def test_what_is_not_http_1_is_refused_at_once(sent: bytes) -> None:
+async def test_anything_but_http_1_is_answered_with_400(sent: bytes) -> None:
     async with served() as app:
         reader, _ = await app.connect(sent)
         assert (await reader.readline()) == b"HTTP/1.1 400 Bad Request\r\n"
         assert await is_ended(reader)
-        assert app.asked == 0
+        assert app.request_count == 0
 
 
-async def test_requests_in_a_pipeline_are_answered_in_turn_and_no_more_than_a_few_are_kept() -> None:
+async def test_pipelined_requests_are_answered_in_order_and_limited_in_number() -> None:
     async with served() as app:
         reader, _ = await app.connect(GET * PIPELINED_REQUESTS_MAX)
         assert [await answered(reader) for _ in range(PIPELINED_REQUESTS_MAX)] == [
@@ -181,10 +181,10 @@ async def test_requests_in_a_pipeline_are_answered_in_turn_and_no_more_than_a_fe
         ] * PIPELINED_REQUESTS_MAX
         reader, _ = await app.connect(GET.replace(b"/ ", b"/hold ") + GET * 1_000)
         assert await is_ended(reader)
-        assert app.asked == PIPELINED_REQUESTS_MAX + 1
+        assert app.request_count == PIPELINED_REQUESTS_MAX + 1
 
 
-async def test_a_connection_can_be_used_again_though_a_body_was_not_read() -> None:
+async def test_a_connection_can_be_reused_after_an_unread_body() -> None:
     async with served() as app:
         reader, writer = await app.connect(POST)
         assert await answered(reader) == b"HTTP/1.1 200 OK ok"
@@ -192,18 +192,18 @@ async def test_a_connection_can_be_used_again_though_a_body_was_not_read() -> No
         assert await answered(reader) == b"HTTP/1.1 200 OK ok"
 
 
-async def test_stopping_answers_whole_requests_and_waits_for_no_others() -> None:
+async def test_stopping_answers_complete_requests_and_closes_other_connections() -> None:
     async with served() as app:
-        held, _ = await app.connect(GET.replace(b"/ ", b"/hold "))
+        busy, _ = await app.connect(GET.replace(b"/ ", b"/hold "))
         half, _ = await app.connect(POST)
         silent, _ = await app.connect()
-        await until(lambda: app.asked == 2)
-    assert await answered(held) == b"HTTP/1.1 200 OK ok"
+        await until(lambda: app.request_count == 2)
+    assert await answered(busy) == b"HTTP/1.1 200 OK ok"
     assert await is_ended(half)
     assert await is_ended(silent)
 
 
-def test_addresses_of_one_ipv6_host_are_one() -> None:
+def test_addresses_of_one_ipv6_network_count_as_one() -> None:
     class Transport:
         def __init__(self, host: str) -> None:
             self._peer = (host, 1)

@@ -1,4 +1,4 @@
-"""The outbox on real PostgreSQL and Kafka: nothing committed is left unsent, and the newest state is sent last."""
+"""The outbox on real PostgreSQL and Kafka: all committed events are published, and the newest state last."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -42,8 +42,8 @@ async def load_balances(connection: AsyncConnection, keys: Sequence[str]) -> Map
     }
 
 
-class Dead:
-    """A process that died right after its commit: it publishes nothing."""
+class CrashedProcess:
+    """The publisher of a process that crashes right after its commit: it publishes nothing."""
 
     def submit(self, events: list[OutboxEvent], marks: list[StateMark]) -> None:
         return
@@ -52,12 +52,12 @@ class Dead:
 Step = Callable[[], Awaitable[None]]
 
 
-async def at_once() -> None:
-    """No waiting."""
+async def no_delay() -> None:
+    """Returns at once."""
 
 
 class SlowProducer:
-    """The real producer, which sends once `before` has passed, and tells of the acknowledgement once `after` has."""
+    """The real producer. It awaits `before` before it sends, and `after` before it reports the acknowledgement."""
 
     def __init__(self, producer: AIOKafkaProducer, before: Step, after: Step) -> None:
         self._producer = producer
@@ -77,7 +77,7 @@ class SlowProducer:
 
 
 class QueueingProducer:
-    """Like aiokafka while Kafka is away: it takes a record at once and delivers it when it `may_deliver`."""
+    """Like aiokafka while Kafka is unavailable: it accepts a record at once and sends it after `may_deliver` is set."""
 
     def __init__(self, producer: AIOKafkaProducer, may_deliver: asyncio.Event) -> None:
         self._producer = producer
@@ -94,8 +94,8 @@ class QueueingProducer:
         return asyncio.ensure_future(delivered())
 
 
-class House:
-    """One database, and as many publishers as a test wants."""
+class Environment:
+    """A database and a Kafka producer, from which a test creates its publishers."""
 
     def __init__(self, kafka: KafkaServer, prefix: str, engine: AsyncEngine, producer: AIOKafkaProducer) -> None:
         self._kafka = kafka
@@ -103,8 +103,8 @@ class House:
         self.engine = engine
         self.producer = producer
 
-    def publisher(self, before_send: Step = at_once, before_look: Step = at_once) -> OutboxPublisher:
-        return self.publisher_with(SlowProducer(self.producer, before_send, before_look))
+    def publisher(self, before_send: Step = no_delay, before_check: Step = no_delay) -> OutboxPublisher:
+        return self.publisher_with(SlowProducer(self.producer, before_send, before_check))
 
     def publisher_with(self, producer: Any, send_timeout_s: float = 15) -> OutboxPublisher:
         return OutboxPublisher(
@@ -136,14 +136,14 @@ class House:
         async with self.engine.connect() as connection:
             return list((await connection.execute(text("SELECT due_at FROM outbox_mark ORDER BY version"))).scalars())
 
-    async def grace_is_over(self) -> None:
-        """As if the process that committed had had its time."""
+    async def end_grace_period(self) -> None:
+        """Makes all rows due, as if the grace period of the process that committed them were over."""
         async with self.engine.begin() as connection:
             for table in ("outbox", "outbox_mark"):
                 await connection.execute(text(f"UPDATE {table} SET due_at = now() - interval '1 second'"))
 
     async def records(self, topic: TopicName) -> list[Record]:
-        """All records of the topic now, in the order of their partition."""
+        """All records of the topic, in the order of each partition."""
         consumer = AIOKafkaConsumer(
             self._prefix + topic, bootstrap_servers=self._kafka.bootstrap_servers, auto_offset_reset="earliest"
         )
@@ -164,12 +164,14 @@ class House:
 
 
 @pytest.fixture
-def house(kafka_server: KafkaServer, topic_prefix: str, engine: AsyncEngine, producer: AIOKafkaProducer) -> House:
-    return House(kafka_server, topic_prefix, engine, producer)
+def environment(
+    kafka_server: KafkaServer, topic_prefix: str, engine: AsyncEngine, producer: AIOKafkaProducer
+) -> Environment:
+    return Environment(kafka_server, topic_prefix, engine, producer)
 
 
 class Gate:
-    """A point that one publisher reaches and waits at."""
+    """A step at which a publisher waits until the test lets it continue."""
 
     def __init__(self) -> None:
         self.is_reached = asyncio.Event()
@@ -186,204 +188,214 @@ async def stopped(*tasks: "asyncio.Task[None]") -> None:
     await asyncio.wait(tasks)
 
 
-async def test_an_event_is_published_once_its_transaction_has_committed_and_its_row_deleted(house: House) -> None:
-    publisher = house.publisher()
+async def test_an_event_is_published_after_the_commit_and_its_row_is_deleted(environment: Environment) -> None:
+    publisher = environment.publisher()
     running = asyncio.create_task(publisher.run())
-    async with Outbox(publisher).transaction(house.engine) as transaction:
+    async with Outbox(publisher).transaction(environment.engine) as transaction:
         for reference in ("pi_1", "pi_2", "pi_3"):
             transaction.publish(entry(reference), traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
-        assert await house.records(TopicName.ENTRY_POSTED) == []
+        assert await environment.records(TopicName.ENTRY_POSTED) == []
 
     async def is_empty() -> bool:
-        return await house.count("outbox") == 0
+        return await environment.count("outbox") == 0
 
     await until(is_empty)
     await publisher.drain(5)
     await stopped(running)
-    records = await house.records(TopicName.ENTRY_POSTED)
+    records = await environment.records(TopicName.ENTRY_POSTED)
     events = [decode(record.value, EntryPosted) for record in records]
     assert [event.reference for event in events if event] == ["pi_1", "pi_2", "pi_3"]
     assert {record.key for record in records} == {TENANT}
     assert {record.headers["traceparent"][:7] for record in records} == {"00-aaaa"}
 
 
-async def test_a_transaction_that_fails_publishes_nothing(house: House) -> None:
+async def test_a_failed_transaction_publishes_nothing(environment: Environment) -> None:
     class Failed(Exception):
         pass
 
-    publisher = house.publisher()
+    publisher = environment.publisher()
     with pytest.raises(Failed):
-        async with Outbox(publisher).transaction(house.engine) as transaction:
+        async with Outbox(publisher).transaction(environment.engine) as transaction:
             transaction.publish(entry("pi_1"))
             raise Failed
-    await house.grace_is_over()
+    await environment.end_grace_period()
     await publisher.sweep()
-    assert await house.records(TopicName.ENTRY_POSTED) == []
+    assert await environment.records(TopicName.ENTRY_POSTED) == []
 
 
-async def test_what_a_process_committed_and_died_over_is_swept_by_another_after_its_grace(house: House) -> None:
-    async with Outbox(Dead()).transaction(house.engine) as transaction:
+async def test_rows_of_a_crashed_process_are_published_by_a_sweep_after_their_grace_period(
+    environment: Environment,
+) -> None:
+    async with Outbox(CrashedProcess()).transaction(environment.engine) as transaction:
         transaction.publish(entry("pi_1"))
-    await house.set_balance(1, Dead())
-    other = house.publisher()
+    await environment.set_balance(1, CrashedProcess())
+    other = environment.publisher()
     await other.sweep()
-    assert await house.records(TopicName.ENTRY_POSTED) == [], "the grace of the one who committed"
+    assert await environment.records(TopicName.ENTRY_POSTED) == [], (
+        "the process that committed still has its grace period"
+    )
     await other.measure()
     assert REGISTRY.get_sample_value("outbox_waiting_rows") == 2
-    await house.grace_is_over()
+    await environment.end_grace_period()
     await other.sweep()
-    assert len(await house.records(TopicName.ENTRY_POSTED)) == 1
-    assert await house.sent_versions() == [1]
-    assert [await house.count("outbox"), await house.count("outbox_mark")] == [0, 0]
+    assert len(await environment.records(TopicName.ENTRY_POSTED)) == 1
+    assert await environment.sent_versions() == [1]
+    assert [await environment.count("outbox"), await environment.count("outbox_mark")] == [0, 0]
     await other.measure()
     assert REGISTRY.get_sample_value("outbox_waiting_rows") == 0
     await other.sweep()
-    assert len(await house.records(TopicName.ENTRY_POSTED)) == 1
+    assert len(await environment.records(TopicName.ENTRY_POSTED)) == 1
 
 
-async def test_a_state_is_read_when_it_is_sent_so_many_marks_are_one_record(house: House) -> None:
+async def test_several_marks_of_a_key_become_one_record_of_the_newest_state(environment: Environment) -> None:
     for version in (1, 2, 3):
-        await house.set_balance(version, Dead())
-    await house.grace_is_over()
-    await house.publisher().sweep()
-    assert await house.sent_versions() == [3]
-    assert await house.count("outbox_mark") == 0
+        await environment.set_balance(version, CrashedProcess())
+    await environment.end_grace_period()
+    await environment.publisher().sweep()
+    assert await environment.sent_versions() == [3]
+    assert await environment.count("outbox_mark") == 0
 
 
-async def test_a_publisher_overtaken_before_its_send_sends_the_newest_state_last(house: House) -> None:
+async def test_a_publisher_overtaken_before_its_send_sends_the_newest_state_last(environment: Environment) -> None:
     gate = Gate()
-    slow, fast = house.publisher(gate), house.publisher()
+    slow, fast = environment.publisher(gate), environment.publisher()
     running = [asyncio.create_task(slow.run()), asyncio.create_task(fast.run())]
-    await house.set_balance(1, slow)
+    await environment.set_balance(1, slow)
     async with asyncio.timeout(10):
-        await gate.is_reached.wait()  # it has read and announced version 1
-    await house.set_balance(2, fast)
+        await gate.is_reached.wait()  # the slow publisher has read and announced version 1
+    await environment.set_balance(2, fast)
     await fast.drain(10)
-    assert await house.sent_versions() == [2]
+    assert await environment.sent_versions() == [2]
     gate.may_pass.set()
     await slow.drain(10)
-    assert await house.sent_versions() == [2, 1, 2]
-    await house.grace_is_over()
+    assert await environment.sent_versions() == [2, 1, 2]
+    await environment.end_grace_period()
     await fast.sweep()
-    assert (await house.sent_versions())[-1] == 2
-    assert await house.count("outbox_mark") == 0
+    assert (await environment.sent_versions())[-1] == 2
+    assert await environment.count("outbox_mark") == 0
     await stopped(*running)
 
 
 @pytest.mark.parametrize("starts_as", ["the process that committed", "a sweep"])
-async def test_a_publisher_that_dies_after_an_overtaken_send_leaves_a_mark_for_the_sweep(
-    house: House, starts_as: str
+async def test_a_publisher_that_crashes_after_an_overtaken_send_leaves_a_mark_for_the_sweep(
+    environment: Environment, starts_as: str
 ) -> None:
-    before_send, before_look = Gate(), Gate()
-    slow, fast = house.publisher(before_send, before_look), house.publisher()
+    before_send, before_check = Gate(), Gate()
+    slow, fast = environment.publisher(before_send, before_check), environment.publisher()
     if starts_as == "a sweep":
-        await house.set_balance(1, Dead())
-        await house.grace_is_over()
-        dying = asyncio.create_task(slow.sweep())
+        await environment.set_balance(1, CrashedProcess())
+        await environment.end_grace_period()
+        crashing = asyncio.create_task(slow.sweep())
     else:
-        dying = asyncio.create_task(slow.run())
-        await house.set_balance(1, slow)
+        crashing = asyncio.create_task(slow.run())
+        await environment.set_balance(1, slow)
     running = asyncio.create_task(fast.run())
     async with asyncio.timeout(10):
         await before_send.is_reached.wait()
-    await house.set_balance(2, fast)
+    await environment.set_balance(2, fast)
     await fast.drain(10)
     before_send.may_pass.set()
     async with asyncio.timeout(10):
-        await before_look.is_reached.wait()
-    await stopped(dying, running)
-    assert await house.sent_versions() == [2, 1], "compaction would keep version 1"
-    await house.grace_is_over()
+        await before_check.is_reached.wait()
+    await stopped(crashing, running)
+    assert await environment.sent_versions() == [2, 1], "compaction would keep version 1"
+    await environment.end_grace_period()
     await fast.sweep()
-    assert await house.sent_versions() == [2, 1, 2]
-    assert await house.count("outbox_mark") == 0
+    assert await environment.sent_versions() == [2, 1, 2]
+    assert await environment.count("outbox_mark") == 0
 
 
-async def test_a_record_that_lands_long_after_its_send_timed_out_is_followed_by_the_newest_state(house: House) -> None:
+async def test_a_record_written_after_its_send_timed_out_is_followed_by_the_newest_state(
+    environment: Environment,
+) -> None:
     may_deliver = asyncio.Event()
-    waiting = house.publisher_with(QueueingProducer(house.producer, may_deliver), send_timeout_s=0.1)
-    other = house.publisher()
+    waiting = environment.publisher_with(QueueingProducer(environment.producer, may_deliver), send_timeout_s=0.1)
+    other = environment.publisher()
     running = [asyncio.create_task(each.run()) for each in (waiting, other)]
-    await house.set_balance(1, Dead())
-    await house.grace_is_over()
+    await environment.set_balance(1, CrashedProcess())
+    await environment.end_grace_period()
     with pytest.raises(TimeoutError):
         await waiting.sweep()
-    await house.set_balance(2, other)
-    await house.grace_is_over()  # the first one's claim too, as if it had been suspended
+    await environment.set_balance(2, other)
+    await (
+        environment.end_grace_period()
+    )  # ends the claim of the first publisher too, as if its process had been suspended
     await other.drain(10)
     await other.sweep()
-    assert await house.sent_versions() == [2]
-    assert await house.count("outbox_mark") == 0
+    assert await environment.sent_versions() == [2]
+    assert await environment.count("outbox_mark") == 0
     may_deliver.set()
     await waiting.drain(20)
-    assert await house.sent_versions() == [2, 1, 2]
-    assert await house.count("outbox_mark") == 0
+    assert await environment.sent_versions() == [2, 1, 2]
+    assert await environment.count("outbox_mark") == 0
     await stopped(*running)
 
 
-async def test_the_claim_of_a_record_that_is_still_on_its_way_is_renewed(house: House) -> None:
+async def test_the_claim_of_an_unacknowledged_record_is_renewed(environment: Environment) -> None:
     may_deliver = asyncio.Event()
-    waiting = house.publisher_with(QueueingProducer(house.producer, may_deliver), send_timeout_s=0.1)
+    waiting = environment.publisher_with(QueueingProducer(environment.producer, may_deliver), send_timeout_s=0.1)
     running = asyncio.create_task(waiting.run())
-    await house.set_balance(1, Dead())
-    await house.grace_is_over()
+    await environment.set_balance(1, CrashedProcess())
+    await environment.end_grace_period()
     with pytest.raises(TimeoutError):
         await waiting.sweep()
-    [claimed] = await house.claims()
+    [claimed] = await environment.claims()
 
     async def is_renewed() -> bool:
-        return (await house.claims())[0] > claimed
+        return (await environment.claims())[0] > claimed
 
     await until(is_renewed)
-    await house.publisher().sweep()
-    assert await house.sent_versions() == [], "another may publish the key, but not take its mark"
+    await environment.publisher().sweep()
+    assert await environment.sent_versions() == [], "another publisher may publish the key, but not claim its mark"
     may_deliver.set()
     await waiting.drain(20)
-    assert await house.sent_versions() == [1, 1]
-    assert await house.count("outbox_mark") == 0
+    assert await environment.sent_versions() == [1, 1]
+    assert await environment.count("outbox_mark") == 0
     await stopped(running)
 
 
-async def test_a_publisher_that_dies_after_it_saw_that_it_was_overtaken_leaves_a_mark(house: House) -> None:
+async def test_a_publisher_that_crashes_after_it_detected_a_newer_version_leaves_a_mark(
+    environment: Environment,
+) -> None:
     sends = [Gate(), Gate()]
     passed = iter(sends)
 
     async def at_each_send() -> None:
         await next(passed)()
 
-    before_look = Gate()
-    slow, fast = house.publisher(before_send=at_each_send), house.publisher(before_look=before_look)
-    dying, running = asyncio.create_task(slow.run()), asyncio.create_task(fast.run())
-    await house.set_balance(1, slow)
+    before_check = Gate()
+    slow, fast = environment.publisher(before_send=at_each_send), environment.publisher(before_check=before_check)
+    crashing, running = asyncio.create_task(slow.run()), asyncio.create_task(fast.run())
+    await environment.set_balance(1, slow)
     async with asyncio.timeout(10):
         await sends[0].is_reached.wait()
-        await house.set_balance(2, fast)
-        await before_look.is_reached.wait()
+        await environment.set_balance(2, fast)
+        await before_check.is_reached.wait()
         sends[0].may_pass.set()
-        await sends[1].is_reached.wait()  # it has seen version 2, and is about to send that
-    await stopped(dying)
-    before_look.may_pass.set()
+        await sends[1].is_reached.wait()  # the slow publisher has seen version 2 and is about to send it
+    await stopped(crashing)
+    before_check.may_pass.set()
     await fast.drain(10)
-    assert await house.sent_versions() == [2, 1], "compaction would keep version 1"
+    assert await environment.sent_versions() == [2, 1], "compaction would keep version 1"
     await stopped(running)
-    await house.grace_is_over()
-    await house.publisher().sweep()
-    assert await house.sent_versions() == [2, 1, 2]
-    assert await house.count("outbox_mark") == 0
+    await environment.end_grace_period()
+    await environment.publisher().sweep()
+    assert await environment.sent_versions() == [2, 1, 2]
+    assert await environment.count("outbox_mark") == 0
 
 
-async def test_whatever_publishers_race_the_last_record_of_a_key_is_its_newest_version(house: House) -> None:
-    publishers = [house.publisher() for _ in range(3)]
+async def test_the_last_record_of_a_key_is_its_newest_version_when_publishers_race(environment: Environment) -> None:
+    publishers = [environment.publisher() for _ in range(3)]
     running = [asyncio.create_task(publisher.run()) for publisher in publishers]
     for version in range(1, 61):
-        await house.set_balance(version, publishers[version % 3])
+        await environment.set_balance(version, publishers[version % 3])
         if version % 20 == 0:
-            await house.grace_is_over()
+            await environment.end_grace_period()
             await asyncio.gather(*(publisher.sweep() for publisher in publishers))
     for publisher in publishers:
         await publisher.drain(10)
-    await house.grace_is_over()
+    await environment.end_grace_period()
     await publishers[0].sweep()
-    assert (await house.sent_versions())[-1] == 60
-    assert await house.count("outbox_mark") == 0
+    assert (await environment.sent_versions())[-1] == 60
+    assert await environment.count("outbox_mark") == 0
     await stopped(*running)

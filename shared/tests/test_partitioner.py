@@ -1,4 +1,4 @@
-from aiokafka import partitioner as kafkas
+from aiokafka import partitioner as aiokafka_partitioner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -6,14 +6,14 @@ from shared.partitioner import murmur2, partition_of
 
 
 @given(st.binary(max_size=80))
-def test_the_hash_of_a_key_is_kafkas(key: bytes) -> None:
-    assert murmur2(key) == kafkas.murmur2(key) & 0xFFFFFFFF
+def test_the_hash_of_a_key_equals_that_of_aiokafka(key: bytes) -> None:
+    assert murmur2(key) == aiokafka_partitioner.murmur2(key) & 0xFFFFFFFF
 
 
 @given(st.binary(max_size=80), st.integers(1, 50))
-def test_a_key_goes_where_every_other_client_puts_it(key: bytes, n: int) -> None:
+def test_the_partition_of_a_key_equals_that_of_aiokafkas_partitioner(key: bytes, n: int) -> None:
     partitions = list(range(n))
-    assert partition_of(key, partitions, []) == kafkas.DefaultPartitioner()(key, partitions, partitions)
+    assert partition_of(key, partitions, []) == aiokafka_partitioner.DefaultPartitioner()(key, partitions, partitions)
 
 
 def test_a_record_without_a_key_goes_to_an_available_partition() -> None:

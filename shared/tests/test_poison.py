@@ -18,7 +18,7 @@ UNREADABLE = Poison("unreadable")
 REFUSED = RecordRefused("unknown tenant")
 
 
-def test_five_in_a_row_are_borne_and_the_sixth_is_not() -> None:
+def test_a_sixth_unreadable_record_in_a_row_exceeds_the_budget() -> None:
     budget = PoisonBudget()
     for offset in range(POISON_IN_A_ROW_MAX):
         assert not budget.is_exceeded_by(UNREADABLE, "acme", offset)
@@ -28,7 +28,7 @@ def test_five_in_a_row_are_borne_and_the_sixth_is_not() -> None:
     assert not budget.is_exceeded_by(UNREADABLE, "acme", POISON_IN_A_ROW_MAX + 1)
 
 
-def test_fifty_within_a_thousand_offsets_are_borne_and_one_more_is_not() -> None:
+def test_a_51st_unreadable_record_within_1000_offsets_exceeds_the_budget() -> None:
     budget = PoisonBudget()
     for offset in range(0, 2 * POISON_IN_WINDOW_MAX, 2):
         assert not budget.is_exceeded_by(UNREADABLE, "acme", offset)
@@ -38,7 +38,7 @@ def test_fifty_within_a_thousand_offsets_are_borne_and_one_more_is_not() -> None
     assert not budget.is_exceeded_by(UNREADABLE, "acme", WINDOW_RECORDS)
 
 
-def test_a_record_that_comes_again_counts_once() -> None:
+def test_a_redelivered_record_is_counted_once() -> None:
     budget = PoisonBudget()
     for _ in range(2 * POISON_IN_A_ROW_MAX):
         assert not budget.is_exceeded_by(UNREADABLE, "acme", 7)
@@ -46,7 +46,7 @@ def test_a_record_that_comes_again_counts_once() -> None:
     assert budget.unreadable == [7]
 
 
-def test_accepted_records_count_nothing_and_those_after_them_do() -> None:
+def test_accepted_records_are_not_counted_and_later_ones_are() -> None:
     budget = PoisonBudget()
     for offset in range(POISON_IN_A_ROW_MAX):
         budget.count_dead_letter(UNREADABLE, "acme", offset)
@@ -57,7 +57,7 @@ def test_accepted_records_count_nothing_and_those_after_them_do() -> None:
     assert budget.is_exceeded_by(UNREADABLE, "acme", 100)
 
 
-def test_refused_records_of_one_tenant_never_stop_a_partition() -> None:
+def test_refused_records_of_one_tenant_never_exceed_the_budget() -> None:
     budget = PoisonBudget()
     for offset in range(20 * WINDOW_RECORDS):
         assert not budget.is_exceeded_by(REFUSED, "acme", offset)
@@ -65,7 +65,7 @@ def test_refused_records_of_one_tenant_never_stop_a_partition() -> None:
     assert len(budget.refused) == 1
 
 
-def test_refused_records_of_many_tenants_in_a_row_are_borne_until_they_are_fifty_within_a_thousand() -> None:
+def test_refused_records_of_a_51st_tenant_within_1000_offsets_exceed_the_budget() -> None:
     budget = PoisonBudget()
     for tenant in range(POISON_IN_WINDOW_MAX):
         assert not budget.is_exceeded_by(REFUSED, f"tenant-{tenant}", tenant)
@@ -75,7 +75,7 @@ def test_refused_records_of_many_tenants_in_a_row_are_borne_until_they_are_fifty
     assert budget.is_exceeded_by(UNREADABLE, "tenant-0", POISON_IN_WINDOW_MAX)
 
 
-def test_refused_records_between_unreadable_ones_do_not_make_those_harmless() -> None:
+def test_refused_records_do_not_interrupt_a_row_of_unreadable_ones() -> None:
     budget = PoisonBudget()
     for n in range(POISON_IN_A_ROW_MAX):
         budget.count_dead_letter(UNREADABLE, "acme", WINDOW_RECORDS * n)
@@ -84,7 +84,7 @@ def test_refused_records_between_unreadable_ones_do_not_make_those_harmless() ->
 
 
 @given(st.lists(st.integers(1, 400), min_size=1))
-def test_good_records_alone_never_spend_it(batches: list[int]) -> None:
+def test_handled_records_do_not_use_up_the_budget(batches: list[int]) -> None:
     budget = PoisonBudget()
     offset = 0
     for records in batches:
@@ -94,13 +94,13 @@ def test_good_records_alone_never_spend_it(batches: list[int]) -> None:
     assert CommittedState(budget).to_metadata() == ""
 
 
-@given(st.lists(st.tuples(st.sampled_from(["good", "unreadable", "refused"]), st.integers(0, 99))))
-def test_a_state_is_the_same_after_any_restart(records: list[tuple[str, int]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from(["handled", "unreadable", "refused"]), st.integers(0, 99))))
+def test_a_committed_state_survives_restarts(records: list[tuple[str, int]]) -> None:
     kept, restarted = CommittedState(), CommittedState()
-    for offset, (what, tenant) in enumerate(records):
-        error = REFUSED if what == "refused" else UNREADABLE
+    for offset, (outcome, tenant) in enumerate(records):
+        error = REFUSED if outcome == "refused" else UNREADABLE
         for state in (kept, restarted):
-            if what == "good":
+            if outcome == "handled":
                 state.budget.count_handled(offset)
             elif not state.budget.is_exceeded_by(error, f"tenant-{tenant}", offset):
                 state.budget.count_dead_letter(error, f"tenant-{tenant}", offset)
@@ -111,8 +111,8 @@ def test_a_state_is_the_same_after_any_restart(records: list[tuple[str, int]]) -
             )
 
 
-def test_the_largest_state_fits_beside_an_offset() -> None:
-    """Offsets of 19 digits, fifty tenants, and a reason of nothing but characters that JSON writes as six."""
+def test_the_largest_state_fits_into_offset_metadata() -> None:
+    """With offsets of 19 digits, 50 tenants, and a reason whose characters JSON encodes as six bytes each."""
     first = 2**63 - WINDOW_RECORDS
     budget = PoisonBudget(handled_offset=first)
     for n in range(POISON_IN_WINDOW_MAX):
@@ -128,5 +128,5 @@ def test_the_largest_state_fits_beside_an_offset() -> None:
     ["", "somebody's note", "[]", "null", '"v"', "{}", '{"v":1}', '{"v":2,"good":1}', '{"v":1,"good":"x"}',
      '{"v":1,"good":1,"unreadable":null,"refused":{}}', '{"v":1,"good":1,"unreadable":[],"refused":{},"stop":3}'],
 )  # fmt: skip
-def test_metadata_that_is_not_ours_is_an_empty_state(metadata: str) -> None:
+def test_foreign_metadata_decodes_to_an_empty_state(metadata: str) -> None:
     assert CommittedState.from_metadata(metadata) == CommittedState()

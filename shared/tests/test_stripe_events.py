@@ -1,4 +1,4 @@
-"""Reading Stripe's events: its official fixtures, and whatever else may come."""
+"""Parsing Stripe's events: its official fixtures, and arbitrary JSON."""
 
 import json
 from contextlib import suppress
@@ -38,20 +38,20 @@ def event_bytes(obj: Any, **changes: Any) -> bytes:
     return json.dumps(event).encode()
 
 
-def test_our_types_and_version_are_stripes() -> None:
+def test_event_types_and_api_version_are_in_stripes_specification() -> None:
     assert set(EVENT_TYPES) <= set(ENDPOINT_FORM["enabled_events"]["items"]["enum"])
     assert len(set(EVENT_TYPES)) == len(EVENT_TYPES)
     assert CONTRACT["api_version"] == STRIPE_API_VERSION
     assert STRIPE_API_VERSION in ENDPOINT_FORM["api_version"]["enum"]
 
 
-def test_stripes_own_event_is_read() -> None:
+def test_stripes_event_fixture_is_parsed() -> None:
     event = parse_event(json.dumps(FIXTURES["event"]).encode())
     assert (event.id, event.type) == (FIXTURES["event"]["id"], FIXTURES["event"]["type"])
     assert event.created.timestamp() == FIXTURES["event"]["created"]
 
 
-def test_stripes_own_objects_are_read() -> None:
+def test_stripes_object_fixtures_are_parsed() -> None:
     intent = PaymentIntentView.of(FIXTURES["payment_intent"])
     assert (intent.id, intent.amount_minor) == (FIXTURES["payment_intent"]["id"], FIXTURES["payment_intent"]["amount"])
     assert RefundView.of(FIXTURES["refund"]).payment_intent == id_of(FIXTURES["refund"]["payment_intent"])
@@ -66,7 +66,7 @@ def test_every_object_has_a_routing_key(kind: str) -> None:
     assert routing_key(parse_event(event_bytes(obj))) == (expected or obj["id"])
 
 
-def test_an_expanded_field_and_its_id_have_the_same_key() -> None:
+def test_an_expanded_field_and_its_id_have_the_same_routing_key() -> None:
     keys = {
         routing_key(parse_event(event_bytes({"object": "refund", "id": "re_1", "payment_intent": value})))
         for value in ("pi_1", {"id": "pi_1", "object": "payment_intent"})
@@ -75,24 +75,24 @@ def test_an_expanded_field_and_its_id_have_the_same_key() -> None:
 
 
 @given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
-def test_anything_else_is_malformed_and_nothing_worse(body: bytes) -> None:
+def test_bytes_that_are_not_an_event_are_malformed(body: bytes) -> None:
     with pytest.raises(MalformedEvent):
         parse_event(body)
 
 
 @given(st.dictionaries(st.sampled_from(["object", "id", "payment_intent", "customer"]), json_values), json_values)
-def test_whatever_an_object_holds_it_has_a_key_or_is_malformed(obj: Any, account: Any) -> None:
+def test_an_event_with_any_object_has_a_routing_key(obj: Any, account: Any) -> None:
     event = parse_event(event_bytes(obj, account=account))
     assert routing_key(event).encode()
 
 
 @given(st.sampled_from(sorted(FIXTURES["payment_intent"])), json_values)
-def test_a_changed_field_is_read_or_malformed(name: str, value: Any) -> None:
+def test_an_object_with_a_changed_field_is_parsed_or_malformed(name: str, value: Any) -> None:
     with suppress(MalformedEvent):
         PaymentIntentView.of({**FIXTURES["payment_intent"], name: value})
 
 
 @pytest.mark.parametrize("created", [None, "1", -1e30, 1e30, [], {}])
-def test_a_time_that_is_none_is_malformed(created: Any) -> None:
+def test_an_event_with_an_invalid_time_is_malformed(created: Any) -> None:
     with pytest.raises(MalformedEvent):
         parse_event(event_bytes({}, created=created))
