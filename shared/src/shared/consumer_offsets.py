@@ -36,9 +36,8 @@ class OffsetCommits:
     async def commit(self, partition: TopicPartition, offset: int, state: CommittedState) -> None:
         """Commits the offset and waits for the result. Raises a `KafkaError`, also if another member owns the partition
         now."""
-        self._waiting.pop(
-            partition, None
-        )  # superseded by this offset; a commit that is running is sent before this one
+        # An older offset that waits is superseded. A commit that is running is sent before this one.
+        self._waiting.pop(partition, None)
         await self._consumer.commit({partition: (offset, state.to_metadata())})
 
     def raise_error(self) -> None:

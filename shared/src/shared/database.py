@@ -105,10 +105,8 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         if error.connection_invalidated:
             return True
-        driver_errors = (
-            error.orig,
-            getattr(error.orig, "__cause__", None),
-        )  # raised by asyncpg itself, or wrapped by SQLAlchemy's adapter
+        # SQLAlchemy's adapter may wrap the error that asyncpg raised.
+        driver_errors = (error.orig, getattr(error.orig, "__cause__", None))
         if any(isinstance(each, (InternalClientError, InvalidCachedStatementError)) for each in driver_errors):
             return True  # an operation was interrupted, or a migration changed a table
         state: str = getattr(error.orig, "sqlstate", None) or ""

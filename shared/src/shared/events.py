@@ -53,7 +53,7 @@ class EntryPosted(TenantEvent):
     TOPIC = TopicName.ENTRY_POSTED
 
     reference: str
-    door: Literal["stripe", "product", "operator", "system"]
+    door: Literal["stripe", "product", "operator", "system"] = Field(description="The namespace of `reference`.")
     kind: str
     credits: int
     amount_minor: int | None = None
