@@ -48,14 +48,14 @@ class Job:
     """Periodic work: `run` is called every `every_s`, and is cancelled after `timeout_s`. It must be safe to run in any
     number of replicas.
 
-    If a run raises one of `reasons`, it is logged as failed and the next run follows as usual.
+    If a run raises one of `expected_errors`, it is logged as failed and the next run follows as usual.
     """
 
     name: str
     run: Callable[[], Awaitable[None]]
     every_s: float
     timeout_s: float = 60.0
-    reasons: tuple[type[Exception], ...] = ()
+    expected_errors: tuple[type[Exception], ...] = ()
 
 
 async def run_job(job: Job) -> None:
@@ -70,7 +70,7 @@ async def run_job(job: Job) -> None:
             _job_runs.labels(job.name, "done").inc()
             _job_last_success.labels(job.name).set_to_current_time()
         except Exception as error:
-            if not (is_transient(error) or isinstance(error, (KafkaError, ClockDiffers, *job.reasons))):
+            if not (is_transient(error) or isinstance(error, (KafkaError, ClockDiffers, *job.expected_errors))):
                 raise
             _job_runs.labels(job.name, "failed").inc()
             log.warning("job_failed_for_now", job=job.name, error=f"{type(error).__name__}: {error}"[:300])
@@ -106,24 +106,24 @@ def run_service(
     service: str,
     settings: SettingsT,
     run: Callable[[SettingsT, asyncio.Event], Awaitable[None]],
-    reasons: tuple[type[Exception], ...] = (),
+    expected_errors: tuple[type[Exception], ...] = (),
 ) -> int:
     """Runs `run(settings, stopping)` with `run_process`."""
-    return run_process(service, settings.log_level, partial(run, settings), reasons)
+    return run_process(service, settings.log_level, partial(run, settings), expected_errors)
 
 
 def run_process(
     service: str,
     log_level: str,
     main: Callable[[asyncio.Event], Awaitable[None]],
-    reasons: tuple[type[Exception], ...] = (),
+    expected_errors: tuple[type[Exception], ...] = (),
 ) -> int:
     """Runs `main(stopping)` and returns the exit code: 0 if it returns, 1 if it raises.
 
     `stopping` is set on SIGTERM and SIGINT. If the process has not stopped `SHUTDOWN_TIMEOUT_S` later, it exits with 1.
 
-    Unavailable servers, wrong topics, invalid settings and the errors in `reasons` are logged with their message, which
-    says what to do; other errors with their traceback.
+    Unavailable servers, wrong topics, invalid settings and `expected_errors` are logged with their message, which says
+    what to do; other errors with their traceback.
     """
     configure_logging(service, log_level)
     faults.configure()
@@ -148,7 +148,7 @@ def run_process(
         for leaf in _leaves(error):
             if isinstance(leaf, (DatabaseUnavailable, KafkaUnavailable, TopicsWrong, InvalidSettings)):
                 log.critical("cannot_start", reason=str(leaf))
-            elif isinstance(leaf, reasons):
+            elif isinstance(leaf, expected_errors):
                 log.critical("not_done", reason=str(leaf))
             else:
                 log.critical("crashed", exc_info=leaf)

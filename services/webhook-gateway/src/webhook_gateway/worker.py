@@ -52,9 +52,9 @@ async def run(settings: BackfillSettings, stopping: asyncio.Event) -> None:
                 run_backfill,
                 every_s=settings.backfill_every_s,
                 timeout_s=RUN_TIMEOUT_S,
-                reasons=EXPECTED_ERRORS,
+                expected_errors=EXPECTED_ERRORS,
             ),
-            Job("heal", healing.run, every_s=HEAL_EVERY_S, timeout_s=HEAL_TIMEOUT_S, reasons=EXPECTED_ERRORS),
+            Job("heal", healing.run, every_s=HEAL_EVERY_S, timeout_s=HEAL_TIMEOUT_S, expected_errors=EXPECTED_ERRORS),
         )
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(run_job(job)) for job in jobs]

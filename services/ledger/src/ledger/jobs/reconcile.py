@@ -43,4 +43,6 @@ def reconcile_job(
             differences=len(findings.differences),
         )  # fmt: skip
 
-    return Job("reconcile", run, every_s=every_s, timeout_s=TIMEOUT_S, reasons=(StripeGaveNoAnswer, NotComparable))
+    return Job(
+        "reconcile", run, every_s=every_s, timeout_s=TIMEOUT_S, expected_errors=(StripeGaveNoAnswer, NotComparable)
+    )
