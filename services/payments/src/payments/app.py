@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from fastapi import FastAPI
 
+import payments.metrics  # noqa: F401  # registers them
 from payments.api import (
     auto_recharge,
     balance,

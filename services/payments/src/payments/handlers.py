@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar, assert_never
 
-from prometheus_client import Counter
-
 from payments.core.cards import (
     REASONS_TO_RETRIEVE_CARDS,
     SavedCard,
@@ -17,6 +15,7 @@ from payments.core.cards import (
     set_up,
 )
 from payments.core.purchases import Progress, apply_observation, progress_changes_profile
+from payments.metrics import events_ignored
 from payments.repository import cards, customers, profiles, purchases, read_models
 from payments.repository.cards import CardKey
 from payments.repository.purchases import Purchase, PurchaseKey
@@ -41,8 +40,6 @@ from shared.stripe_events import MalformedEvent, is_of_own_account, parse_event
 log = get_logger()
 
 EventT = TypeVar("EventT", bound=DomainEvent)
-
-_ignored = Counter("payments_events_ignored_total", "Events that changed nothing here, and why.", ["reason"])
 
 
 @dataclass(slots=True)
@@ -92,7 +89,7 @@ class StripeEventHandler:
         except MalformedEvent as error:
             raise Poison(str(error)) from error
         if isinstance(fact, Ignored):
-            _ignored.labels(fact.reason).inc()
+            events_ignored.labels(fact.reason).inc()
         return fact
 
     async def _load(self, transaction: Transaction, facts: Sequence[Fact]) -> _BatchState:
@@ -151,7 +148,7 @@ def _apply_fact(batch: _BatchState, fact: Fact) -> None:
         case CardAttached():
             tenant = batch.tenants_by_customer.get(fact.customer)
             if tenant is None:
-                _ignored.labels("unknown_customer").inc()
+                events_ignored.labels("unknown_customer").inc()
                 return
             before = batch.cards.get((tenant, fact.payment_method))
             after = attach(before, fact.payment_method, fact.details, created=fact.created, now=batch.now)
@@ -159,7 +156,7 @@ def _apply_fact(batch: _BatchState, fact: Fact) -> None:
         case SetupSucceeded():
             tenant = batch.tenants_by_customer.get(fact.customer)
             if tenant is None:
-                _ignored.labels("unknown_customer").inc()
+                events_ignored.labels("unknown_customer").inc()
                 return
             before = batch.cards.get((tenant, fact.payment_method))
             _change_card(batch, tenant, before, set_up(before, fact.payment_method, now=batch.now))
@@ -190,7 +187,7 @@ def _observe_purchase(batch: _BatchState, fact: PurchaseObserved) -> None:
     key = (fact.tenant, fact.purchase_id)
     purchase = batch.purchases.get(key)
     if purchase is None:
-        _ignored.labels("unknown_purchase").inc()
+        events_ignored.labels("unknown_purchase").inc()
         return
     before = batch.progress[key]
     after = apply_observation(before, fact.observation, opened_at=purchase.created_at, now=batch.now)
@@ -267,7 +264,7 @@ def _decoded(records: Sequence[Record], kind: type[EventT]) -> list[EventT]:
         except UndecodableEvent as error:
             raise Poison(str(error)) from error
         if event is None:
-            _ignored.labels("newer_type").inc()
+            events_ignored.labels("newer_type").inc()
         else:
             events.append(event)
     return events

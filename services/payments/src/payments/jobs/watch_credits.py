@@ -7,9 +7,9 @@ or is a dead letter there.
 from collections.abc import Callable
 from datetime import datetime
 
-from prometheus_client import Gauge
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from payments.metrics import paid_not_credited
 from payments.repository import paid_purchases
 from shared.logs import get_logger
 from shared.process import Job
@@ -19,10 +19,6 @@ log = get_logger()
 EVERY_S = 30.0
 LOGGED_MAX = 20
 
-_not_credited = Gauge(
-    "payments_paid_not_credited", "Purchases paid more than 10 minutes ago that the ledger has told nothing of."
-)
-
 
 def watch_credits_job(engine: AsyncEngine, clock: Callable[[], datetime]) -> Job:
     """The job. `engine` has the worker's role."""
@@ -31,7 +27,7 @@ def watch_credits_job(engine: AsyncEngine, clock: Callable[[], datetime]) -> Job
         async with engine.begin() as connection:
             await paid_purchases.stop_watching_credited(connection)
             late = await paid_purchases.load_overdue(connection, clock())
-        _not_credited.set(len(late))
+        paid_not_credited.set(len(late))
         for purchase in late[:LOGGED_MAX]:
             log.error(
                 "purchase_paid_not_credited", tenant=purchase.tenant_id, purchase=purchase.purchase_id,
