@@ -230,7 +230,7 @@ class AttemptMachine(RuleBasedStateMachine):
                 )
             case NextAction.LIST | NextAction.RETRIEVE | NextAction.CANCEL:
                 self.attempt = replace(self.attempt, next_at=self.now + LEASE)
-                self.receive(self.look(action), is_killed=is_killed, is_late=is_late)
+                self.receive(self.read(action), is_killed=is_killed, is_late=is_late)
             case NextAction.NOTHING:
                 pass
 
@@ -272,7 +272,7 @@ class AttemptMachine(RuleBasedStateMachine):
         elif not is_killed:
             record()
 
-    def look(self, action: NextAction) -> Callable[[], Transition]:
+    def read(self, action: NextAction) -> Callable[[], Transition]:
         """What Stripe shows now, and the transition when that is recorded."""
         name, asked_at = self.attempt.payment_intent, self.now
         if action is NextAction.LIST or name is None:

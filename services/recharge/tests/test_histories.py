@@ -33,8 +33,8 @@ Bank = Literal["good", "insufficient_funds", "lost_card"]
 Step = tuple[str, Any]
 
 steps: st.SearchStrategy[Step] = st.one_of(
-    st.tuples(st.just("use"), st.sampled_from([30, 200, 900])),
-    st.tuples(st.just("use"), st.sampled_from([30, 200, 900])),
+    st.tuples(st.just("debit"), st.sampled_from([30, 200, 900])),
+    st.tuples(st.just("debit"), st.sampled_from([30, 200, 900])),
     st.tuples(st.just("overdraw"), st.sampled_from([500, 4_000])),
     st.tuples(st.just("wait"), st.sampled_from([1, 4, 12])),
     st.tuples(st.just("wait"), st.sampled_from([1, 4, 12])),
@@ -135,15 +135,15 @@ class History:
 
     # steps
 
-    async def take(self, step: str, value: Any) -> None:
+    async def play_step(self, step: str, value: Any) -> None:
         """One step, or nothing if it is not possible now."""
         await getattr(self, step)(value)
-        await self.look()
+        await self.check()
 
     def pick(self, number: int) -> Card | None:
         return self.cards[number % len(self.cards)] if self.cards else None
 
-    async def use(self, credits: int) -> None:
+    async def debit(self, credits: int) -> None:
         if credits <= self.available:  # else the product is refused, and recharge is not informed
             await self.environment.balance(self.tenant, self.available - credits)
 
@@ -156,8 +156,8 @@ class History:
             for name, purchase in list(self.purchases.items()):
                 if self.environment.now - purchase.since > timedelta(minutes=30):
                     del self.purchases[name]
-                    await self.tell_purchases()
-            await self.look()
+                    await self.publish_purchases()
+            await self.check()
 
     async def enter_card(self, card: str) -> None:
         customer = self.environment.profiles[self.tenant].stripe_customer or ""
@@ -196,7 +196,7 @@ class History:
         await self.environment.settings(self.tenant, threshold_credits=credits)
         self.owner_consents()
 
-    async def bank_says(self, card: Card, bank: Bank) -> None:
+    async def set_bank(self, card: Card, bank: Bank) -> None:
         body = {} if bank == "good" else {"decline_code": bank}
         self.environment.simulator.put(f"/payment_methods/{card.payment_method}/behaviour", **body)
         self.bank[card.payment_method] = bank
@@ -219,7 +219,7 @@ class History:
         assert paid.status == "succeeded"
         self.proves_good(card)
         await self.environment.webhooks(self.tenant)
-        await self.look()
+        await self.check()
 
     async def network_update(self, number: int) -> None:
         card = self.pick(number)
@@ -232,16 +232,16 @@ class History:
     async def leave_checkout(self, state: Literal["open", "processing"]) -> None:
         name = new_id("pur")
         self.purchases[name] = OpenPurchase(purchase=name, state=state, since=self.environment.now)
-        await self.tell_purchases()
+        await self.publish_purchases()
 
-    async def tell_purchases(self) -> None:
-        told = tuple(self.purchases.values())
-        names = tuple(each.purchase for each in told)
-        await self.environment.profile(self.tenant, purchases=told, open_purchases=names)
+    async def publish_purchases(self) -> None:
+        played = tuple(self.purchases.values())
+        names = tuple(each.purchase for each in played)
+        await self.environment.profile(self.tenant, purchases=played, open_purchases=names)
 
     # invariants
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Lets recharge work, credits what it has charged, and checks its promises."""
         self.card_may_be_declined()
         chosen = self.chosen()
@@ -283,16 +283,16 @@ class History:
 
 async def _play(environment: RechargeEnvironment, history: list[Step], cap_minor: int) -> History:
     tenant = await environment.tenant("pm_card_visa", available=100, monthly_cap_minor=cap_minor)
-    told = History(environment, tenant, cap_minor)
-    told.bank[environment.profiles[tenant].cards[0].payment_method] = "good"
+    played = History(environment, tenant, cap_minor)
+    played.bank[environment.profiles[tenant].cards[0].payment_method] = "good"
     for step, value in [*history, ("wait", 12)]:
         if step == "bank":
-            card = told.chosen()
+            card = played.chosen()
             if card is not None:
-                await told.bank_says(card, value)
+                await played.set_bank(card, value)
         else:
-            await told.take(step, value)
-    return told
+            await played.play_step(step, value)
+    return played
 
 
 @pytest.mark.timeout(3600 if IS_FULL else 300)
@@ -305,8 +305,8 @@ async def _play(environment: RechargeEnvironment, history: list[Step], cap_minor
 async def test_in_every_history_only_the_chosen_card_is_charged_and_a_need_is_served_in_time(
     environment: RechargeEnvironment, history: list[Step], cap_minor: int
 ) -> None:
-    told = await _play(environment, history, cap_minor)
-    note(f"{told.charges} charges")
+    played = await _play(environment, history, cap_minor)
+    note(f"{played.charges} charges")
 
 
 async def test_the_generated_histories_include_charges_after_every_kind_of_step(
@@ -314,12 +314,12 @@ async def test_the_generated_histories_include_charges_after_every_kind_of_step(
 ) -> None:
     """Else the property above would be about no charge at all."""
     history: list[Step] = [
-        ("use", 60), ("use", 900), ("bank", "lost_card"), ("use", 200), ("use", 30), ("overdraw", 4_000),
+        ("debit", 60), ("debit", 900), ("bank", "lost_card"), ("debit", 200), ("debit", 30), ("overdraw", 4_000),
         ("wait", 12), ("bank", "good"), ("enter_card", "pm_card_visa"), ("wait", 1),
         ("enter_card", "pm_card_mastercard"),
         ("overdraw", 500), ("remove", 1), ("overdraw", 4_000), ("wait", 4), ("choose", 0), ("network_update", 0),
         ("leave_checkout", "processing"), ("overdraw", 500), ("wait", 12), ("buy", 0),
         ("threshold", 3_000), ("wait", 12),
     ]  # fmt: skip
-    told = await _play(environment, history, 1_000_000)
-    assert told.charges >= 6
+    played = await _play(environment, history, 1_000_000)
+    assert played.charges >= 6

@@ -304,7 +304,7 @@ async def test_a_key_in_doubt_waits_for_an_open_purchase_and_is_then_repeated(en
 
 
 async def test_a_listed_payment_intent_of_another_integration_is_ignored(environment: RechargeEnvironment) -> None:
-    """It names the attempt in its metadata, is cancelled, and was made by somebody without our signing key."""
+    """It names the attempt in its metadata, is cancelled, and was made without our signing key."""
     tenant = await environment.tenant("pm_card_visa")
     environment.fault("drop_answer", path="/v1/payment_intents")
     await environment.work()

@@ -78,7 +78,7 @@ async def purchase_with_card(
     await environment.balance(tenant, environment.balances[tenant].available + credits)
 
 
-async def live(environment: RechargeEnvironment, minutes: int, *, each: int = 1) -> None:
+async def run_for(environment: RechargeEnvironment, minutes: int, *, each: int = 1) -> None:
     for _ in range(0, minutes, each):
         await environment.decide_again()
         await environment.work()
@@ -90,7 +90,7 @@ async def test_a_declined_request_ends_when_its_owner_has_bought(environment: Re
     environment.advance_clock(timedelta(minutes=2))
     await purchase_with_card(environment, tenant)
     await environment.webhooks(tenant)
-    await live(environment, 120, each=10)
+    await run_for(environment, 120, each=10)
     assert len(environment.charges(tenant)) == 1, "the purchase alone"
     assert (await environment.attempt(tenant))["state"] == "canceled"
 
@@ -98,8 +98,8 @@ async def test_a_declined_request_ends_when_its_owner_has_bought(environment: Re
 async def test_a_request_that_has_expired_is_not_charged_days_later(environment: RechargeEnvironment) -> None:
     tenant = await make_declined_request(environment, available=1000)
     await decline(environment, tenant, None)
-    for back_off in RETRY_DELAYS:
-        environment.advance_clock(back_off + timedelta(minutes=1))
+    for delay in RETRY_DELAYS:
+        environment.advance_clock(delay + timedelta(minutes=1))
         await environment.work()
     assert environment.charges(tenant) == []
     assert (await environment.attempt(tenant))["state"] == "canceled"
@@ -122,26 +122,26 @@ async def test_a_retry_does_not_exceed_the_amount_its_owner_has_consented_to_sin
     await decline(environment, tenant, None)
     environment.advance_clock(timedelta(seconds=5))
     await environment.settings(tenant, amount_minor=500)
-    await live(environment, 30)
+    await run_for(environment, 30)
     assert [charge["amount_minor"] for charge in environment.charges(tenant)] == [500]
 
 
-@pytest.mark.parametrize("is_receipt_told", [True, False])
+@pytest.mark.parametrize("has_receipt", [True, False])
 async def test_a_payment_without_proof_waits_for_an_operator(
-    environment: RechargeEnvironment, is_receipt_told: bool
+    environment: RechargeEnvironment, has_receipt: bool
 ) -> None:
     """The answer is lost, and the key that signed the order was removed."""
     tenant = await environment.tenant("pm_card_visa")
     environment.fault("drop_answer", path="/v1/payment_intents")
     await environment.work()
     environment.steps = replace(environment.steps, signing_keys=["another-metadata-key-0123456789-0123456789"])
-    if is_receipt_told:
+    if has_receipt:
         await environment.receive(on_entries, environment.entry(tenant, kind="unapplied_receipt"))
         await environment.balance(tenant, environment.balances[tenant].available)
-    await live(environment, 35 * 60, each=30)
+    await run_for(environment, 35 * 60, each=30)
     assert len(environment.charges(tenant)) == 1
     environment.steps = replace(environment.steps, signing_keys=[SIGNING_KEY])
-    await live(environment, 120, each=30)
+    await run_for(environment, 120, each=30)
     assert (await environment.attempt(tenant))["state"] == "charged", "with the key it is its own again"
 
 
@@ -159,7 +159,7 @@ async def test_edited_metadata_causes_no_second_charge(environment: RechargeEnvi
         environment.advance_clock(timedelta(minutes=30))
         await environment.work()
     environment.progress_age = timedelta(0)
-    await live(environment, 10 * 60, each=30)
+    await run_for(environment, 10 * 60, each=30)
     assert len(environment.charges(tenant)) == 1
 
 
@@ -186,16 +186,16 @@ async def test_an_attempt_ends_when_an_operator_credits_a_stray_payment_in_its_n
     )
     receipt = environment.entry(tenant, kind="unapplied_receipt")
     await environment.receive(on_entries, receipt)
-    await live(environment, 26 * 60, each=30)
+    await run_for(environment, 26 * 60, each=30)
     assert len(environment.charges(tenant)) == 1, "the stray one"
     entry = receipt.model_copy(update={"kind": "recharge", "credits": 1000, "reference": stray.id})
     await environment.receive(on_entries, entry)
     await environment.balance(tenant, 1010)
-    await live(environment, 2 * 24 * 60, each=60)
+    await run_for(environment, 2 * 24 * 60, each=60)
     assert (await environment.attempt(tenant))["state"] in {"credited", "canceled"}
     environment.use_gateway(inner)
     await environment.balance(tenant, 0)
-    await live(environment, 60, each=10)
+    await run_for(environment, 60, each=10)
     assert len(environment.charges(tenant)) == 2, "the next need is charged"
 
 
@@ -208,11 +208,11 @@ async def test_an_attempt_ends_when_an_operator_credits_its_payment_without_proo
     receipt, entry = environment.entry(tenant, kind="unapplied_receipt"), environment.entry(tenant)
     environment.steps = replace(environment.steps, signing_keys=["another-metadata-key-0123456789-0123456789"])
     await environment.receive(on_entries, receipt)
-    await live(environment, 26 * 60, each=30)
+    await run_for(environment, 26 * 60, each=30)
     assert (await environment.attempt(tenant))["state"] == "unknown"
     await environment.receive(on_entries, entry)
     await environment.balance(tenant, 1010)
-    await live(environment, 120, each=30)
+    await run_for(environment, 120, each=30)
     assert (await environment.attempt(tenant))["state"] == "credited"
 
 
@@ -221,12 +221,12 @@ async def test_an_expired_request_in_doubt_does_not_delay_a_need(environment: Re
     inner = environment.steps.gateway
     environment.use_gateway(LossyGateway(inner))  # pyright: ignore[reportArgumentType]
     await environment.request(tenant)
-    await live(environment, 20)
+    await run_for(environment, 20)
     environment.use_gateway(inner)
-    await live(environment, 20)
+    await run_for(environment, 20)
     assert environment.charges(tenant) == [], "nobody asks for it any more"
     await environment.balance(tenant, 0)
-    await live(environment, 10)
+    await run_for(environment, 10)
     assert len(environment.charges(tenant)) == 1
 
 
@@ -252,7 +252,7 @@ async def test_an_attempt_of_a_replaced_customer_is_replaced_by_one_with_the_new
     await environment.profile(
         tenant, stripe_customer=customer, cards=(card,), default_payment_method=card.payment_method, auto_recharge=terms
     )
-    await live(environment, 30)
+    await run_for(environment, 30)
     assert len(environment.charges(tenant)) == 1
     assert (await environment.attempts(tenant))[0]["reason"] == "customer_changed"
 
@@ -273,6 +273,6 @@ async def test_a_decline_without_a_payment_intent_counts(
             return Declined(DeclineCodes("card_declined", code, None), None)
 
     environment.use_gateway(Declining())  # pyright: ignore[reportArgumentType]
-    await live(environment, 6 * 24 * 60, each=30)
+    await run_for(environment, 6 * 24 * 60, each=30)
     assert len(keys) == calls
     assert (await environment.attempt(tenant))["state"] == "canceled"

@@ -66,7 +66,7 @@ async def decide_again_about_packages(connection: AsyncConnection, now: datetime
 
 
 async def due_tenants(connection: AsyncConnection, now: datetime, limit: int) -> list[str]:
-    """Tenants about whom time alone may have changed the decision."""
+    """Tenants whose decision may have changed by the passage of time, and those with a waiting request."""
     due = await connection.execute(_DUE_TENANTS, {"now": now, "limit": limit})
     waiting = await connection.execute(_TENANTS_WITH_REQUESTS, {"limit": limit})
     return sorted({row.tenant_id for row in due} | {row.tenant_id for row in waiting})

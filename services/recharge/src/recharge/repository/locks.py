@@ -1,4 +1,4 @@
-"""Locks: all that concerns one tenant is decided one after the other."""
+"""Locks of tenants: everything about one tenant is decided one after the other."""
 
 from collections.abc import Iterable
 
@@ -24,8 +24,8 @@ _LOCK_FOR_CHARGING = text("""
 async def lock_tenants(connection: AsyncConnection, tenants: Iterable[str]) -> None:
     """Makes this transaction the only one that decides about the tenants, until it ends.
 
-    Every handler's first write: two that each changed an input without seeing the other's would both decide wrongly.
-    The lock is the tenant's balance row, which `save_balances` and `save_entries` take by themselves.
+    It is every handler's first write. Else two handlers, each of which does not see the input that the other changes,
+    would both decide wrongly. The lock is the tenant's balance row, which `save_balances` and `save_entries` lock too.
     """
     wanted = {"tenants": sorted(set(tenants))}
     if wanted["tenants"]:
@@ -34,5 +34,5 @@ async def lock_tenants(connection: AsyncConnection, tenants: Iterable[str]) -> N
 
 
 async def lock_for_charging(connection: AsyncConnection, tenant: str) -> None:
-    """The same for one tenant that has an attempt, with its profile row."""
+    """Locks one tenant that has an attempt: its balance row and its profile row."""
     await connection.execute(_LOCK_FOR_CHARGING, {"tenant": tenant})
