@@ -1,9 +1,9 @@
 """Publishes to Kafka and waits for the acknowledgement, with a limit on the time and on how many may wait."""
 
 from aiokafka.errors import KafkaError
-from prometheus_client import Gauge
 
 from shared.producer import Producer
+from webhook_gateway import metrics
 from webhook_gateway.core.records import EventRecord
 from webhook_gateway.deadlines import Deadlines
 
@@ -11,8 +11,6 @@ from webhook_gateway.deadlines import Deadlines
 PUBLISH_TIMEOUT_S = 5.0
 #: How many requests may wait for Kafka at once. Each holds a body of at most 1 MiB.
 IN_FLIGHT_MAX = 512
-
-_in_flight = Gauge("gateway_publishing", "Events that wait for Kafka's acknowledgement now.")
 
 
 class NotPublished(Exception):
@@ -41,7 +39,7 @@ class EventPublisher:
         self._in_flight_max = in_flight_max
         self.in_flight = 0
         self._deadlines = Deadlines()
-        _in_flight.set_function(lambda: self.in_flight)
+        metrics.publishing.set_function(lambda: self.in_flight)
 
     async def publish(self, record: EventRecord) -> None:
         """Returns once all in-sync replicas have the record; raises `NotPublished`."""

@@ -10,14 +10,13 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
-from prometheus_client import Counter, Gauge, Histogram
-
 from shared.clock import utc_now
 from shared.http import BODY_BYTES_MAX, BodiesInMemory
 from shared.logs import get_logger
 from shared.problems import Problem, problem_response
 from shared.stripe_events import MalformedEvent, is_of_own_account, parse_event
 from shared.trace import current_traceparent, new_traceparent
+from webhook_gateway import metrics
 from webhook_gateway.core.records import is_taken, record_of
 from webhook_gateway.core.signature import SignatureRejected, read_header, verify
 from webhook_gateway.deadlines import Deadlines
@@ -34,17 +33,6 @@ LARGE_BODIES_BYTES_MAX = 64 * 1024 * 1024
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-_outcomes = Counter("gateway_webhooks_total", "Webhooks answered.", ["outcome"])
-_published = _outcomes.labels("published")
-_not_taken = _outcomes.labels("type_not_taken")
-_other_account = _outcomes.labels("other_account")
-_seconds = Histogram(
-    "gateway_webhook_seconds",
-    "From a webhook's head to its answer.",
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-)
-_in_flight = Gauge("gateway_webhooks_in_flight", "Webhooks being received or published now.")
 
 _BODY = b'{"received":true}'
 _ACCEPTED_START: Message = {
@@ -70,7 +58,7 @@ class WebhookEndpoint:
         self._log = get_logger().bind()  # bound once: get_logger's proxy looks its methods up anew each time
         self.in_flight = 0
         self._bodies = BodiesInMemory(LARGE_BODIES_BYTES_MAX)
-        _in_flight.set_function(lambda: self.in_flight)
+        metrics.webhooks_in_flight.set_function(lambda: self.in_flight)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -78,14 +66,14 @@ class WebhookEndpoint:
         try:
             await self._take(scope, receive)
         except Problem as problem:
-            _outcomes.labels(problem.code).inc()
+            metrics.webhooks.labels(problem.code).inc()
             if problem.status != 405:
                 self._log.warning("webhook_refused", code=problem.code, detail=problem.detail)
             await problem_response(problem)(scope, receive, send)
         except ClientGone:
-            _outcomes.labels("client_gone").inc()
+            metrics.webhooks.labels("client_gone").inc()
         except Exception as error:  # a bug: Stripe sends the webhook again, and the log says why
-            _outcomes.labels("internal_error").inc()
+            metrics.webhooks.labels("internal_error").inc()
             self._log.error("webhook_failed", exc_info=error)
             await problem_response(
                 Problem(500, "internal_error", "This is a fault of ours; it is logged. Send it again later.")
@@ -95,7 +83,7 @@ class WebhookEndpoint:
             await send(_ACCEPTED_BODY)
         finally:
             self.in_flight -= 1
-            _seconds.observe(time.perf_counter() - started)
+            metrics.webhook_seconds.observe(time.perf_counter() - started)
 
     async def _take(self, scope: dict[str, Any], receive: Receive) -> None:
         """Returns once the event is published or need not be; raises `Problem` or `ClientGone`."""
@@ -124,7 +112,7 @@ class WebhookEndpoint:
         except MalformedEvent:
             raise Problem(400, "not_an_event", "The body is not a Stripe event. Send Stripe's own bytes.") from None
         if not is_of_own_account(event):
-            _other_account.inc()
+            metrics.webhooks_of_other_accounts.inc()
             return
         if event.livemode is not self._livemode:
             wanted, came = ("live", "test") if self._livemode else ("test", "live")
@@ -134,7 +122,7 @@ class WebhookEndpoint:
                 f"This gateway takes {wanted} events, this is a {came} one. See STRIPE_LIVEMODE.",
             )
         if not is_taken(event):
-            _not_taken.inc()
+            metrics.webhooks_not_taken.inc()
             return
         traceparent = new_traceparent()  # the trace begins here: Stripe sends none
         current_traceparent.set(traceparent)
@@ -143,7 +131,7 @@ class WebhookEndpoint:
             await self._publisher.publish(record)
         except NotPublished as reason:
             raise Problem(503, reason.code, reason.detail, {"Retry-After": str(RETRY_AFTER_S)}) from None
-        _published.inc()
+        metrics.webhooks_published.inc()
         self._log.debug("webhook_published", event_id=event.id, type=event.type)
 
     async def _read_body(self, receive: Receive) -> bytes:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from aiokafka.errors import KafkaError
-from prometheus_client import Counter
 
 from shared.clock import utc_now
 from shared.logs import get_logger
@@ -20,6 +19,7 @@ from shared.stripe_events import EVENT_TYPES, MalformedEvent, StripeEvent, is_of
 from shared.trace import new_traceparent
 from webhook_gateway.core.records import record_of
 from webhook_gateway.event_log import EventLog
+from webhook_gateway.metrics import backfill_events
 from webhook_gateway.publisher import EventPublisher, NotPublished
 from webhook_gateway.stripe_gateway import TYPES_MAX, EventsAsked, StripeGateway, StripeRefused
 
@@ -35,10 +35,6 @@ REMEMBERED_EVENTS_MAX = 100_000
 RUN_TIMEOUT_S = 900.0
 #: What may stop a run although nothing is broken here. The message says what to do.
 EXPECTED_ERRORS = (StripeRefused, NotPublished, KafkaError)
-
-_events = Counter("gateway_backfill_events_total", "Events that no webhook brought.", ["outcome"])
-for _outcome in ("published", "malformed"):  # there from the start, so that the first one is an increase
-    _events.labels(_outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +135,7 @@ class Backfill:
             await self._publisher.publish(
                 record_of(each.event, each.body, origin="api", received_at=utc_now(), traceparent=new_traceparent())
             )
-            _events.labels("published").inc()
+            backfill_events.labels("published").inc()
             log.debug("backfill_published", event_id=each.event.id, type=each.event.type)
             self._remember(each.event.id)
             published += 1
@@ -155,7 +151,7 @@ def _parsed(body: bytes) -> StripeEvent | None:
     try:
         return parse_event(body)
     except MalformedEvent as error:
-        _events.labels("malformed").inc()
+        backfill_events.labels("malformed").inc()
         log.error("backfill_event_malformed", error=str(error))
         return None
 

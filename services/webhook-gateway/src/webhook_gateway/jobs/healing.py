@@ -4,7 +4,6 @@ At least once: an offset is committed after Kafka has acknowledged the events. A
 """
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from prometheus_client import Counter
 
 from shared.clock import utc_now
 from shared.events import StripeObjectMissing, UndecodableEvent, decode
@@ -16,6 +15,7 @@ from shared.stripe_events import MalformedEvent, parse_event
 from shared.trace import new_traceparent
 from webhook_gateway.core.rebuilt_events import events_of
 from webhook_gateway.core.records import record_of
+from webhook_gateway.metrics import healed_objects
 from webhook_gateway.publisher import EventPublisher
 from webhook_gateway.stripe_gateway import StripeGateway
 
@@ -25,12 +25,6 @@ GROUP = "webhook-gateway"
 POLL_TIMEOUT_MS = 500
 #: Records of one run. Each needs a call to Stripe, and all must fit into `max_poll_interval_ms`.
 RECORDS_MAX = 50
-
-_objects = Counter(
-    "gateway_healed_objects_total", "Objects that the books lacked, by what became of them.", ["outcome"]
-)
-for _outcome in ("published", "not_at_stripe", "nothing_to_tell", "unreadable"):
-    _objects.labels(_outcome)
 
 
 class Healing:
@@ -77,7 +71,7 @@ class Healing:
             return
         obj = await self._stripe.object_of(missing.kind, missing.object_id)
         if obj is None:
-            _objects.labels("not_at_stripe").inc()
+            healed_objects.labels("not_at_stripe").inc()
             log.error("missing_object_not_at_stripe", kind=missing.kind, object=missing.object_id)
             return
         try:
@@ -90,7 +84,7 @@ class Healing:
             await self._publisher.publish(
                 record_of(event, body, origin="api", received_at=utc_now(), traceparent=new_traceparent())
             )
-        _objects.labels("published" if events else "nothing_to_tell").inc()
+        healed_objects.labels("published" if events else "nothing_to_tell").inc()
         log.warning("missing_object_published", kind=missing.kind, object=missing.object_id, events=len(events))
 
     async def _dead_letter(self, record: Record, error: Exception) -> None:
@@ -98,5 +92,5 @@ class Healing:
             self._producer, record, group=GROUP, reason=f"{type(error).__name__}: {error}", tries=1, now=utc_now(),
             topic_prefix=self._prefix,
         )  # fmt: skip
-        _objects.labels("unreadable").inc()
+        healed_objects.labels("unreadable").inc()
         log.error("record_dead_lettered", topic=record.topic, partition=record.partition, offset=record.offset)
