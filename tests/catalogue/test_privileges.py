@@ -22,6 +22,10 @@ _RIGHTS = text("""
            has_schema_privilege(rolname, 'public', 'CREATE') AS creates
     FROM pg_roles WHERE rolname IN (:api, :worker) ORDER BY 1
 """)
+_SERVICE_ROLES = text("""
+    SELECT rolname AS role, rolbypassrls OR rolsuper AS bypasses FROM pg_roles WHERE rolname LIKE :names ORDER BY 1
+""")
+_TABLE_OWNERS = text("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
 
 
 @pytest.fixture(params=["ledger", "payments", "recharge"])
@@ -59,3 +63,16 @@ async def test_no_serving_role_can_create_temporary_tables_or_objects_in_the_sch
     assert [(each.role, each.temporary, each.creates) for each in rights] == [
         (f"{service}_api", False, False), (f"{service}_worker", False, False),
     ]  # fmt: skip
+
+
+async def test_no_role_of_a_service_bypasses_row_security_and_only_its_owner_owns_tables(
+    migrated: tuple[str, AsyncEngine],
+) -> None:
+    service, engine = migrated
+    async with engine.connect() as connection:
+        roles = (await connection.execute(_SERVICE_ROLES, {"names": f"{service}_%"})).all()
+        owners = (await connection.execute(_TABLE_OWNERS)).scalars().all()
+    assert [(each.role, each.bypasses) for each in roles] == [
+        (f"{service}_api", False), (f"{service}_owner", False), (f"{service}_worker", False),
+    ]  # fmt: skip
+    assert owners == [f"{service}_owner"]

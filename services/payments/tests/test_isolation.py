@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from embedded.tenant_isolation import assert_owner_reads_nothing, assert_tenants_are_isolated
 from embedded.testing import ServiceDatabase
-from shared.database import make_engine, tenant_transaction
+from shared.database import tenant_transaction
 from shared.events import EXAMPLES, AttemptChanged, BalanceChanged, EntryPosted
 
 TENANTS = ("acme", "bravo")
@@ -17,16 +18,6 @@ Call = Callable[..., Any]
 
 #: Relations without a tenant, and whether the tenant's role may read them.
 WITHOUT_TENANT = {"alembic_version": False, "package": True, "payment_method_lock": False}
-
-RELATIONS = """
-    SELECT c.relname AS name, c.relkind::text AS kind, c.relrowsecurity AND c.relforcerowsecurity AS is_forced,
-           coalesce(c.reloptions::text[] && ARRAY['security_invoker=true', 'security_invoker=on'], false) AS is_invoker,
-           EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'tenant_id') AS has_tenant
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-      AND n.nspname NOT LIKE 'pg_toast%' AND n.nspname NOT LIKE 'pg_temp%'
-    ORDER BY 1
-"""
 
 
 @pytest.fixture
@@ -54,30 +45,8 @@ async def filled(call: Call, buy: Call, save_card: Call, consume: Call, worker_e
             )
 
 
-async def test_no_relation_shows_a_tenant_rows_of_another(filled: None, rows: Call, api_engine: AsyncEngine) -> None:
-    relations = await rows(RELATIONS)
-    assert len(relations) >= 15, "the catalogue was not read"
-    readable: set[str] = set()
-    for relation in relations:
-        may_read = await _may_select(api_engine, relation.name)
-        if not relation.has_tenant:
-            assert WITHOUT_TENANT.get(relation.name) is may_read, f"{relation.name} has no tenant_id: who may read it?"
-            continue
-        if relation.kind in "rp":
-            assert relation.is_forced, f"{relation.name}: row-level security is not forced"
-        else:
-            assert relation.is_invoker, f"{relation.name}: a view must be security_invoker"
-        for tenant in TENANTS:
-            found = await rows(f"SELECT 1 FROM {relation.name} WHERE tenant_id = :t LIMIT 1", t=tenant)
-            assert found, f"{relation.name} has no row of {tenant}: fill it in this test"
-        if not may_read:
-            continue
-        readable.add(relation.name)
-        for tenant in TENANTS:
-            async with tenant_transaction(api_engine, tenant) as connection:
-                assert await _tenants_seen(connection, relation.name) == {tenant}
-        async with api_engine.begin() as connection:
-            assert await _tenants_seen(connection, relation.name) == set()
+async def test_no_relation_shows_a_tenant_anything_of_another(filled: None, database: ServiceDatabase) -> None:
+    readable = await assert_tenants_are_isolated(database, TENANTS, relations_min=15, without_tenant=WITHOUT_TENANT)
     assert {"card", "purchase", "idempotency", "consent", "balance", "entry", "attempt"} <= readable
 
 
@@ -106,30 +75,5 @@ async def test_a_tenant_writes_no_row_of_another(filled: None, api_engine: Async
                 await connection.execute(text(statement))
 
 
-async def test_roles_bypass_no_row_level_security_and_own_no_tables(rows: Call) -> None:
-    roles = await rows(
-        "SELECT rolname, rolbypassrls OR rolsuper AS bypasses FROM pg_roles WHERE rolname LIKE 'payments_%'"
-    )
-    assert {row.rolname for row in roles} == {"payments_owner", "payments_api", "payments_worker"}
-    assert not any(row.bypasses for row in roles)
-    owners = await rows("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
-    assert [row.tableowner for row in owners] == ["payments_owner"]
-
-
 async def test_the_owner_reads_no_tenants_data(filled: None, database: ServiceDatabase) -> None:
-    owner = make_engine(database.owner_url, application_name="payments-test-owner", pool_size=1)
-    try:
-        async with owner.begin() as connection:
-            assert await connection.scalar(text("SELECT count(*) FROM purchase")) == 0
-            assert await connection.scalar(text("SELECT count(*) FROM outbox_mark")) == 0
-    finally:
-        await owner.dispose()
-
-
-async def _may_select(engine: AsyncEngine, relation: str) -> bool:
-    async with engine.connect() as connection:
-        return bool(await connection.scalar(text("SELECT has_table_privilege(:name, 'SELECT')"), {"name": relation}))
-
-
-async def _tenants_seen(connection: AsyncConnection, relation: str) -> set[str]:
-    return set(await connection.scalars(text(f"SELECT DISTINCT tenant_id FROM {relation}")))
+    await assert_owner_reads_nothing(database, ["purchase", "outbox_mark"])
