@@ -108,7 +108,7 @@ def postgres_server(backend: Backend) -> PostgresServer:
 
 @pytest.fixture(scope="session")
 def kafka_server(backend: Backend) -> KafkaServer:
-    """Kafka; topics are not made by themselves."""
+    """Kafka; topics are not created automatically."""
     return backend.kafka
 
 

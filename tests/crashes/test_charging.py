@@ -25,7 +25,7 @@ async def _about_to_recharge(flow):
         return await tenant.available() == PACKAGE_CREDITS
 
     await until(has_bought, "the credits of the first purchase")
-    assert await flow.simulator.settle_webhooks()
+    assert await flow.simulator.wait_for_webhooks()
     await flow.simulator.hold_webhooks()
     await flow.simulator.forget_requests()
     return tenant
@@ -76,7 +76,7 @@ async def _recharged_once(flow, tenant) -> None:
         return (await _attempt(tenant))["state"] == "credited"
 
     await until(is_credited, "the credits of the recharge", timeout_s=60)
-    assert await flow.simulator.settle_webhooks()
+    assert await flow.simulator.wait_for_webhooks()
     report = await flow.check_invariants()
     assert report.violations == []
     await flow.check_ledger()

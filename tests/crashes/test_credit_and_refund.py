@@ -56,7 +56,7 @@ class TwoWorkers:
     database: ServiceDatabase
     hits: Path
     released: Path
-    told: dict[str, bytes]
+    bodies: dict[str, bytes]
     environment: dict[str, str]
 
     async def partition_of_each(self) -> tuple[int, int]:
@@ -74,7 +74,7 @@ class TwoWorkers:
 
     async def send(self, event_type: str, partition: int) -> None:
         """Puts the event into a partition, whatever its key says."""
-        await self.producer.send_and_wait(self.groups.topic, self.told[event_type], partition=partition)
+        await self.producer.send_and_wait(self.groups.topic, self.bodies[event_type], partition=partition)
 
     async def check_ledger(self) -> None:
         """`ledger check` and `ledger reconcile` find no difference."""
@@ -129,9 +129,9 @@ async def workers(
     try:
         await asyncio.to_thread(side_by_side, [process.start for process in both])
         async with consumer_groups(kafka_server, prefix + TopicName.STRIPE_EVENTS) as groups:
-            told = await asyncio.to_thread(bought_and_refunded, stripe.url)
+            bodies = await asyncio.to_thread(bought_and_refunded, stripe.url)
             yield TwoWorkers(
-                f"{prefix}ledger", groups, producer, postgres_server, database, hits, released, told,
+                f"{prefix}ledger", groups, producer, postgres_server, database, hits, released, bodies,
                 plain | {"HTTP_PORT": "1"},
             )  # fmt: skip
     finally:

@@ -106,7 +106,7 @@ async def test_a_tenth_of_all_events_lost_for_good_is_listed_by_kind_and_healed_
     taken_back = await _refunded_and_disputed(
         flow, bought, REFUNDS - REFUNDS // LOST_SHARE, DISPUTES - DISPUTES // LOST_SHARE
     )
-    assert await flow.simulator.settle_webhooks()
+    assert await flow.simulator.wait_for_webhooks()
     await flow.check_ledger()
 
     await flow.simulator.enable_endpoint(enabled=False)
@@ -121,7 +121,7 @@ async def test_a_tenth_of_all_events_lost_for_good_is_listed_by_kind_and_healed_
         lost_disputes - lost_disputes // 2,
     )
     await flow.simulator.enable_endpoint(enabled=True)
-    assert await flow.simulator.settle_webhooks()
+    assert await flow.simulator.wait_for_webhooks()
 
     code, said = await _reconcile(flow, *since)
     assert (code, _counts(said)) == (

@@ -140,7 +140,7 @@ async def _create_group(flow, name: str, buyers: int, rechargers: int) -> Tenant
         return all([await tenant.available() == PACKAGE_CREDITS for tenant in group.rechargers])
 
     await until(have_credits, "the rechargers' first credits")
-    assert await flow.simulator.settle_webhooks()
+    assert await flow.simulator.wait_for_webhooks()
     return group
 
 
@@ -248,7 +248,7 @@ async def test_a_thousand_webhooks_shuffled_and_repeated_lead_to_the_state_of_on
         await flow.simulator.hold_webhooks()
         await _run_scenarios(flow, in_order)
         await flow.simulator.release_webhooks(shuffle=False)
-        assert await flow.simulator.settle_webhooks()
+        assert await flow.simulator.wait_for_webhooks()
         await _caught_up(groups)
         assert (await flow.check_invariants()).violations == []
 
@@ -283,7 +283,7 @@ async def test_a_thousand_webhooks_shuffled_and_repeated_lead_to_the_state_of_on
 
         await until(each_group_rebalances, "the rebalance of each group")
         await until(each_worker_has_noticed, "the rebalance noticed by each worker")
-        assert await flow.simulator.settle_webhooks()
+        assert await flow.simulator.wait_for_webhooks()
         unfinished = [await groups.lag(worker.service) for worker in WORKERS]
         release.touch()
         await asyncio.to_thread(side_by_side, [replica.wait_until_ready for replica in second])

@@ -94,7 +94,7 @@ async def _a_lost_webhook(scenario: Scenario) -> None:
     async with steps.step("acme buys again; Stripe's webhook never arrives") as step:
         await scenario.simulator.lose_webhooks("payment_intent.succeeded")
         await acme.buy(STARTER)
-        await scenario.simulator.settle_webhooks()
+        await scenario.simulator.wait_for_webhooks()
         if await acme.available() != before:
             raise StepFailed("the webhook was to be lost")
         step.result = f"paid, but the balance is still {before:,}"
@@ -113,7 +113,7 @@ async def _shuffled_and_repeated_webhooks(scenario: Scenario) -> None:
         step.result = f"{len(scenario.customers)} tenants, {BURST_PURCHASES} charges at Stripe, 0 credits yet"
     async with steps.step("all webhooks are sent, shuffled") as step:
         sent = await scenario.simulator.release_webhooks(copies=WEBHOOK_COPIES, seed=7)
-        await scenario.simulator.settle_webhooks()
+        await scenario.simulator.wait_for_webhooks()
         wanted = BURST_PURCHASES // len(scenario.customers) * STARTER_CREDITS
         for tenant in scenario.customers:
             await until(lambda tenant=tenant: _has(tenant, wanted), f"{tenant.name}'s credits, each once")

@@ -51,8 +51,8 @@ class Simulator:
             form = {"disabled": "false" if enabled else "true"}
             (await self.http.post(f"{url}/{endpoint['id']}", headers=headers, data=form)).raise_for_status()
 
-    async def settle_webhooks(self, timeout_s: float = 60.0) -> bool:
-        """Waits until no delivery is under way."""
+    async def wait_for_webhooks(self, timeout_s: float = 60.0) -> bool:
+        """Waits until no delivery is under way. Returns False if that takes longer than `timeout_s`."""
         settled = await self._post("/webhooks/settle", {"timeout_s": timeout_s}, timeout_s=timeout_s + 5)
         return bool(settled["settled"])
 

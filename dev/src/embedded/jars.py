@@ -111,7 +111,7 @@ def _fetch_all(jars: list[Jar], directory: Path) -> None:
 
 
 def fetch(client: httpx.Client, base_url: str, jar: Jar, directory: Path) -> None:
-    """Puts the verified jar into `directory` in one step, so that nobody ever sees half of it.
+    """Puts the verified jar into `directory` in one step, so that no other process sees an incomplete file.
 
     Raises `JarsUnavailable` after `TRIES_PER_JAR` tries, or at once when the answer cannot get better.
     """

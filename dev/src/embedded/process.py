@@ -107,7 +107,7 @@ class ChildProcess:
             raise NotReady(f"{self.command.name} (pid {self.pid}) cannot be killed.") from None
 
     def wait(self, timeout_s: float) -> int:
-        """Its exit status, once it has ended by itself; `NotReady` if that takes longer."""
+        """Its exit status, once it has ended without being stopped; `NotReady` if that takes longer."""
         try:
             return self._wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -135,7 +135,7 @@ class ChildProcess:
         if self._guard.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._guard.stdin.close()
-        if status < 0:  # somebody killed the guard; outside Linux the child may still be there
+        if status < 0:  # the guard was killed; outside Linux the child may still be there
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
         return status

@@ -1,4 +1,4 @@
-"""Where a PostgreSQL and a Kafka answer, whoever runs them: this machine or a container."""
+"""The addresses of a PostgreSQL and a Kafka, on this machine or in a container."""
 
 import asyncio
 import importlib.util

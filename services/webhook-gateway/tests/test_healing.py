@@ -130,7 +130,7 @@ async def test_every_kind_of_object_is_published_and_a_repeated_request_publishe
     asked = [missing("payment_intent", paid), missing("refund", refund), missing("dispute", dispute)]
     await asking.send(missing("refund", "re_nobody"), b"no event", *asked, *asked)
     found = await asking.read(TopicName.STRIPE_EVENTS, 10)
-    told = [(parse_event(value).type, parse_event(value).object["id"]) for _, value in found]
+    published = [(parse_event(value).type, parse_event(value).object["id"]) for _, value in found]
     once = [
         ("payment_intent.succeeded", paid),
         ("refund.created", refund),
@@ -138,7 +138,7 @@ async def test_every_kind_of_object_is_published_and_a_repeated_request_publishe
         ("charge.dispute.funds_withdrawn", dispute),
         ("charge.dispute.funds_reinstated", dispute),
     ]
-    assert told == once + once, "all of one payment, so in order"
+    assert published == once + once, "all of one payment, so in order"
     assert [value for _, value in found[:5]] == [value for _, value in found[5:]]
     assert {headers["origin"] for headers, _ in found} == {b"api"}
     assert json.loads(found[0][1])["data"]["object"] == sdk.v1.payment_intents.retrieve(paid).to_dict(for_json=True)
