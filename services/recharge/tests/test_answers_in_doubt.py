@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from recharge.core.answers import (
+    UNPROVEN,
     Answer,
     CardUnusable,
     InProgress,
     NoAnswer,
+    NotFound,
     OperatorError,
     RateLimited,
     Refused,
@@ -17,7 +19,8 @@ from recharge.core.answers import (
 )
 from recharge.core.attempts import Attempt, Outcome, State
 from recharge.core.next_action import NextAction, next_action
-from recharge.core.reconcile import after_empty_list
+from recharge.core.reconcile import after_empty_list, after_reading
+from recharge.core.transitions import Alert, BreakerSignal
 from recharge.core.tries import after_answer, begin_try, repeat_try
 from shared.events import Card
 
@@ -109,3 +112,24 @@ def test_a_try_in_doubt_is_reconciled_before_the_next_try() -> None:
     assert next_action(state, begun.tries, NOW) is NextAction.REPEAT_KEY
     with pytest.raises(AssertionError):
         begin_try(state, begun.tries, CARDS, NOW)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_list", "wait", "alert", "breaker"),
+    [
+        (NotFound(), True, timedelta(minutes=10), None, None),
+        (NotFound(), False, timedelta(hours=1), Alert.PAYMENT_INTENT_GONE, None),
+        (NoAnswer(UNPROVEN), True, timedelta(hours=1), Alert.UNPROVEN_PAYMENT_INTENT, None),
+        (NoAnswer("time_out"), True, timedelta(seconds=16), None, None),
+        (RateLimited(), False, timedelta(seconds=16), None, None),
+        (OperatorError(401, "expired"), False, timedelta(seconds=16), None, BreakerSignal.OPEN),
+    ],
+)
+def test_a_list_or_retrieval_without_a_payment_intent_is_repeated(
+    answer: Answer, is_list: bool, wait: timedelta, alert: Alert | None, breaker: BreakerSignal | None
+) -> None:
+    begun = begin_try(RESERVED, (), CARDS, NOW)
+    assert begun is not None
+    transition = after_reading(begun.attempt, begun.tries, answer, CARDS, is_list=is_list, asked_at=NOW, now=NOW)
+    assert (transition.attempt.state, transition.attempt.next_at) == (State.CHARGING, NOW + wait)
+    assert (transition.tries, transition.alert, transition.breaker) == ((), alert, breaker)

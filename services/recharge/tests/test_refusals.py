@@ -32,8 +32,10 @@ from recharge.core.breakers import (
     OrderFact,
     Scope,
     Subject,
+    alert_of,
     may_probe,
     refused_subject,
+    tenants_refused,
 )
 from recharge.core.refusals import CardSeen, CustomerSeen, explain_refusal
 from recharge.handlers import on_packages
@@ -651,3 +653,10 @@ def test_a_tenant_that_has_failed_leaves_the_probe_to_others(
 ) -> None:
     now = NOW + timedelta(seconds=seconds_later)
     assert may_probe(tenant, {"failed"}, NOW, now, is_another_due=is_another_due) is may
+
+
+def test_the_alert_and_the_tenants_of_a_breaker_are_those_of_its_subject() -> None:
+    refusals = [OrderFact("a", "medium", "usd", NOW), OrderFact("b", "small", "usd", NOW)]
+    small = Subject(Scope.PACKAGE, "small")
+    assert (alert_of(small), tenants_refused(small, refusals)) == ("package_refused", ["b"])
+    assert (alert_of(EVERYTHING), tenants_refused(EVERYTHING, refusals)) == ("everything_refused", ["a", "b"])
