@@ -47,7 +47,7 @@ def subjects_of(package: str, currency: str) -> tuple[Subject, Subject]:
 
 @dataclass(frozen=True, slots=True)
 class OpenBreaker:
-    """What was refused to several tenants, and until when nobody tries again."""
+    """What Stripe refuses to several tenants, and until when it is not tried again."""
 
     subject: Subject
     open_until: datetime

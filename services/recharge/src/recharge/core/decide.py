@@ -161,7 +161,7 @@ def _chosen_card_is_stopped(situation: Situation) -> Skip | None:
 
 
 def is_suspended(situation: Situation) -> bool:
-    """A suspension ends when its owner consents anew, chooses a card that was not there, or pays with the chosen card,
+    """A suspension ends when its owner consents again, chooses a card that was not there, or pays with the chosen card,
     or when that card is updated by its network."""
     suspension = situation.suspension
     if suspension is None:

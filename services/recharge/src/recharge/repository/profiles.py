@@ -100,7 +100,7 @@ async def suspend(
     *,
     cards: frozenset[str] | None = None,
 ) -> None:
-    """Suspends recharge until its owner consents anew or chooses a card that is not in `cards` (None: all saved
+    """Suspends recharge until its owner consents again or chooses a card that is not in `cards` (None: all saved
     now)."""
     known = cards if cards is not None else {identity(card) for card in profile.cards}
     await connection.execute(_SUSPEND, {"tenant": tenant, "reason": reason, "now": now, "cards": sorted(known)})
