@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from fastapi import FastAPI
 
-import payments.metrics  # noqa: F401  # registers them
+import payments.metrics  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers them
 from payments.api import (
     auto_recharge,
     balance,

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-import shared.loading  # noqa: F401  # before the rest
+import shared.loading  # noqa: F401  # pyright: ignore[reportUnusedImport]  # before the rest
 from shared.commands import Command, migrate_command, run_commands
 from shared.process import run_service
 from shared.settings import load_settings

@@ -128,7 +128,7 @@ async def ask_kafka(findings: Findings, bootstrap_servers: str | None, topic_pre
         findings.kafka = KAFKA_NOT_CONFIGURED
         return
     try:
-        findings.held_back = (await Group(bootstrap_servers, "ledger", topic_prefix).held_back()).sentences()
+        findings.held_back = (await Group(bootstrap_servers, "ledger", topic_prefix).held_back()).lines()
     except (KafkaError, TimeoutError):
         findings.kafka = KAFKA_UNAVAILABLE
 

@@ -52,7 +52,7 @@ class AutoRechargeBody(Body):
     monthly_cap_minor: int | None = None
     consent: ConsentShown | None = None
     payment_method_id: str | None = Field(
-        None, description="The card that its owner chose. None: nothing is charged until a card is chosen."
+        default=None, description="The card that its owner chose. None: nothing is charged until a card is chosen."
     )
 
 

@@ -43,8 +43,8 @@ def next_action(attempt: Attempt, tries: Sequence[Try], now: datetime) -> NextAc
         return NextAction.NOTHING
     if attempt.state is State.CHARGED:
         return NextAction.RETRIEVE
-    is_key_open = last is not None and last.outcome is None and last.in_doubt
-    if is_key_open and not attempt.canceling and now < last.first_called_at + KEY_REPEATED_FOR:
+    key_in_doubt = last if last is not None and last.outcome is None and last.in_doubt else None
+    if key_in_doubt and not attempt.canceling and now < key_in_doubt.first_called_at + KEY_REPEATED_FOR:
         return NextAction.REPEAT_KEY
     if attempt.payment_intent is None and any(one.in_doubt for one in tries):
         return NextAction.LIST

@@ -6,6 +6,7 @@ and an adjustment gives the tenant back what it lost. 0005 let it stand as it wa
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from alembic import op
 from sqlalchemy import text
@@ -71,7 +72,7 @@ def upgrade() -> None:
 def _fill() -> None:
     connection = op.get_bind()
     tenant, unpaid, paid_by_others = "", Counter[int](), Counter[int]()
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     for row in [*connection.execute(_CHANGES), None]:
         if row is None or row.tenant_id != tenant:
             found += [
