@@ -273,7 +273,7 @@ async def test_what_is_lacking_is_asked_for_once_payments_first(account: Account
             account.books.published.submit(events, marks)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ledger.reconcile_command._LeftToTheWorkers", Publishes)
+        patch.setattr("ledger.commands.reconcile._PublishedByWorkers", Publishes)
         assert await heal(account.books.engine, [*findings.differences, *findings.differences]) == 2
     assert asked_for(account) == [("payment_intent", paid), ("refund", name)]
     rows = await account.books.rows("SELECT topic, key FROM outbox ORDER BY id")
