@@ -1,4 +1,4 @@
-"""A ledger's database in the hands of a test."""
+"""A ledger's database, as tests use it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ _EMPTY = text(f"TRUNCATE {', '.join(metadata.tables)}")
 
 @dataclass(slots=True)
 class Published:
-    """Takes what has been committed, as the publisher would."""
+    """Collects what has been committed, in place of the publisher."""
 
     events: list[OutboxEvent] = field(default_factory=list[OutboxEvent])
     marks: list[StateMark] = field(default_factory=list[StateMark])
@@ -47,7 +47,7 @@ class Published:
 
 @dataclass(slots=True)
 class Books:
-    """Applies commands, each call in a transaction of its own, and reads what came of them."""
+    """Applies commands, each call in a transaction of its own, and reads the result."""
 
     database: ServiceDatabase
     engine: AsyncEngine
@@ -70,10 +70,11 @@ class Books:
             return await apply_commands(transaction, commands, now)
 
     async def post_concurrently(self, *writers: Sequence[Batch], now: datetime = NOW) -> Sequence[Batch]:
-        """Applies the batches of each writer one after the other, while the others do so too, and returns them all in
-        the order in which they took effect.
+        """Applies the batches of each writer in order, all writers concurrently, and returns all batches in the order
+        in which they took effect.
 
-        Each is noted while its transaction holds its locks, so what touches the same is noted in the order of locks.
+        A batch is noted while its transaction holds its locks. So batches of the same tenants are in the order of
+        locks.
         """
         in_order: list[Batch] = []
 
@@ -87,7 +88,7 @@ class Books:
         return in_order
 
     async def views(self) -> dict[str, TenantView]:
-        """What the tables show of every tenant."""
+        """Every tenant as the tables have it."""
         grants: dict[str, dict[int, tuple[int, int]]] = {}
         holds: dict[str, dict[str, tuple[str, int]]] = {}
         async with self.engine.begin() as connection:
@@ -101,7 +102,7 @@ class Books:
             }
 
     async def empty(self) -> None:
-        """As if nothing had ever happened."""
+        """Deletes all rows."""
         owner = make_engine(self.database.superuser_url, application_name="ledger-test-emptying", pool_size=1)
         async with owner.begin() as connection:
             await connection.execute(_EMPTY)

@@ -1,4 +1,4 @@
-"""Commands and Stripe events with everything that a test does not speak of filled in."""
+"""Builds commands and Stripe events with defaults for all that a test does not set."""
 
 import itertools
 import json
@@ -113,8 +113,8 @@ def order(**changes: Any) -> CreditOrder:
 def payment_intent_object(
     name: str = "pi_1", metadata: Mapping[str, str] | None = None, **changes: Any
 ) -> dict[str, Any]:
-    """A PaymentIntent that succeeded; with our marker, rightly signed, unless other metadata is given; of a purchase
-    of its own."""
+    """A PaymentIntent that succeeded, of a purchase of its own. Its metadata is signed, unless other metadata is
+    given."""
     return {
         "id": name,
         "object": "payment_intent",

@@ -1,4 +1,4 @@
-"""Whatever may happen to a ledger, for Hypothesis: few names and small numbers, so that everything meets everything."""
+"""Hypothesis strategies for commands: few names and small numbers, so that commands affect each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ INTENTS = tuple(f"pi_{n}" for n in range(6))
 
 # What Stripe says of one object does not change, so amounts follow from names.
 def credit_of(intent: str, by_operator: int | None = None) -> Command:
-    """`by_operator`: the credits that an operator gives for its receipt, which may be others."""
+    """`by_operator`: how many credits an operator gives for its receipt, which may differ."""
     n = INTENTS.index(intent)
     expires_in_days = (None, 2, 30)[n // 2]
     return purchase(
@@ -122,7 +122,7 @@ def moved_to(now: datetime, batch: Sequence[Command]) -> list[Command]:
 
 
 def repeated(before: Sequence[Command], repetitions: Sequence[int], now: datetime) -> list[Command]:
-    """Some of them once more; but nobody asks for a hold or gives a promotion whose time is over."""
+    """Some of the commands again, without holds and promotions whose time is over."""
     chosen = [before[n % len(before)] for n in repetitions] if before else []
     return [
         command
@@ -150,7 +150,7 @@ _steps = st.lists(
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Step]:
-    """Steps in the order of time, with much of what came before once more."""
+    """Steps in order of time, with many repetitions of earlier commands."""
     begun = [*map(credit_of, INTENTS), promotion("welcome", 5)] if draw(st.integers(0, 3)) else []
     now, before = NOW, [*begun]
     steps = [Step(now, None, begun)]

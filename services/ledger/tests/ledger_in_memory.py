@@ -1,4 +1,4 @@
-"""The state that PostgreSQL would hold, so that `plan` can be driven batch after batch without it."""
+"""Keeps the state in memory, so that `plan` can run batch after batch without PostgreSQL."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -99,13 +99,13 @@ class LedgerInMemory:
             held = sum(hold.credits for hold in self.holds.get(tenant, {}).values() if hold.ended_at is None)
             assert held == balance.held == sum(lot.held for lot in lots.values())
             assert 0 <= balance.receivable <= balance.owed
-            told_again, receivable = Receivables(), 0
+            recomputed, receivable = Receivables(), 0
             for each in sorted(of_tenant, key=lambda each: each.version):
                 if each.receivable_after != receivable:
-                    told_again.change(each.receivable_after - receivable, each.grant_numbers, each.grant_credits)
+                    recomputed.change(each.receivable_after - receivable, each.grant_numbers, each.grant_credits)
                 receivable = each.receivable_after
             assert balance.receivable == sum(lot.unpaid for lot in lots.values())
             for number, lot in lots.items():
                 assert (lot.unpaid, lot.paid_by_others) == (
-                    told_again.unpaid[number], told_again.paid_by_others[number],
+                    recomputed.unpaid[number], recomputed.paid_by_others[number],
                 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a ledger is, as plainly as can be: every credit is a coin that lies somewhere, and every fact counts once."""
+"""The simplest model of a ledger: every credit is a coin in one place, and every fact counts once."""
 
 from collections import Counter
 from copy import deepcopy
@@ -49,7 +49,7 @@ class Reservation:
 
 @dataclass
 class Tenant:
-    """Where the coins of one tenant are. `references`: what each was used for, and when.
+    """Where the coins of one tenant are. `references`: what was posted under each, and when.
 
     `unpaid`: how many of each grant's coins were taken back when they were gone, and are owed. `paid_by_others`: how
     many were so once and were paid with coins of other grants; as many of those it has are those others'.
@@ -78,7 +78,7 @@ class Tenant:
         return coin
 
     def take_in(self, coins: list[Coin]) -> None:
-        """Coins that come, from wherever, pay what is owed first."""
+        """All coins that come in pay what is owed first."""
         paid = min(self.owed, len(coins))
         self.owed -= paid
         for coin in coins[:paid]:
@@ -86,7 +86,8 @@ class Tenant:
         self.free = sorted(self.free + coins[paid:])
 
     def pay_with(self, coin: Coin) -> None:
-        """What was taken back is paid before what was overdrawn: by a grant its own first, then the oldest's."""
+        """Reversed coins are paid before overdrawn ones. A grant first pays its own, then those of the oldest
+        grants."""
         for grant in (coin.grant, *range(1, self.grants + 1)):
             if self.unpaid[grant]:
                 self.unpaid[grant] -= 1
@@ -99,7 +100,7 @@ class Tenant:
         return burnt
 
     def take_back(self, coin: Coin, credits: int) -> None:
-        """Coins whose money was paid back: those that have expired are gone already."""
+        """Takes coins back whose money was refunded: expired ones first."""
         for _ in range(credits):
             if coin in self.expired:
                 self.expired.remove(coin)
@@ -110,7 +111,7 @@ class Tenant:
                 self.unpaid[coin.grant] += 1
 
     def give_back(self, coin: Coin, credits: int) -> None:
-        """Coins whose money came back after all."""
+        """Returns coins whose refund or dispute was undone."""
         self.take_in([coin] * credits)
 
     def end(self, hold: Reservation, status: HoldStatus, captured: int = 0) -> None:
@@ -120,7 +121,7 @@ class Tenant:
         self.burn(beyond)
 
     def end_due(self, now: datetime) -> None:
-        """Holds first, in the order of their ends: what they give back may be due too."""
+        """Ends holds first, in order of expiry: the coins that they release may be due too."""
         for _name, hold in sorted(self.holds.items(), key=lambda each: (each[1].expires_at, each[0])):
             if hold.status is HoldStatus.OPEN and hold.expires_at <= now:
                 self.end(hold, HoldStatus.EXPIRED)
@@ -133,7 +134,7 @@ class Tenant:
                     self.expired.append(coin)
 
     def is_first(self, namespace: Namespace, reference: str, kind: Kind, credits: int, now: datetime) -> bool:
-        """Whether this is the first use of a reference; it is remembered."""
+        """Whether the reference is new; it is remembered."""
         used = kind, credits, now
         return self.references.setdefault((namespace, reference), used) is used
 
@@ -245,7 +246,7 @@ class Model:
                     tenant.end_due(now)
 
     def forget(self, before: datetime) -> None:
-        """References that are older count no longer. PaymentIntents and holds are remembered for ever."""
+        """Forgets older references. PaymentIntents and holds are never forgotten."""
         for tenant in self.tenants.values():
             tenant.references = {name: used for name, used in tenant.references.items() if used[2] >= before}
 
@@ -261,7 +262,7 @@ class Model:
         return credit.credits * min(credit.amount_minor, minor) // credit.amount_minor
 
     def _reverse(self, intent: str, now: datetime) -> None:
-        """Takes back, or gives back, what is missing to what is to be reversed by now."""
+        """Takes back, or gives back, the difference between what is to be reversed now and what was reversed so far."""
         if intent not in self.credited:
             return
         credit, coin = self.credited[intent]

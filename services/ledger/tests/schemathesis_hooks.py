@@ -1,4 +1,5 @@
-"""What Schemathesis may not take for a fault, and what it could not guess: loaded where `test_openapi.py` runs it."""
+"""Hooks for Schemathesis: which findings are no faults, and values that it cannot guess. `test_openapi.py` loads
+them."""
 
 from typing import Any
 
@@ -14,7 +15,7 @@ OF_METHODS = frozenset(["ST204", "ST205"])
 
 @schemathesis.hook
 def filter_failure(_context: Any, failure: Any, case: Any, response: Any) -> bool:
-    """Whether it is one."""
+    """Whether the failure is a fault."""
     if failure.code in OF_METHODS and case.path.endswith(("/capture", "/release")):
         return False
     if failure.code != "ST202" or response.status_code != 422:  # ST202: input that fits was refused
@@ -32,7 +33,7 @@ def filter_failure(_context: Any, failure: Any, case: Any, response: Any) -> boo
 
 @schemathesis.hook
 def map_body(context: Any, body: Any) -> Any:
-    """Names a tenant where none is: a product's calls would seldom come further otherwise."""
+    """Adds a tenant if the body names none: calls of a product would nearly always be rejected without."""
     if context.operation.path.startswith(("/api/ledger/debits", "/api/ledger/holds")) and isinstance(body, dict):
         for each in body["debits"] if isinstance(body.get("debits"), list) else [body]:
             if (isinstance(each, dict) and "reference" in each) or "/holds/" in context.operation.path:

@@ -1,10 +1,10 @@
-"""What a ledger shows of a tenant: the shape in which the model, the plan and PostgreSQL are compared."""
+"""A tenant as the tests compare it between the model, the plan and PostgreSQL."""
 
 from typing import NamedTuple
 
 
 class TenantView(NamedTuple):
-    """`grants`: what each has (free, held). `holds`: how each stands, and what was captured of it."""
+    """`grants`: what each has (free, held). `holds`: the status of each, and how many credits were captured."""
 
     balance: int
     held: int

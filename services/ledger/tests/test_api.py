@@ -1,4 +1,4 @@
-"""The HTTP API: who may do what, what is answered, and that a group's requests do not answer for each other."""
+"""The HTTP API: authorisation, responses, and that each request of a group has its own answer."""
 
 import asyncio
 from typing import Any
@@ -24,7 +24,7 @@ def problem(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, response.json()["code"]
 
 
-async def test_balance(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
+async def test_get_balance_now_and_in_the_past(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
     await books.post(purchase(credits=100), usage(credits=130, purpose="summaries"))
     response = await api.get("/api/ledger/balance", headers=headers("acme", Scope.BILLING_READ))
     assert response.status_code == 200
@@ -40,7 +40,7 @@ async def test_a_tenant_that_never_had_credits_is_unknown(api: httpx.AsyncClient
     assert problem(await post_debit(api, both)) == (404, "unknown_tenant")
 
 
-async def test_entries_page_by_page(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
+async def test_entries_are_paged(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
     await books.post(purchase(), *(debit(f"job-{n}", 1) for n in range(9)))
     await books.post(purchase("pi_2", tenant="other"))
     found: list[dict[str, Any]] = []
@@ -60,12 +60,16 @@ async def test_entries_page_by_page(api: httpx.AsyncClient, books: Books, header
 
 
 @pytest.mark.parametrize("params", [{"limit": "0"}, {"limit": "201"}, {"cursor": "?"}, {"cursor": "MTphYmM"}])
-async def test_pages_that_do_not_exist(api: httpx.AsyncClient, headers: MakeHeaders, params: dict[str, str]) -> None:
+async def test_invalid_cursors_are_rejected(
+    api: httpx.AsyncClient, headers: MakeHeaders, params: dict[str, str]
+) -> None:
     response = await api.get("/api/ledger/entries", params=params, headers=headers("acme", Scope.BILLING_READ))
     assert problem(response)[0] == 422
 
 
-async def test_a_debit_and_the_same_again(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
+async def test_a_repeated_debit_answers_the_first_result(
+    api: httpx.AsyncClient, books: Books, headers: MakeHeaders
+) -> None:
     await books.post(purchase(credits=100))
     own = headers("acme", Scope.CREDITS_DEBIT)
     first = await post_debit(api, own, purpose="summaries")
@@ -79,7 +83,7 @@ async def test_a_debit_and_the_same_again(api: httpx.AsyncClient, books: Books, 
     assert (await books.balance())[0] == 40
 
 
-async def test_a_debit_over_the_balance_says_what_is_available(
+async def test_a_debit_over_the_balance_reports_what_is_available(
     api: httpx.AsyncClient, books: Books, headers: MakeHeaders
 ) -> None:
     await books.post(purchase(credits=9))
@@ -97,12 +101,14 @@ async def test_a_debit_over_the_balance_says_what_is_available(
         {"purpose": "p" * 101}, {"unknown": 1}, {"tenantId": ""},
     ],
 )  # fmt: skip
-async def test_debits_that_make_no_sense(api: httpx.AsyncClient, headers: MakeHeaders, body: dict[str, Any]) -> None:
+async def test_invalid_debits_are_rejected(api: httpx.AsyncClient, headers: MakeHeaders, body: dict[str, Any]) -> None:
     response = await post_debit(api, headers("acme", Scope.CREDITS_DEBIT), **body)
     assert problem(response) == (422, "invalid_request")
 
 
-async def test_a_product_debits_whom_it_names(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
+async def test_a_product_debits_the_tenant_that_it_names(
+    api: httpx.AsyncClient, books: Books, headers: MakeHeaders
+) -> None:
     await books.post(purchase(tenant="acme"), purchase("pi_2", tenant="bravo"))
     product = headers(None, Scope.CREDITS_DEBIT_ANY)
     assert (await post_debit(api, product, tenantId="bravo")).json()["tenantId"] == "bravo"
@@ -110,7 +116,9 @@ async def test_a_product_debits_whom_it_names(api: httpx.AsyncClient, books: Boo
     assert problem(await api.get("/api/ledger/balance", headers=product)) == (403, "scope_missing")
 
 
-async def test_nobody_else_debits_another_tenant(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
+async def test_a_tenants_token_cannot_debit_another_tenant(
+    api: httpx.AsyncClient, books: Books, headers: MakeHeaders
+) -> None:
     await books.post(purchase(tenant="acme"), purchase("pi_2", tenant="bravo"))
     own = headers("acme", Scope.CREDITS_DEBIT)
     assert problem(await post_debit(api, own, tenantId="bravo")) == (403, "foreign_tenant")
@@ -123,7 +131,7 @@ async def test_nobody_else_debits_another_tenant(api: httpx.AsyncClient, books: 
     assert await books.rows("SELECT 1 FROM balance WHERE tenant_id = 'bravo' AND balance <> 100") == []
 
 
-async def test_a_tenant_reads_its_own_only(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
+async def test_a_tenant_reads_only_its_own_data(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
     await books.post(purchase(tenant="acme"), purchase("pi_2", tenant="bravo"))
     for tenant in ("acme", "bravo"):
         own = headers(tenant, Scope.BILLING_READ)
@@ -132,7 +140,7 @@ async def test_a_tenant_reads_its_own_only(api: httpx.AsyncClient, books: Books,
         assert [entry["paymentIntent"] for entry in entries] == [{"acme": "pi_1", "bravo": "pi_2"}[tenant]]
 
 
-async def test_a_group_of_all_sorts_is_answered_one_by_one(
+async def test_each_request_of_a_group_gets_its_own_answer(
     api: httpx.AsyncClient, books: Books, headers: MakeHeaders
 ) -> None:
     await books.post(*(purchase(f"pi_{n}", 10, tenant=f"tenant-{n}") for n in range(10)))
@@ -179,7 +187,7 @@ async def test_unapplied_receipts_are_for_operators(api: httpx.AsyncClient, book
     assert (found[0]["amountMinor"], found[0]["reason"]) == (1000, "signature_invalid")
 
 
-async def test_every_answer_is_documented(api: httpx.AsyncClient) -> None:
+async def test_every_status_is_documented(api: httpx.AsyncClient) -> None:
     document = (await api.get("/openapi.json")).json()
     answers = set(document["paths"]["/api/ledger/debits"]["post"]["responses"])
     assert answers == {"200", "401", "402", "403", "404", "409", "413", "422", "500", "503"}
@@ -189,7 +197,7 @@ async def test_every_answer_is_documented(api: httpx.AsyncClient) -> None:
     "time",
     ["1788220800", "2026-09-01", "2026-09-01T12:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"],
 )
-async def test_times_that_are_not_written_out_or_beyond_reach(
+async def test_times_without_zone_or_out_of_range_are_rejected(
     api: httpx.AsyncClient, headers: MakeHeaders, time: str
 ) -> None:
     for path, name in (("balance", "at"), ("entries", "from"), ("entries", "to")):

@@ -1,4 +1,4 @@
-"""Batches on PostgreSQL: what is written, what is announced, and what happens when two workers meet."""
+"""Batches on PostgreSQL: what they write and publish, and what happens when two workers run concurrently."""
 
 import asyncio
 from datetime import timedelta
@@ -40,9 +40,7 @@ async def test_a_refund_that_came_before_its_credit_waits_for_it(books: Books) -
 
 
 @pytest.mark.parametrize("refund_first", [True, False])
-async def test_a_credit_and_its_refund_in_two_workers_at_once_leave_nothing_waiting(
-    books: Books, refund_first: bool
-) -> None:
+async def test_concurrent_credit_and_refund_leave_nothing_waiting(books: Books, refund_first: bool) -> None:
     """The first holds its commit until the second is seen waiting for the lock that both take first."""
     first, second = (refund(), purchase()) if refund_first else (purchase(), refund())
     first_is_planned, first_may_commit = asyncio.Event(), asyncio.Event()
@@ -90,7 +88,7 @@ async def test_concurrent_debits_never_overdraw(books: Books) -> None:
     assert await books.balance() == (2, 0, 0)
 
 
-async def test_what_is_announced(books: Books) -> None:
+async def test_published_entries_and_balances_of_a_batch(books: Books) -> None:
     """An entry for every transfer that is not usage, and one mark of the newest version for each tenant."""
     await books.post(purchase(), debit(credits=30), usage("u1", 100), refund(amount_minor=500))
     assert [(each.kind, each.credits, each.balance_version) for each in books.published.entries] == [
@@ -105,7 +103,7 @@ async def test_what_is_announced(books: Books) -> None:
     ]
 
 
-async def test_a_receipt_tells_the_attempt_that_it_names(books: Books) -> None:
+async def test_an_unapplied_receipt_of_an_attempt_is_published(books: Books) -> None:
     await books.post(unapplied("pi_1", attempt="att_1"), unapplied("pi_2"))
     [entry] = books.published.entries
     assert (entry.kind, entry.credits, entry.attempt, entry.balance_version) == ("unapplied_receipt", 0, "att_1", 0)
@@ -116,13 +114,13 @@ async def test_a_receipt_tells_the_attempt_that_it_names(books: Books) -> None:
     await books.assert_right()
 
 
-async def test_a_conflict_is_answered_and_changes_nothing(books: Books) -> None:
+async def test_a_conflict_changes_nothing(books: Books) -> None:
     await books.post(purchase(), debit(credits=10))
     assert await books.post(debit(credits=11), purchase(credits=5)) == [Conflict("job-1"), Conflict("pi_1")]
     assert (await books.balance())[0] == 90
 
 
-async def test_the_sweeper_expires_each_grant_once_also_when_two_run_late(books: Books) -> None:
+async def test_concurrent_jobs_expire_each_grant_once(books: Books) -> None:
     long_ago = utc_now() - timedelta(days=40)
     commands = [purchase(f"pi_{n}", 10, tenant=f"tenant-{n}", expires_in_days=30) for n in range(5)]
     await books.post(*commands, now=long_ago)
@@ -133,13 +131,13 @@ async def test_the_sweeper_expires_each_grant_once_also_when_two_run_late(books:
     await books.assert_right()
 
 
-async def test_what_the_driver_refuses_for_good_is_not_taken_for_passing(books: Books) -> None:
+async def test_an_error_of_the_driver_for_bad_data_is_not_retryable(books: Books) -> None:
     with pytest.raises(DBAPIError) as lasting:
         await books.post(purchase(tenant="a\x00b"))
     assert not is_transient(lasting.value)
 
 
-async def test_a_connection_that_dies_in_a_batch_is_passing_and_is_not_used_again(books: Books) -> None:
+async def test_a_connection_lost_in_a_batch_is_retryable_and_is_discarded(books: Books) -> None:
     await books.post(purchase())
     engine = make_engine(books.database.worker_url, application_name="ledger-test-dying", pool_size=1)
     try:
@@ -157,8 +155,8 @@ async def test_a_connection_that_dies_in_a_batch_is_passing_and_is_not_used_agai
     assert (await books.balance())[0] == 90
 
 
-async def test_what_was_posted_before_is_found_out_when_its_key_is_taken(books: Books) -> None:
-    """References of uses are not looked up beforehand: a repeated one costs a second look, and changes nothing."""
+async def test_a_repeated_reference_is_found_by_its_primary_key(books: Books) -> None:
+    """References of debits are not looked up beforehand: a repeated one costs a second plan, and changes nothing."""
     await books.post(purchase(credits=100), debit("d1", 30), usage("u1", 20))
     first, again, new = await books.post(debit("d1", 30), debit("d2", 5), debit("d3", 7))
     assert isinstance(first, Posted)
@@ -172,7 +170,7 @@ async def test_what_was_posted_before_is_found_out_when_its_key_is_taken(books: 
     await books.assert_right()
 
 
-async def test_a_repeated_debit_is_answered_though_its_credits_would_be_missing_now(books: Books) -> None:
+async def test_a_repeated_debit_is_answered_even_if_its_credits_are_spent(books: Books) -> None:
     await books.post(purchase(credits=100), debit("d1", 100))
     repeated, refused = await books.post(debit("d1", 100), debit("d2", 1))
     assert isinstance(repeated, Posted)
@@ -181,8 +179,8 @@ async def test_a_repeated_debit_is_answered_though_its_credits_would_be_missing_
     await books.assert_right()
 
 
-async def test_a_repetition_takes_nothing_from_its_neighbours(books: Books) -> None:
-    """Taken for new, the repeated debit would leave too little for the other."""
+async def test_a_repeated_debit_leaves_credits_for_the_others_of_its_batch(books: Books) -> None:
+    """If the repeated debit were taken for a new one, too little would be left for the other."""
     await books.post(purchase(credits=100), debit("d1", 60))
     repeated, other = await books.post(debit("d1", 60), debit("d2", 40))
     assert isinstance(repeated, Posted)

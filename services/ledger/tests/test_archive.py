@@ -1,4 +1,4 @@
-"""Old transfers move to the archive: nothing is lost, nothing is counted twice, nobody waits."""
+"""Old transfers move to the archive: none is lost or counted twice, and nobody waits."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ from .builders import debit, promotion, purchase, refund
 from .conftest import MakeHeaders
 
 
-def test_whole_months_move() -> None:
+def test_whole_months_are_archived() -> None:
     assert archive_before(datetime(2026, 11, 24, 10, tzinfo=UTC)) == datetime(2025, 10, 1, tzinfo=UTC)
 
 
@@ -34,7 +34,7 @@ async def _with_old_books(books: Books, days: int = 600) -> None:
         await books.post(debit("today", 5, tenant=tenant), now=utc_now())
 
 
-async def test_the_books_stay_right_and_every_entry_readable(
+async def test_archiving_keeps_the_books_right_and_every_entry_readable(
     books: Books, api: httpx.AsyncClient, headers: MakeHeaders
 ) -> None:
     await _with_old_books(books)
@@ -51,7 +51,7 @@ async def test_the_books_stay_right_and_every_entry_readable(
     assert found == [7, 6, 5, 4, 3, 2, 1]
 
 
-async def test_a_partition_a_month_is_made_once_also_by_two_at_once(books: Books) -> None:
+async def test_concurrent_jobs_make_each_partition_once(books: Books) -> None:
     await _with_old_books(books)
     assert sum(await asyncio.gather(*(archive_old_transfers(books.engine) for _ in range(3)))) == 12
     partitions = await books.rows("SELECT inhrelid::regclass::text AS name FROM pg_inherits JOIN pg_class parent "
@@ -61,7 +61,7 @@ async def test_a_partition_a_month_is_made_once_also_by_two_at_once(books: Books
     await books.assert_right()
 
 
-async def test_references_that_are_kept_do_not_move(books: Books) -> None:
+async def test_transfers_whose_references_are_kept_are_not_archived(books: Books) -> None:
     """A reference a year old still answers the first result."""
     await books.post(purchase(), debit("a-year-old", 10), now=utc_now() - timedelta(days=366))
     assert await archive_old_transfers(books.engine) == 0
@@ -70,7 +70,7 @@ async def test_references_that_are_kept_do_not_move(books: Books) -> None:
     assert again.repeated
 
 
-async def test_a_payment_intent_in_the_archive_is_not_credited_again(books: Books) -> None:
+async def test_an_archived_payment_intent_is_not_credited_again(books: Books) -> None:
     await _with_old_books(books)
     await archive_old_transfers(books.engine)
     assert await books.post(purchase("pi_acme_0")) == [NothingPosted()]
@@ -78,7 +78,7 @@ async def test_a_payment_intent_in_the_archive_is_not_credited_again(books: Book
     await books.assert_right()
 
 
-async def test_not_even_the_archivers_function_moves_a_younger_transfer(books: Books) -> None:
+async def test_the_database_refuses_to_archive_younger_transfers(books: Books) -> None:
     await books.post(purchase(), now=utc_now() - timedelta(days=399))
     async with books.engine.begin() as connection:
         moved = await connection.scalar(text("SELECT archive_transfers(ARRAY['acme'], now() + interval '1 day', 10)"))
@@ -88,7 +88,7 @@ async def test_not_even_the_archivers_function_moves_a_younger_transfer(books: B
             await connection.execute(text("INSERT INTO transfer_archive SELECT * FROM transfer"))
 
 
-async def test_archiving_waits_for_nobody_and_nobody_for_it(books: Books) -> None:
+async def test_archiving_does_not_block_and_is_not_blocked(books: Books) -> None:
     await _with_old_books(books)
     async with books.outbox.transaction(books.engine) as transaction:  # a writer that holds the tenants' locks
         await transaction.connection.execute(text("SELECT FROM balance FOR UPDATE"))
@@ -99,7 +99,7 @@ async def test_archiving_waits_for_nobody_and_nobody_for_it(books: Books) -> Non
     await books.assert_right()
 
 
-async def test_a_reference_that_is_kept_no_longer_may_name_another_promotion(books: Books) -> None:
+async def test_an_archived_reference_may_be_used_again(books: Books) -> None:
     await books.post(purchase(), promotion("spring", 10), now=utc_now() - timedelta(days=600))
     await archive_old_transfers(books.engine)
     await books.post(promotion("spring", 20), now=utc_now())

@@ -34,14 +34,14 @@ TIMES = [
         (array_text.of_dates, "date", [date(2026, 9, 1), None]),
     ],
 )
-async def test_they_come_back_as_they_were(
+async def test_arrays_round_trip(
     books: Books, convert: Callable[[Sequence[Any]], str], kind: str, values: list[Any]
 ) -> None:
     [row] = await books.rows(f"SELECT CAST(CAST(:values AS text) AS {kind}[]) AS back", values=convert(values))
     assert row.back == values
 
 
-async def test_microseconds_come_back_as_the_times_they_were(books: Books) -> None:
+async def test_microseconds_round_trip(books: Books) -> None:
     times = [datetime(2026, 9, 1, 12, 0, 0, 123456, UTC), None, datetime(1999, 12, 31, 23, 59, 59, 999999, UTC)]
     [row] = await books.rows(
         "SELECT array_agg('epoch'::timestamptz + each * interval '1 microsecond') AS back "
@@ -69,5 +69,5 @@ def parsed(text: str) -> list[str]:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text(st.sampled_from('a"\\,{} '), max_size=6), max_size=5))
-def test_any_texts_stay_apart(values: list[str]) -> None:
+def test_texts_are_escaped(values: list[str]) -> None:
     assert parsed(array_text.of_texts(values)) == values

@@ -20,7 +20,9 @@ def named(*credits: int, **more: Any) -> list[dict[str, Any]]:
     return [{"reference": f"job-{n}", "credits": each, **more} for n, each in enumerate(credits)]
 
 
-async def test_each_is_answered_for_itself(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
+async def test_each_debit_of_a_batch_has_its_own_result(
+    api: httpx.AsyncClient, books: Books, headers: MakeHeaders
+) -> None:
     await books.post(purchase(credits=100))
     response = await post(api, headers("acme", Scope.CREDITS_DEBIT), named(60, 50, 40), "each")
     assert (response.status_code, response.json()["refused"]) == (200, 1)
@@ -31,7 +33,9 @@ async def test_each_is_answered_for_itself(api: httpx.AsyncClient, books: Books,
     await books.assert_right()
 
 
-async def test_all_or_nothing(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
+async def test_a_batch_of_all_posts_every_debit_or_none(
+    api: httpx.AsyncClient, books: Books, headers: MakeHeaders
+) -> None:
     await books.post(purchase(credits=100), purchase("pi_2", 10, tenant="bravo"))
     own = headers("acme", Scope.CREDITS_DEBIT)
     refused = await post(api, own, named(60, 50), "all")
@@ -62,7 +66,9 @@ async def test_the_same_reference_twice_in_a_batch_is_one_debit(
     assert (await books.balance())[0] == 4
 
 
-async def test_a_product_names_a_tenant_for_each(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
+async def test_a_product_names_a_tenant_for_each_debit_of_a_batch(
+    api: httpx.AsyncClient, books: Books, headers: MakeHeaders
+) -> None:
     await books.post(purchase(credits=10), purchase("pi_2", 10, tenant="bravo"))
     product = headers(None, Scope.CREDITS_DEBIT_ANY)
     debits = [{"reference": "a", "credits": 3, "tenantId": tenant} for tenant in ("acme", "bravo", "nobody")]
@@ -77,7 +83,9 @@ async def test_a_product_names_a_tenant_for_each(api: httpx.AsyncClient, books: 
     assert await books.balance("bravo") == (7, 0, 0)
 
 
-async def test_a_thousand_and_no_more(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
+async def test_a_batch_has_at_most_a_thousand_debits(
+    api: httpx.AsyncClient, books: Books, headers: MakeHeaders
+) -> None:
     await books.post(purchase(credits=5_000))
     own = headers("acme", Scope.CREDITS_DEBIT)
     long = [{"reference": f"{n:04}" + "r" * 251, "credits": 1, "purpose": "p" * 100} for n in range(1_001)]
@@ -89,9 +97,7 @@ async def test_a_thousand_and_no_more(api: httpx.AsyncClient, books: Books, head
 
 
 @pytest.mark.parametrize("mode", ["each", "all"])
-async def test_one_that_makes_no_sense_refuses_the_request(
-    api: httpx.AsyncClient, headers: MakeHeaders, mode: str
-) -> None:
+async def test_an_invalid_debit_rejects_its_batch(api: httpx.AsyncClient, headers: MakeHeaders, mode: str) -> None:
     response = await post(
         api, headers("acme", Scope.CREDITS_DEBIT), [*named(1), {"reference": "x", "credits": 0}], mode
     )

@@ -1,4 +1,4 @@
-"""`python -m ledger check` is green on right books, red on a row changed by hand, and says when it proved nothing."""
+"""`python -m ledger check`: its exit code and report for right books, changed rows, and books that it cannot see."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def ledger_check(url: str, **environment: str) -> "subprocess.CompletedProcess[s
     )  # fmt: skip
 
 
-async def test_right_books_end_with_0_and_say_what_was_compared(books: Books) -> None:
+async def test_check_of_right_books_exits_with_0_and_reports_the_counts(books: Books) -> None:
     await fill(books)
     done = ledger_check(books.database.worker_url)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -39,18 +39,18 @@ async def test_right_books_end_with_0_and_say_what_was_compared(books: Books) ->
     assert "waiting for their credit: 1 PaymentIntents" in done.stdout
 
 
-async def test_nothing_to_compare_ends_with_2(books: Books) -> None:
+async def test_check_of_empty_books_exits_with_2(books: Books) -> None:
     assert ledger_check(books.database.worker_url).returncode == 2
 
 
-async def test_a_role_that_does_not_see_all_ends_with_2(books: Books) -> None:
+async def test_check_with_a_role_that_misses_rows_exits_with_2(books: Books) -> None:
     await fill(books)
     for url in (books.database.api_url, books.database.owner_url):
         done = ledger_check(url)
         assert (done.returncode, "does not see all rows of" in done.stdout) == (2, True), done.stdout
 
 
-def test_a_missing_variable_ends_with_2_and_is_named() -> None:
+def test_check_without_a_setting_exits_with_2_and_names_it() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ledger", "check"], env=inherited(), capture_output=True, text=True,
         timeout=COMMAND_TIMEOUT_S, check=False, cwd="/",
@@ -78,7 +78,7 @@ def test_a_missing_variable_ends_with_2_and_is_named() -> None:
         ("UPDATE payment_intent SET credits = 1 WHERE payment_intent = 'pi_1'", "pi_1: what it was credited with is 1"),
     ],
 )
-async def test_a_row_changed_by_hand_is_found_and_named(books: Books, damage: str, whose: str) -> None:
+async def test_check_reports_a_row_that_was_changed_by_hand(books: Books, damage: str, whose: str) -> None:
     await fill(books)
     await books.assert_right()
     superuser = make_engine(books.database.superuser_url, application_name="ledger-test-damage", pool_size=1)

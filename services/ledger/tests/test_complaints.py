@@ -1,4 +1,4 @@
-"""What users of other systems complained of, each with its source (project#number), and what happens here instead."""
+"""Faults that users of other systems reported, each with its source (project#number), do not occur here."""
 
 import asyncio
 from typing import Any
@@ -45,17 +45,17 @@ async def stripe(books: Books, *records: Record) -> None:
         await HANDLERS.on_stripe_events(transaction, records)
 
 
-def told(event_type: str, **changes: Any) -> Record:
-    """What Stripe says of the payment `pi_1`, its refund or its dispute."""
+def stripe_event(event_type: str, **changes: Any) -> Record:
+    """An event of the payment `pi_1`, its refund or its dispute."""
     if event_type.startswith("payment_intent"):
         return stripe_record(event_type, payment_intent_object(**changes))
     make = refund_object if event_type.startswith("refund") else dispute_object
     return stripe_record(event_type, make(**changes))
 
 
-async def test_a_top_up_sent_twice_and_settled_twice_within_milliseconds_is_credited_once(books: Books) -> None:
-    """Two requests, two settlements within milliseconds: credited twice (lago-api#5870, lago-api#3618)."""
-    twice = [told("payment_intent.succeeded"), told("payment_intent.succeeded")]
+async def test_a_payment_reported_twice_within_milliseconds_is_credited_once(books: Books) -> None:
+    """Two requests and two success events within milliseconds were credited twice (lago-api#5870, lago-api#3618)."""
+    twice = [stripe_event("payment_intent.succeeded"), stripe_event("payment_intent.succeeded")]
     await asyncio.gather(*(stripe(books, *twice) for _ in range(5)))
     assert await books.balance() == (100, 0, 0)
     assert len(await books.rows("SELECT 1 FROM transfer")) == 1
@@ -64,7 +64,7 @@ async def test_a_top_up_sent_twice_and_settled_twice_within_milliseconds_is_cred
 
 
 async def test_everything_twice_changes_nothing(books: Books) -> None:
-    """A top-up, or anything else, that is sent again long after it was settled (lago-api#5870, lago-api#3618)."""
+    """A top-up, or any other event, that is sent again long after it was applied (lago-api#5870, lago-api#3618)."""
     commands = [purchase(), debit(), refund(amount_minor=300), withdrawn(amount_minor=200), unapplied("pi_2")]
     await books.post(*commands, *commands)
     before = await books.balance()
@@ -87,7 +87,7 @@ async def test_a_message_redelivered_mid_charge_counts_once(books: Books) -> Non
 
     Here the key is the entry itself: it is there if, and only if, the credits are.
     """
-    message = told("payment_intent.succeeded")
+    message = stripe_event("payment_intent.succeeded")
     with pytest.raises(WorkerDied):
         async with books.outbox.transaction(books.engine) as transaction:
             await HANDLERS.on_stripe_events(transaction, [message])
@@ -117,14 +117,14 @@ async def test_a_message_redelivered_mid_charge_counts_once(books: Books) -> Non
 
 
 @pytest.mark.parametrize("reversal", ["refund.created", "charge.dispute.funds_withdrawn"])
-async def test_a_payment_that_failed_after_settlement_leaves_no_credits(books: Books, reversal: str) -> None:
+async def test_a_payment_reversed_after_success_leaves_no_credits(books: Books, reversal: str) -> None:
     """The bank took the money back days later, and the credits stayed (lago-api#3703, lago-api#5947).
 
     Stripe tells of it as a dispute, or as a refund. What is left goes, what was spent is owed, the next credit pays it.
     """
-    await stripe(books, told("payment_intent.succeeded"))
+    await stripe(books, stripe_event("payment_intent.succeeded"))
     await books.post(usage(credits=30))
-    await stripe(books, told(reversal))
+    await stripe(books, stripe_event(reversal))
     assert await books.balance() == (-30, 30, 30)
     assert await books.rows("SELECT 1 FROM credit_grant WHERE remaining > 0") == []
     await books.post(purchase("pi_2", credits=50))
@@ -134,9 +134,9 @@ async def test_a_payment_that_failed_after_settlement_leaves_no_credits(books: B
 
 async def test_a_refund_that_failed_gives_the_credits_back(books: Books) -> None:
     """The other way round: the refund failed, so the money is ours and the credits are the tenant's (lago-api#5947)."""
-    await stripe(books, told("payment_intent.succeeded"), told("refund.created", status="pending"))
+    await stripe(books, stripe_event("payment_intent.succeeded"), stripe_event("refund.created", status="pending"))
     assert await books.balance() == (0, 0, 0)
-    await stripe(books, told("refund.failed", status="failed"))
+    await stripe(books, stripe_event("refund.failed", status="failed"))
     assert await books.balance() == (100, 0, 0)
     await books.assert_right()
 
@@ -155,7 +155,7 @@ async def test_credits_and_cents_side_by_side_never_drift(books: Books) -> None:
         for part, third in enumerate(thirds):
             await stripe(
                 books,
-                told("refund.created", name=f"re_{n}_{part}", payment_intent=name, amount=third),
+                stripe_event("refund.created", name=f"re_{n}_{part}", payment_intent=name, amount=third),
             )
             await books.assert_right()
     assert await books.balance() == (0, 0, 0)
@@ -169,9 +169,9 @@ async def test_credits_and_cents_side_by_side_never_drift(books: Books) -> None:
         ("UPDATE payment_intent SET currency = 'eur'", "pi_1: the currency of that money is eur"),
     ],
 )
-async def test_cents_that_drifted_by_other_hands_are_found(books: Books, drift: str, said: str) -> None:
+async def test_an_amount_changed_by_hand_is_found(books: Books, drift: str, said: str) -> None:
     """Nobody noticed for months (lago-api#5564): `ledger check` compares the cents of each credit too."""
-    await stripe(books, told("payment_intent.succeeded"))
+    await stripe(books, stripe_event("payment_intent.succeeded"))
     superuser = make_engine(books.database.superuser_url, application_name="ledger-test-drift", pool_size=1)
     try:
         async with superuser.begin() as connection:
@@ -200,7 +200,7 @@ async def test_concurrent_operations_do_not_overwrite_balances(books: Books) -> 
 
 
 async def test_two_writers_on_the_same_tenants_lose_nothing_and_do_not_deadlock(books: Books) -> None:
-    """The same of batches that meet the same tenants in other orders (flexprice#2526)."""
+    """The same for batches with the same tenants in other orders (flexprice#2526)."""
     tenants = [f"tenant-{n}" for n in range(20)]
     await books.post(*(purchase(f"pi_{tenant}", 1_000_000, tenant=tenant) for tenant in tenants))
 
@@ -215,11 +215,13 @@ async def test_two_writers_on_the_same_tenants_lose_nothing_and_do_not_deadlock(
 
 async def test_a_chargeback_takes_the_credits_back_and_returns_them_when_it_is_won(books: Books) -> None:
     """Chargebacks never took credits back (elizaOS/eliza#10920)."""
-    await stripe(books, told("payment_intent.succeeded"))
-    await stripe(books, told("charge.dispute.created"), told("charge.dispute.funds_withdrawn"))
+    await stripe(books, stripe_event("payment_intent.succeeded"))
+    await stripe(books, stripe_event("charge.dispute.created"), stripe_event("charge.dispute.funds_withdrawn"))
     assert await books.balance() == (0, 0, 0)
     await stripe(
-        books, told("charge.dispute.funds_reinstated", status="won"), told("charge.dispute.closed", status="won")
+        books,
+        stripe_event("charge.dispute.funds_reinstated", status="won"),
+        stripe_event("charge.dispute.closed", status="won"),
     )
     assert await books.balance() == (100, 0, 0)
     assert [(entry.kind, entry.credits) for entry in books.published.entries] == [
@@ -230,8 +232,10 @@ async def test_a_chargeback_takes_the_credits_back_and_returns_them_when_it_is_w
 
 async def test_a_chargeback_that_is_lost_keeps_them(books: Books) -> None:
     """Chargebacks never took credits back (elizaOS/eliza#10920): what was spent of them is owed."""
-    await stripe(books, told("payment_intent.succeeded"))
+    await stripe(books, stripe_event("payment_intent.succeeded"))
     await books.post(usage(credits=60))
-    await stripe(books, told("charge.dispute.funds_withdrawn"), told("charge.dispute.closed", status="lost"))
+    await stripe(
+        books, stripe_event("charge.dispute.funds_withdrawn"), stripe_event("charge.dispute.closed", status="lost")
+    )
     assert await books.balance() == (-60, 60, 60)
     await books.assert_right()

@@ -1,4 +1,4 @@
-"""One order credits once: whoever copies its metadata to another PaymentIntent gets a receipt, no credits."""
+"""An order is credited once: a PaymentIntent with copied metadata becomes an unapplied receipt."""
 
 import asyncio
 
@@ -42,7 +42,7 @@ async def test_a_copy_of_an_attempt_is_a_receipt(books: Books) -> None:
     assert await receipts(books) == [("acme", "pi_2", 1000, "order_already_credited", None, "att_1")]
 
 
-async def test_a_purchase_and_an_attempt_of_one_name_and_those_of_two_tenants_are_several_orders(books: Books) -> None:
+async def test_orders_differ_by_kind_and_tenant(books: Books) -> None:
     orders = [
         purchase("pi_1", order="same"), recharge("pi_2", attempt="same"),
         purchase("pi_3", order="same", tenant="bravo"), recharge("pi_4", attempt="same", tenant="bravo"),
@@ -52,7 +52,7 @@ async def test_a_purchase_and_an_attempt_of_one_name_and_those_of_two_tenants_ar
     assert await receipts(books) == []
 
 
-async def test_what_an_operator_made_of_a_copy_stands_when_its_event_comes_again(books: Books) -> None:
+async def test_an_operators_credit_of_a_copy_survives_its_repeated_event(books: Books) -> None:
     copy = purchase("pi_2", order="pur_1")
     await books.post(purchase("pi_1", order="pur_1"), copy)
     await books.post(purchase("pi_2", 90, order="pur_1", by_operator=True))
@@ -64,7 +64,7 @@ async def test_what_an_operator_made_of_a_copy_stands_when_its_event_comes_again
     await books.assert_right()
 
 
-async def test_copies_that_come_to_several_workers_at_once_are_credited_once(books: Books) -> None:
+async def test_concurrent_copies_of_an_order_are_credited_once(books: Books) -> None:
     await asyncio.gather(*(books.post(purchase(f"pi_{n}", order="pur_1")) for n in range(8)))
     assert await books.balance() == (100, 0, 0)
     assert len(await receipts(books)) == 7
@@ -77,7 +77,7 @@ async def test_a_refund_of_the_copy_takes_nothing(books: Books) -> None:
     assert await books.balance() == (100, 0, 0)
 
 
-async def test_an_operator_may_credit_the_copy_and_the_order_keeps_its_first_payment(
+async def test_a_copy_credited_by_an_operator_leaves_the_order_with_the_first_payment(
     api: httpx.AsyncClient, books: Books, headers: MakeHeaders
 ) -> None:
     await books.post(purchase("pi_1", order="pur_1"), purchase("pi_2", order="pur_1"))

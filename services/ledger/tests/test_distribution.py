@@ -56,7 +56,7 @@ async def test_every_key_and_index_begins_with_the_tenant(owner: AsyncConnection
     assert (await owner.execute(text(_TABLES_WITHOUT_KEY))).all() == []
 
 
-async def test_so_does_the_archive_of_a_month(owner: AsyncConnection) -> None:
+async def test_every_key_and_index_of_an_archive_partition_begins_with_the_tenant(owner: AsyncConnection) -> None:
     await owner.execute(text("SELECT make_archive_partition('2020-05-01Z')"))
     assert await not_by_tenant(owner) == set(NOT_BY_TENANT)
     assert (await owner.execute(text(_TABLES_WITHOUT_KEY))).all() == []
@@ -72,7 +72,7 @@ async def test_so_does_the_archive_of_a_month(owner: AsyncConnection) -> None:
         "CREATE TABLE wrong (id bigint PRIMARY KEY)",
     ],
 )
-async def test_one_that_does_not_is_found(owner: AsyncConnection, statement: str) -> None:
+async def test_an_index_that_does_not_begin_with_the_tenant_is_found(owner: AsyncConnection, statement: str) -> None:
     await owner.execute(text(statement))
     [found] = await not_by_tenant(owner) - set(NOT_BY_TENANT)
     assert found[1].startswith("wrong")

@@ -1,4 +1,4 @@
-"""Credits that expired are gone already: no refund and no dispute makes a debt of them."""
+"""Refunds and disputes take expired credits first, and make no debt of them."""
 
 from datetime import datetime, timedelta
 
@@ -18,17 +18,17 @@ AFTER = NOW + timedelta(days=LIFE_DAYS + 1)
 BOUGHT = purchase(credits=100, expires_in_days=LIFE_DAYS)
 
 
-async def balance_after(books: Books, *told: tuple[datetime, Command]) -> tuple[int, int, int]:
-    """100 credits for 30 days, and then what is told; (balance, owed, receivable) after their end."""
+async def balance_after(books: Books, *commands: tuple[datetime, Command]) -> tuple[int, int, int]:
+    """(balance, owed, receivable) after the end of 100 credits for 30 days, with these commands before."""
     await books.post(BOUGHT)
-    for at, command in told:
+    for at, command in commands:
         await books.post(command, now=at)
     await books.post(Expire("acme"), now=AFTER)
     await books.assert_right()
     return await books.balance()
 
 
-async def test_a_full_refund_of_what_expired_unused_leaves_nothing(books: Books) -> None:
+async def test_a_full_refund_of_expired_credits_leaves_no_debt(books: Books) -> None:
     assert await balance_after(books, (AFTER, Expire("acme")), (AFTER, refund())) == (0, 0, 0)
     entries = await books.rows("SELECT kind, source, destination, credits FROM transfer ORDER BY version")
     assert [tuple(each) for each in entries] == [
@@ -54,7 +54,7 @@ async def test_whether_a_refund_comes_before_or_after_the_expiry_makes_no_differ
     assert ended == (balance, -balance, -balance)
 
 
-async def test_a_dispute_that_is_won_after_the_end_leaves_it_as_it_was(books: Books) -> None:
+async def test_a_dispute_won_after_the_expiry_changes_nothing(books: Books) -> None:
     assert await balance_after(books, (NOW, debit(credits=40)), (AFTER, withdrawn()), (AFTER, reinstated())) == (
         0,
         0,
@@ -62,18 +62,18 @@ async def test_a_dispute_that_is_won_after_the_end_leaves_it_as_it_was(books: Bo
     )
 
 
-async def test_a_refund_that_failed_lets_it_expire_again(books: Books) -> None:
+async def test_credits_of_a_failed_refund_expire_again(books: Books) -> None:
     failed = (AFTER, refund(status="failed"))
     assert await balance_after(books, (AFTER, Expire("acme")), (AFTER, refund()), failed, failed) == (0, 0, 0)
 
 
-async def test_refunds_in_parts_take_what_expired_first_and_then_what_was_spent(books: Books) -> None:
+async def test_partial_refunds_take_expired_credits_before_spent_ones(books: Books) -> None:
     parts = [(AFTER, refund(f"re_{n}", 250)) for n in range(3)]
     assert await balance_after(books, (NOW, debit(credits=40)), *parts) == (-15, 15, 15)
 
 
-async def test_what_comes_back_from_a_hold_after_a_full_refund_does_not_expire(books: Books) -> None:
-    """The debt of the hold's part was paid by other credits, so what the hold gives back is theirs."""
+async def test_credits_released_after_a_full_refund_do_not_expire(books: Books) -> None:
+    """Other credits paid the debt of the held part, so the released credits belong to them."""
     await books.post(BOUGHT, hold(credits=30, expires_at=AFTER + timedelta(days=1)))
     await books.post(refund(), now=AFTER)
     assert await books.balance() == (0, 30, 30)
@@ -88,7 +88,7 @@ async def test_what_comes_back_from_a_hold_after_a_full_refund_does_not_expire(b
     assert await books.balance() == (0, 0, 0)
 
 
-async def test_what_other_credits_paid_for_does_not_expire(books: Books) -> None:
+async def test_credits_paid_for_by_other_grants_do_not_expire(books: Books) -> None:
     """A refund took 50 of which 10 were spent, and the second purchase paid those; when it fails, 10 of the 50 that
     come back are the second purchase's."""
     half = refund(amount_minor=500)
@@ -97,7 +97,7 @@ async def test_what_other_credits_paid_for_does_not_expire(books: Books) -> None
     assert ended == (100, 0, 0)
 
 
-async def test_what_a_grant_pays_itself_of_its_debt_is_its_own_again(books: Books) -> None:
+async def test_credits_with_which_a_grant_pays_its_own_debt_can_expire(books: Books) -> None:
     """The debt was not paid when the refund failed: nobody else's credits are among those that come back."""
     half = refund(amount_minor=500)
     failed = refund(amount_minor=500, status="failed")
@@ -107,7 +107,7 @@ async def test_what_a_grant_pays_itself_of_its_debt_is_its_own_again(books: Book
     assert ended == (100, 0, 0)
 
 
-async def test_what_expires_pays_what_is_owed_first(books: Books) -> None:
+async def test_expiring_credits_pay_the_debt_first(books: Books) -> None:
     """Of 200 credits 70 were used and 100 taken back: 30 are left to expire, and nothing is owed after."""
     await books.post(purchase(credits=100), usage(credits=70), purchase("pi_2", 100, expires_in_days=LIFE_DAYS))
     await books.post(refund())
@@ -119,7 +119,7 @@ async def test_what_expires_pays_what_is_owed_first(books: Books) -> None:
     assert await books.balance() == (100, 0, 0)
 
 
-async def test_a_present_that_ends_pays_what_is_owed_first(books: Books) -> None:
+async def test_an_expiring_promotion_pays_the_debt_first(books: Books) -> None:
     await books.post(purchase(credits=100), usage(credits=100), promotion(credits=50, expires_at=AFTER))
     await books.post(refund())
     await books.post(Expire("acme"), now=AFTER)
@@ -128,7 +128,7 @@ async def test_a_present_that_ends_pays_what_is_owed_first(books: Books) -> None
 
 
 @pytest.mark.parametrize("end", [capture(credits=30), release()], ids=["captured", "released"])
-async def test_what_others_paid_for_does_not_expire_while_a_hold_lasts(books: Books, end: Command) -> None:
+async def test_credits_paid_for_by_others_do_not_expire_while_held(books: Books, end: Command) -> None:
     """A hold has 30 of the first purchase's when its refund takes the rest; the second pays those 30. When the refund
     fails, 30 of what comes back are the second's, whatever becomes of the hold."""
     long_hold = hold(credits=30, expires_at=AFTER + timedelta(days=1))
@@ -139,7 +139,7 @@ async def test_what_others_paid_for_does_not_expire_while_a_hold_lasts(books: Bo
     await books.assert_right()
 
 
-async def test_what_a_grant_pays_for_a_third_one_leaves_it_what_others_paid_for(books: Books) -> None:
+async def test_a_grant_that_pays_for_a_third_keeps_what_others_paid_for(books: Books) -> None:
     """The second purchase paid 60 of the first's; when the first's come back they pay 60 of the third's. The 40 that
     are left are the second's, for the first has used or paid its 100."""
     await books.post(BOUGHT, debit(credits=60), refund("re_1"), purchase("pi_2", 60))
@@ -151,7 +151,7 @@ async def test_what_a_grant_pays_for_a_third_one_leaves_it_what_others_paid_for(
     await books.assert_right()
 
 
-async def test_another_grant_is_not_touched(books: Books) -> None:
+async def test_a_reversal_does_not_change_other_grants(books: Books) -> None:
     await books.post(BOUGHT, purchase("pi_2", 50))
     [outcome] = await books.post(refund(), now=AFTER)
     assert isinstance(outcome, Posted)
@@ -171,7 +171,7 @@ async def test_another_grant_is_not_touched(books: Books) -> None:
         ),
     ],
 )
-async def test_check_finds_what_was_lost_twice(books: Books, damage: str, found: str) -> None:
+async def test_check_finds_credits_lost_twice(books: Books, damage: str, found: str) -> None:
     await books.post(BOUGHT, purchase("pi_2", expires_in_days=LIFE_DAYS))
     await books.post(refund(payment_intent="pi_2"), now=AFTER)
     await books.assert_right()
@@ -184,7 +184,7 @@ async def test_check_finds_what_was_lost_twice(books: Books, damage: str, found:
     assert any(found in sentence for sentence in findings.wrong), findings.wrong
 
 
-async def test_no_row_can_say_that_more_expired_than_was_paid_for(books: Books) -> None:
+async def test_the_database_refuses_more_expired_credits_than_were_paid_for(books: Books) -> None:
     await books.post(BOUGHT)
     with pytest.raises(Exception, match="credit_grant_expired"):
         await books.rows("UPDATE credit_grant SET expired = 60, reversed = 41 RETURNING 1")

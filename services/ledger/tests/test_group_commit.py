@@ -1,4 +1,4 @@
-"""How debits share transactions."""
+"""Requests share transactions."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from .builders import debit
 
 
 class Writer:
-    """Writes a group when it is let, and answers each debit with its own number."""
+    """Writes a group when the test permits, and answers each debit with its own number."""
 
     def __init__(self) -> None:
         self.groups: list[Sequence[Command]] = []
@@ -30,7 +30,7 @@ class Writer:
         return [Insufficient(command.credits) for command in commands if isinstance(command, Debit)]
 
 
-async def test_what_arrives_together_is_written_together_and_answered_apart() -> None:
+async def test_requests_that_arrive_together_share_a_group_and_have_their_own_answers() -> None:
     writer = Writer()
     debits = GroupCommit(writer.commit)
     outcomes = await asyncio.gather(*(debits.submit([debit(f"job-{n}", n)]) for n in range(1, 51)))
@@ -53,7 +53,7 @@ async def test_groups_and_groups_in_flight_are_bounded() -> None:
     assert len(await asyncio.gather(*asked)) == 3 * GROUP_COMMANDS_MAX
 
 
-async def test_a_group_that_fails_fails_alone() -> None:
+async def test_a_failing_group_does_not_affect_others() -> None:
     writer = Writer()
     debits = GroupCommit(writer.commit)
     failed = await asyncio.gather(
@@ -63,7 +63,7 @@ async def test_a_group_that_fails_fails_alone() -> None:
     assert await debits.submit([debit("later", 3)]) == [Insufficient(3)]
 
 
-async def test_whoever_leaves_does_not_disturb_the_others() -> None:
+async def test_a_cancelled_request_does_not_affect_others() -> None:
     writer = Writer()
     writer.may_write.clear()
     debits = GroupCommit(writer.commit)
@@ -75,7 +75,7 @@ async def test_whoever_leaves_does_not_disturb_the_others() -> None:
     assert await staying == [Insufficient(5)]
 
 
-async def test_a_crowd_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_waiting_commands_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_commit, "WAITING_MAX", 2)
     writer = Writer()
     writer.may_write.clear()
@@ -88,7 +88,7 @@ async def test_a_crowd_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     await asyncio.gather(*waiting)
 
 
-async def test_what_a_request_asks_together_stays_together() -> None:
+async def test_the_commands_of_a_request_stay_in_one_group() -> None:
     writer = Writer()
     writer.may_write.clear()
     requests = GroupCommit(writer.commit)

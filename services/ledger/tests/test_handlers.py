@@ -1,4 +1,4 @@
-"""From Kafka's bytes to the books."""
+"""Handlers: from the records of Kafka to the books."""
 
 import json
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ async def test_credit_refund_and_dispute_in_one_batch(books: Books) -> None:
     await books.assert_right()
 
 
-async def test_metadata_that_was_edited_later_changes_nothing(books: Books) -> None:
+async def test_metadata_edited_after_the_credit_changes_nothing(books: Books) -> None:
     """An event read again from Stripe's API may show metadata that a dashboard user has touched since."""
     await consume_stripe_events(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
     await consume_stripe_events(
@@ -83,12 +83,12 @@ async def test_ignored_events_touch_no_table(books: Books) -> None:
     assert await books.rows("SELECT 1 FROM payment_intent") == []
 
 
-async def test_an_event_that_is_no_event_is_poison(books: Books) -> None:
+async def test_a_malformed_event_is_poison(books: Books) -> None:
     with pytest.raises(Poison):
         await consume_stripe_events(books, Record(TopicName.STRIPE_EVENTS, 0, 1, None, b"{", {}))
 
 
-async def test_usage_is_recorded_beyond_the_balance_and_once(books: Books) -> None:
+async def test_usage_beyond_the_balance_is_recorded_once(books: Books) -> None:
     await consume_stripe_events(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
     year_ago, soon = utc_now() - timedelta(days=365), utc_now() + timedelta(minutes=50)
     records = [
@@ -122,7 +122,7 @@ async def test_usage_is_recorded_beyond_the_balance_and_once(books: Books) -> No
         Record(TopicName.USAGE_RECORDED, 0, 1, "acme", b'{"specversion": "1.0", "type": "usage.recorded.v1"}'),
     ],
 )
-async def test_usage_that_cannot_be_recorded_is_poison_and_undoes_its_batch(books: Books, record: Record) -> None:
+async def test_usage_that_cannot_be_recorded_is_poison_and_rolls_its_batch_back(books: Books, record: Record) -> None:
     await consume_stripe_events(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
     await consume_usage(books, [usage_record("taken", 10)])
     await consume_usage(books, [usage_record(f"much-{CREDITS_MAX}", CREDITS_MAX - 5)])
@@ -132,13 +132,13 @@ async def test_usage_that_cannot_be_recorded_is_poison_and_undoes_its_batch(book
     assert await books.balance() == before
 
 
-async def test_usage_of_a_tenant_without_credits_is_refused_for_that_tenant_alone(books: Books) -> None:
+async def test_usage_of_an_unknown_tenant_is_refused_alone(books: Books) -> None:
     with pytest.raises(RecordRefused):
         await consume_usage(books, [usage_record(tenant="never-heard-of")])
 
 
 async def use_one_by_one(books: Books, records: Sequence[Record]) -> list[str]:
-    """As the consumer does after a batch that held poison; returns why records were refused."""
+    """Handles records one by one, as the consumer does after a batch with poison; returns why records were refused."""
     refused: list[str] = []
     for record in records:
         try:
@@ -157,7 +157,7 @@ async def use_one_by_one(books: Books, records: Sequence[Record]) -> list[str]:
         (timedelta(days=300_000), "in the future"),
     ],
 )
-async def test_usage_of_another_time_is_refused_for_its_tenant_alone_and_its_neighbours_are_recorded(
+async def test_usage_too_old_or_in_the_future_is_refused_and_the_others_are_recorded(
     books: Books, occurred: timedelta, why: str
 ) -> None:
     await consume_stripe_events(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
@@ -174,14 +174,14 @@ async def test_usage_of_another_time_is_refused_for_its_tenant_alone_and_its_nei
 
 
 @pytest.mark.parametrize("days", [0, 1, 365, 394])
-async def test_usage_that_comes_late_is_recorded_and_once(books: Books, days: int) -> None:
+async def test_late_usage_is_recorded_once(books: Books, days: int) -> None:
     await consume_stripe_events(books, stripe_record("payment_intent.succeeded", payment_intent_object()))
     late = usage_record("late", 10, occurred_at=utc_now() - timedelta(days=days))
     assert await use_one_by_one(books, [late, late]) == []
     assert await books.balance() == (90, 0, 0)
 
 
-async def test_a_products_reference_may_be_called_like_a_payment_or_its_refund(books: Books) -> None:
+async def test_a_products_reference_may_equal_the_id_of_a_payment_or_refund(books: Books) -> None:
     """Each namespace has its own references, so nobody keeps a credit or a refund from being posted."""
     await consume_stripe_events(books, stripe_record("payment_intent.succeeded", payment_intent_object("pi_0")))
     await consume_usage(books, [usage_record("pi_1", 1), usage_record("re_1", 1), usage_record("expiry:1:1", 1)])

@@ -48,7 +48,7 @@ def test_a_hold_takes_from_what_is_available_and_not_from_the_balance() -> None:
     assert ledger.run([hold("hold-2", 61)]).outcomes == [Insufficient(60)]
 
 
-def test_a_part_is_captured_and_the_rest_comes_back() -> None:
+def test_a_partial_capture_releases_the_rest() -> None:
     ledger = ledger_with(100)
     ledger.run([hold(credits=40)])
     [captured] = ledger.run([capture(credits=30)]).outcomes
@@ -58,7 +58,7 @@ def test_a_part_is_captured_and_the_rest_comes_back() -> None:
     assert ledger.balances["acme"].usage.by_purpose == {"summaries": 30}
 
 
-def test_released_and_captured_again_answer_the_first_result() -> None:
+def test_a_repeated_release_or_capture_answers_the_first_result() -> None:
     ledger = ledger_with(100)
     ledger.run([hold("a", 40), hold("b", 40)])
     first = ledger.run([capture("a", 30), release("b")]).outcomes
@@ -74,7 +74,7 @@ def test_released_and_captured_again_answer_the_first_result() -> None:
     ]  # fmt: skip
 
 
-def test_the_same_hold_twice_is_one_and_another_is_a_conflict() -> None:
+def test_a_repeated_hold_is_one_hold_and_another_input_a_conflict() -> None:
     ledger = ledger_with(100)
     ledger.run([hold(credits=40), debit("job-1", 10)])
     [again] = ledger.run([hold(credits=40)]).outcomes
@@ -85,14 +85,14 @@ def test_the_same_hold_twice_is_one_and_another_is_a_conflict() -> None:
     ]  # fmt: skip
 
 
-def test_who_or_what_is_unknown() -> None:
+def test_unknown_tenants_and_holds_are_refused() -> None:
     ledger = ledger_with()
     assert ledger.run([capture(), release(), hold(tenant="nobody"), capture(tenant="nobody")]).outcomes == [
         UnknownHold(), UnknownHold(), UnknownTenant(), UnknownTenant(),
     ]  # fmt: skip
 
 
-def test_a_capture_beyond_the_hold_takes_what_is_available_and_no_more() -> None:
+def test_a_capture_beyond_the_hold_debits_available_credits_only() -> None:
     ledger = ledger_with(100)
     ledger.run([hold(credits=40)])
     assert ledger.run([capture(credits=101)]).outcomes == [Insufficient(100)]
@@ -113,7 +113,7 @@ def test_held_credits_do_not_expire_until_the_hold_ends() -> None:
     assert ledger.transfers[-1].kind == "expiry"
 
 
-def test_a_hold_ends_by_itself_before_anything_else_happens() -> None:
+def test_an_expired_hold_is_released_before_any_other_change() -> None:
     ledger = ledger_with(100)
     ledger.run([hold(credits=90)])
     assert ledger.run([debit(credits=50)], LATER).outcomes[0] == Posted(4, 50, 50, LATER)
@@ -121,7 +121,7 @@ def test_a_hold_ends_by_itself_before_anything_else_happens() -> None:
     assert ledger.run([capture()], LATER).outcomes == [HoldEnded(HoldStatus.EXPIRED, 0)]
 
 
-def test_what_a_hold_gives_back_pays_the_receivable_first() -> None:
+def test_released_credits_pay_the_receivable_first() -> None:
     ledger = ledger_with(100)
     ledger.run([hold(credits=40), refund()])
     balance = ledger.balances["acme"]
@@ -131,7 +131,7 @@ def test_what_a_hold_gives_back_pays_the_receivable_first() -> None:
     assert (balance.balance, balance.held, balance.receivable, balance.owed) == (0, 0, 0, 0)
 
 
-def test_holds_take_lots_in_burning_order_and_captures_use_them_in_it() -> None:
+def test_holds_and_captures_take_lots_in_order() -> None:
     ledger = LedgerInMemory()
     ledger.run([purchase(credits=100)])
     ledger.run([promotion(credits=30)])
@@ -140,7 +140,7 @@ def test_holds_take_lots_in_burning_order_and_captures_use_them_in_it() -> None:
     assert (lots[1].remaining, lots[2].remaining) == (90, 0)
 
 
-def test_usage_is_a_fact_also_while_all_is_held() -> None:
+def test_usage_is_recorded_even_if_all_credits_are_held() -> None:
     ledger = ledger_with(100)
     ledger.run([hold(credits=100), usage(credits=30)])
     balance = ledger.balances["acme"]
@@ -150,7 +150,7 @@ def test_usage_is_a_fact_also_while_all_is_held() -> None:
 
 
 @pytest.mark.parametrize("ends_by", ["capture", "release", "time"])
-async def test_on_postgresql(books: Books, ends_by: str) -> None:
+async def test_holds_captures_and_releases_on_postgresql(books: Books, ends_by: str) -> None:
     long_ago = utc_now() - timedelta(days=2)
     await books.post(purchase(credits=100, expires_in_days=1), now=long_ago)
     expires_at = utc_now() + timedelta(seconds=-1 if ends_by == "time" else 600)
@@ -168,14 +168,14 @@ async def test_on_postgresql(books: Books, ends_by: str) -> None:
     await books.assert_right()
 
 
-async def test_two_captures_at_once_are_one(books: Books) -> None:
+async def test_two_concurrent_captures_are_one(books: Books) -> None:
     await books.post(purchase(credits=100), hold(credits=40))
     outcomes = await asyncio.gather(*(books.post(capture(credits=10 + n)) for n in range(5)))
     assert sum(isinstance(outcome, Held) for [outcome] in outcomes) == 1
     await books.assert_right()
 
 
-def test_holds_that_end_together_end_in_the_order_of_their_time() -> None:
+def test_expired_holds_are_released_in_order_of_expiry() -> None:
     """What is owed is paid by the one that ended first, in whatever order the rows are read."""
     ledger = LedgerInMemory()
     ledger.run([purchase("pi_1", 10), purchase("pi_2", 10), purchase("pi_3", 5)])

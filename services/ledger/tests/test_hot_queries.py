@@ -1,4 +1,4 @@
-"""Every statement that runs for each batch or page finds its rows by an index, in tables that are not small."""
+"""Every statement that runs for each batch or page finds its rows by an index, in large tables."""
 
 import json
 from collections.abc import Iterator

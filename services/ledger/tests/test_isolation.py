@@ -1,4 +1,4 @@
-"""A tenant's role reads nothing of another tenant, in whatever relation the database has."""
+"""The API's role reads no rows of another tenant, in any relation of the database."""
 
 from datetime import timedelta
 
@@ -40,7 +40,7 @@ async def fill(books: Books) -> None:
             )
 
 
-async def test_no_relation_shows_a_tenant_anything_of_another(books: Books) -> None:
+async def test_every_relation_hides_the_rows_of_other_tenants(books: Books) -> None:
     await fill(books)
     readable = await assert_tenants_are_isolated(
         books.database, TENANTS, relations_min=9, without_tenant={"alembic_version": False}
@@ -48,7 +48,7 @@ async def test_no_relation_shows_a_tenant_anything_of_another(books: Books) -> N
     assert readable == {"balance", "credit_grant", "entry", "hold", "transfer", "transfer_archive"}
 
 
-async def test_the_tenants_role_writes_nothing(books: Books) -> None:
+async def test_the_api_role_cannot_write(books: Books) -> None:
     await fill(books)
     api_engine = make_engine(books.database.api_url, application_name="ledger-test-api", pool_size=1)
     try:
@@ -64,7 +64,7 @@ async def test_the_tenants_role_writes_nothing(books: Books) -> None:
         await api_engine.dispose()
 
 
-async def test_not_even_the_worker_changes_a_transfer(books: Books) -> None:
+async def test_the_worker_role_cannot_change_a_transfer(books: Books) -> None:
     await fill(books)
     for statement in ("UPDATE transfer SET credits = 1", "DELETE FROM transfer", "TRUNCATE transfer"):
         with pytest.raises(DBAPIError, match="permission denied"):
@@ -72,6 +72,6 @@ async def test_not_even_the_worker_changes_a_transfer(books: Books) -> None:
                 await connection.execute(text(statement))
 
 
-async def test_the_owner_reads_no_data(books: Books) -> None:
+async def test_the_owner_cannot_read_rows(books: Books) -> None:
     await fill(books)
     await assert_owner_reads_nothing(books.database, ["transfer"])

@@ -1,4 +1,4 @@
-"""Migrations: what they make is what the code expects, and they may be started by several at once."""
+"""Migrations: they make the tables that the code expects, and may run concurrently."""
 
 import asyncio
 import subprocess
@@ -32,7 +32,7 @@ def empty_database(postgres_server: PostgresServer) -> Iterator[str]:
     postgres_server.execute(f"DROP DATABASE {EMPTY} WITH (FORCE)")
 
 
-async def test_tables_are_as_the_code_describes_them(books: Books) -> None:
+async def test_tables_match_their_definitions(books: Books) -> None:
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         return [each for each in compare_metadata(context, metadata) if "alembic_version" not in str(each)]
@@ -45,17 +45,17 @@ async def test_tables_are_as_the_code_describes_them(books: Books) -> None:
         await engine.dispose()
 
 
-async def test_several_migrators_at_once_and_again_later(empty_database: str) -> None:
+async def test_concurrent_and_repeated_migrations_succeed(empty_database: str) -> None:
     await asyncio.gather(*(migrate("ledger", empty_database, timeout_s=30) for _ in range(3)))
     await migrate("ledger", empty_database, timeout_s=30)
 
 
-async def test_without_postgresql_it_waits_and_then_says_why() -> None:
+async def test_migration_waits_for_postgresql_and_then_fails_with_the_reason() -> None:
     with pytest.raises(DatabaseUnavailable, match="did not answer within"):
         await migrate("ledger", "postgresql://ledger_owner:x@127.0.0.1:1/ledger", timeout_s=0.3)
 
 
-def test_a_missing_address_is_named() -> None:
+def test_a_missing_database_url_is_named() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ledger", "migrate"], env=inherited(), capture_output=True, text=True, timeout=30,
         check=False, cwd="/",
@@ -83,7 +83,7 @@ OLD = """
 """
 
 
-async def test_old_books_come_to_know_what_expired_and_whose_order_it_is(
+async def test_migration_fills_expired_credits_and_orders_of_old_books(
     empty_database: str, postgres_server: PostgresServer
 ) -> None:
     await _make_books_of("0004", empty_database)
@@ -130,7 +130,7 @@ LOST_TWICE = """
 """
 
 
-async def test_check_passes_old_books_and_names_what_was_lost_twice(
+async def test_check_passes_migrated_books_and_lists_credits_lost_twice(
     empty_database: str, postgres_server: PostgresServer
 ) -> None:
     await _make_books_of("0004", empty_database)
@@ -148,7 +148,7 @@ async def test_check_passes_old_books_and_names_what_was_lost_twice(
     assert "give them back once" in report(findings)
 
 
-async def test_what_older_processes_would_spoil_waits_until_they_are_stopped(
+async def test_migration_is_refused_while_older_processes_run(
     empty_database: str, postgres_server: PostgresServer
 ) -> None:
     await _make_books_of("0004", empty_database)

@@ -54,7 +54,7 @@ def expired_of(transfers: list[Transfer], tenant: str) -> Counter[int]:
 
 @settings(max_examples=400, deadline=None)
 @given(histories())
-def test_a_balance_is_what_net_money_bought_minus_use_and_expiry(history: list[Step]) -> None:
+def test_a_balance_is_what_net_money_bought_minus_usage_and_expiry(history: list[Step]) -> None:
     ledger, facts = LedgerInMemory(), list[Command]()
     credited: dict[str, Credit] = {}
     for step in history:
@@ -101,17 +101,19 @@ AFTER = NOW + timedelta(days=40)
         (AFTER, refund(amount_minor=500, status="failed")),
     ],
 )
-def test_what_is_left_is_as_sums_say_whenever_money_goes_back(used: int, told: list[tuple[datetime, Command]]) -> None:
+def test_the_balance_does_not_depend_on_when_money_goes_back(
+    used: int, timed_facts: list[tuple[datetime, Command]]
+) -> None:
     """100 credits for 30 days are used at once, in part or beyond; then money goes back and comes again, and 100 that
     never expire are bought: the order changes nothing."""
     ledger = LedgerInMemory()
     ledger.run([purchase(credits=CREDITS, amount_minor=AMOUNT_MINOR, expires_in_days=EXPIRES_IN_DAYS)])
     if used:
         ledger.run([usage(credits=used)])
-    for at, fact in sorted(told, key=lambda each: each[0]):
+    for at, fact in sorted(timed_facts, key=lambda each: each[0]):
         ledger.run([fact], at)
     ledger.run([Expire("acme")], NOW + timedelta(days=61))
-    facts = [fact for _, fact in told]
+    facts = [fact for _, fact in timed_facts]
     left = bought(purchase(credits=CREDITS, amount_minor=AMOUNT_MINOR), facts)
     bought_for_ever = CREDITS * any(isinstance(fact, Credit) for fact in facts)
     assert ledger.balance() == bought_for_ever + min(left - used, 0), "of the first, what was not used has expired"

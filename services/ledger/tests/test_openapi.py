@@ -1,4 +1,4 @@
-"""What `/openapi.json` says is what the ledger does: Schemathesis asks a real process all it answers.
+"""The API conforms to `/openapi.json`: Schemathesis calls every route of a real process.
 
 It looks for answers that are 5xx or undocumented, by status, media type or shape; for wrong input that is taken and
 right input that is refused; for routes that answer without a token.
@@ -110,7 +110,7 @@ async def api_url(books: Books, kafka_server: KafkaServer, log_dir: Path, tmp_pa
 
 @pytest.mark.timeout(2 * TIMEOUT_S)  # the first of a run also starts PostgreSQL and Kafka
 @pytest.mark.parametrize("caller", ["tenant", "product"])
-async def test_every_route_does_what_its_description_says(
+async def test_every_route_conforms_to_its_openapi_description(
     api_url: str, books: Books, headers: MakeHeaders, tmp_path: Path, caller: str
 ) -> None:
     tokens = {

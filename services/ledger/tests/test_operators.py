@@ -16,14 +16,14 @@ from .conftest import MakeHeaders
 from .ledger_in_memory import LedgerInMemory
 
 
-def test_promotions_are_spent_before_what_was_paid_for() -> None:
+def test_promotions_are_spent_before_paid_credits() -> None:
     ledger = LedgerInMemory()
     ledger.run([purchase(credits=100)])
     ledger.run([promotion(credits=20), debit(credits=30)])
     assert {number: lot.remaining for number, lot in ledger.grants["acme"].items()} == {1: 90, 2: 0}
 
 
-def test_operators_references_count_once_and_are_nobody_elses() -> None:
+def test_operators_references_count_once_in_their_own_namespace() -> None:
     ledger = LedgerInMemory()
     ledger.run([purchase("pi_1", 100), debit("welcome", 1)])
     first, again = ledger.run([promotion("welcome", 20), promotion("welcome", 20)]).outcomes
@@ -34,14 +34,14 @@ def test_operators_references_count_once_and_are_nobody_elses() -> None:
     assert ledger.balance() == 119
 
 
-def test_a_product_debit_named_like_a_payment_intent_takes_nobodys_reference() -> None:
+def test_a_debit_named_like_a_payment_intent_does_not_take_its_reference() -> None:
     ledger = LedgerInMemory()
     ledger.run([purchase("pi_1", 100)])
     ledger.run([debit("pi_2", 10), purchase("pi_2", 50)])
     assert ledger.balance() == 140
 
 
-def test_an_adjustment_goes_both_ways_and_what_is_missing_is_owed() -> None:
+def test_adjustments_add_and_remove_credits_and_leave_debt() -> None:
     ledger = LedgerInMemory()
     ledger.run([purchase(credits=10)])
     ledger.run([adjustment("down", -25), adjustment("up", 5)])
@@ -49,7 +49,7 @@ def test_an_adjustment_goes_both_ways_and_what_is_missing_is_owed() -> None:
     assert (balance.balance, balance.owed, balance.receivable) == (-10, 10, 0)
 
 
-def test_operators_give_nothing_to_a_tenant_that_is_not_announced() -> None:
+def test_operators_cannot_post_for_an_unknown_tenant() -> None:
     assert LedgerInMemory().run([promotion(), adjustment()]).outcomes == [UnknownTenant()] * 2
 
 
@@ -59,7 +59,7 @@ async def put_tenant(api: httpx.AsyncClient, headers: MakeHeaders, tenant: str, 
     )
 
 
-async def test_an_announced_tenant_can_be_given_and_used_credits(
+async def test_an_announced_tenant_can_have_promotions_and_debits(
     api: httpx.AsyncClient, books: Books, headers: MakeHeaders
 ) -> None:
     operator = headers(None, Scope.OPERATOR)
@@ -84,7 +84,7 @@ async def test_an_announced_tenant_can_be_given_and_used_credits(
     await books.assert_right()
 
 
-async def test_an_announced_tenant_without_credits_has_a_balance_of_nothing(
+async def test_an_announced_tenant_without_credits_has_a_zero_balance(
     api: httpx.AsyncClient, headers: MakeHeaders
 ) -> None:
     await put_tenant(api, headers, "new")
@@ -94,7 +94,7 @@ async def test_an_announced_tenant_without_credits_has_a_balance_of_nothing(
     assert (refused.status_code, refused.json()["available"]) == (402, 0)
 
 
-async def test_an_overdraft_goes_to_the_limit_and_only_when_it_is_asked_for(
+async def test_an_overdraft_ends_at_the_limit_and_must_be_requested(
     api: httpx.AsyncClient, books: Books, headers: MakeHeaders
 ) -> None:
     await books.post(purchase(credits=10))
@@ -135,7 +135,7 @@ async def test_usage_beyond_the_limit_is_recorded_and_flagged(
         ("adjustments", {"credits": 2**53}), ("adjustments", {"reference": "r" * 10_000}),
     ],
 )  # fmt: skip
-async def test_operations_that_make_no_sense(
+async def test_invalid_operations_are_rejected(
     api: httpx.AsyncClient, headers: MakeHeaders, path: str, body: dict[str, Any]
 ) -> None:
     whole = {"tenantId": "acme", "reference": "r", "credits": 1, "reason": "x"} | body
@@ -143,7 +143,7 @@ async def test_operations_that_make_no_sense(
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
 
 
-async def test_only_operators_operate(api: httpx.AsyncClient, headers: MakeHeaders) -> None:
+async def test_operator_routes_require_the_operator_scope(api: httpx.AsyncClient, headers: MakeHeaders) -> None:
     everything_else = headers(
         "acme", Scope.BILLING_READ, Scope.BILLING_WRITE, Scope.CREDITS_DEBIT, Scope.CREDITS_DEBIT_ANY
     )

@@ -59,7 +59,7 @@ def test_a_payment_intent_is_credited_once_even_if_it_names_another_tenant_later
     assert "other" not in ledger.balances
 
 
-def test_a_reference_belongs_to_its_door() -> None:
+def test_the_same_reference_in_another_namespace_is_another_reference() -> None:
     """A product's debit may be called pi_1, and takes nothing from the credit of that name."""
     ledger = applied(debit("pi_1", 5), purchase("pi_1"), debit("pi_1", 5))
     assert ledger.balance() == 95
@@ -82,7 +82,7 @@ def test_a_debit_beyond_what_is_available_is_refused_and_leaves_its_reference_fr
     assert isinstance(outcome_of(ledger, debit(credits=11)), Posted)
 
 
-def test_usage_is_a_fact_and_leaves_the_tenant_owing() -> None:
+def test_usage_beyond_the_balance_is_recorded_and_owed() -> None:
     ledger = applied(purchase(credits=10), usage(credits=25))
     assert (ledger.balance(), ledger.balances["acme"].owed, ledger.balances["acme"].receivable) == (-15, 15, 0)
     ledger.run([purchase("pi_2", 100)])
@@ -98,7 +98,7 @@ def test_the_same_reference_with_other_credits_is_a_conflict_and_with_another_pu
     assert ledger.balance() == 90
 
 
-def test_an_unknown_tenant_cannot_use_credits() -> None:
+def test_a_debit_of_an_unknown_tenant_is_refused() -> None:
     ledger = applied()
     assert outcome_of(ledger, debit()) == UnknownTenant()
     assert outcome_of(ledger, usage()) == UnknownTenant()
@@ -153,7 +153,7 @@ def test_a_dispute_that_is_won_pays_the_receivable_first_and_refills_its_grant()
     assert ledger.grants["acme"][1].remaining == 60
 
 
-def test_a_dispute_is_free_of_order() -> None:
+def test_dispute_events_may_come_in_any_order() -> None:
     ledger = applied(purchase(credits=100), reinstated(), withdrawn(), withdrawn(), reinstated())
     assert (ledger.balance(), len(ledger.transfers)) == (100, 1)
 
@@ -168,7 +168,7 @@ def test_reversals_wait_for_their_credit() -> None:
     assert [each.reference for each in ledger.transfers] == ["pi_1", "re_1", "dp_1:withdrawn"]
 
 
-def test_a_receipt_moves_nothing_and_is_written_once() -> None:
+def test_an_unapplied_receipt_moves_no_credits_and_is_written_once() -> None:
     ledger = applied()
     assert len(ledger.run([unapplied(), unapplied()]).receipts) == 1
     assert ledger.run([unapplied()]).receipts == []
@@ -178,7 +178,7 @@ def test_a_receipt_moves_nothing_and_is_written_once() -> None:
     assert ledger.balance() == 100
 
 
-def test_a_grant_expires_once_however_often_and_late_it_is_looked_at() -> None:
+def test_a_grant_expires_once_however_often_and_late_it_is_checked() -> None:
     ledger = applied(purchase(credits=100, expires_in_days=1), debit(credits=30))
     late = NOW + timedelta(days=5)
     assert ledger.run([Expire("acme"), Expire("acme")], late).transfers[0].credits == 70
@@ -186,7 +186,7 @@ def test_a_grant_expires_once_however_often_and_late_it_is_looked_at() -> None:
     assert ledger.balance() == 0
 
 
-def test_what_is_due_expires_before_anything_else_is_spent() -> None:
+def test_due_grants_expire_before_anything_is_spent() -> None:
     ledger = applied(purchase("pi_1", 100, expires_in_days=1), purchase("pi_2", 10))
     changes = ledger.run([debit(credits=50)], NOW + timedelta(days=1))
     assert changes.outcomes == [Insufficient(10)]
@@ -200,7 +200,7 @@ def test_times_and_versions_of_a_tenant_never_go_back() -> None:
     assert ledger.transfers[1].created_at == NOW
 
 
-def test_a_balance_stays_in_the_range_that_numbers_carry() -> None:
+def test_a_balance_stays_within_credits_max() -> None:
     ledger = applied(purchase(credits=CREDITS_MAX))
     assert outcome_of(ledger, purchase("pi_2", 1)) == BalanceOutOfRange()
     ledger.run([usage("job-1", CREDITS_MAX), usage("job-2", CREDITS_MAX)])
@@ -208,7 +208,7 @@ def test_a_balance_stays_in_the_range_that_numbers_carry() -> None:
     assert ledger.balance() == -CREDITS_MAX
 
 
-def test_usage_of_a_day_is_counted_by_purpose_and_starts_anew_the_next_day() -> None:
+def test_usage_is_counted_by_purpose_and_restarts_each_day() -> None:
     ledger = applied(
         purchase(credits=1000), usage("a", 5, purpose="x"), debit("b", 6, purpose="y"), usage("c", 7, purpose="x")
     )
@@ -225,19 +225,19 @@ def test_usage_of_a_day_is_counted_by_purpose_and_starts_anew_the_next_day() -> 
     [(withdrawn(), reinstated()), (refund(), refund(status="failed"))],
     ids=["dispute won", "refund failed"],
 )
-def test_what_comes_back_to_a_grant_that_has_expired_expires_at_once(taken: Command, given_back: Command) -> None:
-    """Else whatever came in the same batch could still use it."""
+def test_credits_returned_to_an_expired_grant_expire_at_once(taken: Command, given_back: Command) -> None:
+    """Otherwise later commands of the batch could still spend it."""
     ledger = applied(purchase(credits=100, expires_in_days=1), taken)
     assert ledger.run([given_back, debit(credits=1)], NOW + timedelta(days=2)).outcomes[1] == Insufficient(0)
     assert ledger.balance() == 0
 
 
-def test_a_promotion_whose_time_is_over_gives_nothing() -> None:
+def test_a_promotion_that_has_expired_already_gives_no_credits() -> None:
     ledger = applied(purchase(credits=5))
     assert ledger.run([promotion(expires_at=NOW), debit(credits=6)]).outcomes[1] == Insufficient(5)
 
 
-def test_uses_of_one_grant_are_a_run_and_the_run_ends_with_the_grant() -> None:
+def test_consecutive_debits_of_one_grant_are_a_run_that_ends_with_the_grant() -> None:
     ledger = applied(purchase("pi_1", 30), purchase("pi_2", 30))
     debits: list[Command] = [usage(f"u{n}", 10) for n in range(5)]
     changes = ledger.run([*debits, debit("d1", 1)])
@@ -251,7 +251,7 @@ def test_uses_of_one_grant_are_a_run_and_the_run_ends_with_the_grant() -> None:
     assert ledger.balances["acme"].usage.by_purpose == {"summaries": 51}
 
 
-def test_a_use_in_a_run_is_known_to_those_after_it_in_the_same_batch() -> None:
+def test_a_debit_in_a_run_is_known_to_later_debits_of_the_batch() -> None:
     ledger = applied(purchase(credits=100))
     first, repeated, conflict, used_again = ledger.run(
         [debit("d1", 10), debit("d1", 10), debit("d1", 11), usage("d1", 10)]

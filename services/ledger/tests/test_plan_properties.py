@@ -53,7 +53,7 @@ def test_it_does_not_matter_how_commands_are_batched(history: list[Step]) -> Non
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.one_of(credit_facts, refund_facts, dispute_facts), max_size=20), st.randoms(use_true_random=False))
-def test_what_stripe_says_ends_the_same_in_any_order_and_twice(facts: list[Command], random: Random) -> None:
+def test_stripe_events_end_the_same_in_any_order_and_twice(facts: list[Command], random: Random) -> None:
     in_order, shuffled = LedgerInMemory(), LedgerInMemory()
     in_order.run(facts)
     again = facts * 2

@@ -106,7 +106,7 @@ async def running(books: Books, kafka_server: KafkaServer, log_dir: Path, tmp_pa
         await asyncio.gather(asyncio.to_thread(worker.close), asyncio.to_thread(api.close))
 
 
-async def test_from_stripes_event_to_the_tenants_balance(running: Running, headers: MakeHeaders) -> None:
+async def test_a_stripe_event_changes_the_balance_that_the_api_shows(running: Running, headers: MakeHeaders) -> None:
     await running.stripe("payment_intent.succeeded", payment_intent_object())
     await running.stripe("payment_intent.succeeded", payment_intent_object())
     [entry] = await running.read_until(TopicName.ENTRY_POSTED, lambda each: each["reference"] == "pi_1")
@@ -128,7 +128,7 @@ async def test_from_stripes_event_to_the_tenants_balance(running: Running, heade
     await running.books.assert_right()
 
 
-async def test_a_record_that_nobody_can_read_is_set_aside_and_the_rest_go_on(running: Running) -> None:
+async def test_an_unreadable_record_is_dead_lettered_and_the_others_are_handled(running: Running) -> None:
     await running.stripe("payment_intent.succeeded", payment_intent_object())
     await running.read_until(TopicName.ENTRY_POSTED, lambda each: True)
     await running.usage("before", 1)
@@ -139,7 +139,7 @@ async def test_a_record_that_nobody_can_read_is_set_aside_and_the_rest_go_on(run
     await running.books.assert_right()
 
 
-async def test_check_and_readiness_tell_of_a_stopped_partition_until_its_poison_is_accepted_and_dropped(
+async def test_check_and_readiness_report_a_stopped_partition_until_its_poison_is_dropped(
     running: Running,
 ) -> None:
     async def run(*module: str) -> tuple[int | None, str]:
@@ -204,7 +204,7 @@ async def test_republish_sends_every_balance_again(running: Running) -> None:
 
 
 @pytest.mark.parametrize("point", ["ledger.debits_planned", "ledger.debits_committed"])
-async def test_a_debit_whose_answer_was_lost_in_a_crash_is_asked_again_and_counts_once(
+async def test_a_debit_repeated_after_a_crash_counts_once(
     running: Running, headers: MakeHeaders, tmp_path: Path, point: str
 ) -> None:
     await running.stripe("payment_intent.succeeded", payment_intent_object())

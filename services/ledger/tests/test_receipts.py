@@ -1,4 +1,4 @@
-"""Receipts that nobody could believe, and what operators make of them."""
+"""Unapplied receipts, and how operators credit them."""
 
 import asyncio
 from datetime import timedelta
@@ -51,7 +51,7 @@ async def operator(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -
     return OperatorApi(api, books, headers)
 
 
-async def test_an_operator_decides_whose_money_it_is_and_what_it_buys(operator: OperatorApi) -> None:
+async def test_an_operator_credits_a_receipt_to_the_tenant_and_credits_of_choice(operator: OperatorApi) -> None:
     answer = await operator.credit(tenantId="other", expiresInDays=30)
     assert (answer.status_code, {**answer.json(), "postedAt": None}) == (
         200,
@@ -71,7 +71,7 @@ async def test_an_operator_decides_whose_money_it_is_and_what_it_buys(operator: 
     await operator.books.assert_right()
 
 
-async def test_the_attempt_that_the_receipt_names_is_told(operator: OperatorApi) -> None:
+async def test_crediting_a_receipt_publishes_its_attempt(operator: OperatorApi) -> None:
     await operator.books.post(unapplied("pi_2", attempt="att_1"))
     assert (await operator.credit("pi_2")).status_code == 200
     rows = await operator.books.rows("SELECT value FROM outbox ORDER BY id")
@@ -80,7 +80,7 @@ async def test_the_attempt_that_the_receipt_names_is_told(operator: OperatorApi)
     assert (credit.kind, credit.credits, credit.payment_intent) == ("recharge", 100, "pi_2")
 
 
-async def test_another_tenant_than_the_claimed_one_does_not_get_to_see_its_attempt(operator: OperatorApi) -> None:
+async def test_a_receipt_credited_to_another_tenant_hides_its_attempt(operator: OperatorApi) -> None:
     await operator.books.post(unapplied("pi_2", attempt="att_of_acme"))
     assert (await operator.credit("pi_2", tenantId="other")).status_code == 200
     [entry] = await operator.books.rows("SELECT tenant_id, kind, attempt FROM transfer WHERE reference = 'pi_2'")
@@ -88,7 +88,7 @@ async def test_another_tenant_than_the_claimed_one_does_not_get_to_see_its_attem
     await operator.books.assert_right()
 
 
-async def test_the_same_again_answers_the_first_result_and_another_input_is_a_conflict(operator: OperatorApi) -> None:
+async def test_crediting_a_receipt_again_answers_the_first_result_or_conflicts(operator: OperatorApi) -> None:
     first = await operator.credit()
     await operator.books.post(usage("job-1", 7))
     again = await operator.credit()
@@ -98,7 +98,7 @@ async def test_the_same_again_answers_the_first_result_and_another_input_is_a_co
     await operator.books.assert_right()
 
 
-async def test_refunds_and_disputes_that_waited_are_applied_and_later_ones_reverse_it(operator: OperatorApi) -> None:
+async def test_waiting_and_later_reversals_of_a_receipt_are_applied(operator: OperatorApi) -> None:
     await operator.books.post(refund("re_1", 300, payment_intent="pi_1"))
     assert (await operator.credit()).json()["available"] == 105
     await operator.books.post(withdrawn(amount_minor=200))
@@ -110,8 +110,8 @@ async def test_refunds_and_disputes_that_waited_are_applied_and_later_ones_rever
     await operator.books.assert_right()
 
 
-async def test_money_that_went_back_leaves_no_credits_and_no_open_receipt(operator: OperatorApi) -> None:
-    """So whoever asked for it is told, and comes back to it only if the refund fails."""
+async def test_a_refunded_receipt_leaves_no_credits_and_is_resolved(operator: OperatorApi) -> None:
+    """So the service that initiated the payment knows, and has to act only if the refund fails."""
     await operator.books.post(refund("re_1", 1000, payment_intent="pi_1", status="pending"))
     assert (await operator.credit()).status_code == 200
     assert (await operator.books.balance(), await operator.books.rows(OPEN)) == ((5, 0, 0), [])
@@ -120,19 +120,19 @@ async def test_money_that_went_back_leaves_no_credits_and_no_open_receipt(operat
     await operator.books.assert_right()
 
 
-async def test_without_a_receipt_there_is_nothing_to_credit(operator: OperatorApi) -> None:
+async def test_a_payment_without_receipt_cannot_be_credited(operator: OperatorApi) -> None:
     assert await operator.refused("pi_unknown") == (404, "unknown_receipt")
     assert await operator.refused("pi_0") == (404, "unknown_receipt")
     await operator.books.post(refund("re_9", payment_intent="pi_9"))
     assert await operator.refused("pi_9") == (404, "unknown_receipt")
 
 
-async def test_a_receipt_of_no_money_buys_nothing(operator: OperatorApi) -> None:
+async def test_a_receipt_of_no_money_cannot_be_credited(operator: OperatorApi) -> None:
     await operator.books.post(unapplied("pi_2", amount_minor=0))
     assert await operator.refused("pi_2") == (404, "unknown_receipt")
 
 
-async def test_a_typing_error_opens_no_balance(operator: OperatorApi) -> None:
+async def test_a_receipt_cannot_be_credited_to_an_unknown_tenant(operator: OperatorApi) -> None:
     assert await operator.refused(tenantId="amce") == (404, "unknown_tenant")
     assert await operator.books.rows("SELECT 1 FROM balance WHERE tenant_id = 'amce'") == []
     announced = await operator.api.put("/api/ledger/tenants/amce", headers=operator.headers, json={})
@@ -140,7 +140,7 @@ async def test_a_typing_error_opens_no_balance(operator: OperatorApi) -> None:
     assert (await operator.credit(tenantId="amce")).status_code == 200
 
 
-async def test_its_own_event_may_still_be_believed_and_counts_the_same_once(operator: OperatorApi) -> None:
+async def test_a_receipt_credited_by_its_event_and_by_an_operator_counts_once(operator: OperatorApi) -> None:
     await operator.books.post(unapplied("pi_2"), purchase("pi_2", 100))
     assert (await operator.credit("pi_2")).json()["available"] == 105
     assert await operator.refused("pi_2", credits=50) == (409, "reference_conflict")
@@ -150,7 +150,7 @@ async def test_its_own_event_may_still_be_believed_and_counts_the_same_once(oper
     await operator.books.assert_right()
 
 
-async def test_operators_and_the_event_in_a_race_credit_once(operator: OperatorApi) -> None:
+async def test_concurrent_operators_and_event_credit_a_receipt_once(operator: OperatorApi) -> None:
     await operator.books.post(*(unapplied(f"pi_race_{n}") for n in range(10)))
 
     async def event(n: int) -> int:
@@ -184,10 +184,10 @@ async def test_a_credit_whose_transfer_is_in_the_archive_is_not_made_again(opera
         {"expiresInDays": True}, {"tenantId": ""}, {"tenantId": "with space"}, {"kind": "promotion"},
     ],
 )  # fmt: skip
-async def test_credits_that_make_no_sense(operator: OperatorApi, changes: dict[str, Any]) -> None:
+async def test_invalid_receipt_credits_are_rejected(operator: OperatorApi, changes: dict[str, Any]) -> None:
     assert await operator.refused(**changes) == (422, "invalid_request")
 
 
-async def test_a_credit_beyond_what_a_balance_holds(operator: OperatorApi) -> None:
+async def test_a_receipt_credit_beyond_the_range_is_refused(operator: OperatorApi) -> None:
     assert await operator.refused(credits=2**53 - 1) == (422, "balance_out_of_range")
     assert [row.payment_intent for row in await operator.books.rows(OPEN)] == ["pi_1"]

@@ -1,4 +1,4 @@
-"""`python -m ledger reconcile` against a Stripe that is there, on books that lack some of it or have too much."""
+"""`python -m ledger reconcile` against the simulator, with books that lack objects or have too many."""
 
 import asyncio
 import subprocess
@@ -45,7 +45,7 @@ def running_reconcile_simulator() -> Iterator[RunningSimulator]:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Books, and the Stripe account whose events they take or miss."""
+    """Books, and the Stripe account whose events they apply or miss."""
 
     books: Books
     simulator: RunningSimulator
@@ -101,7 +101,7 @@ def asked_for(account: Account) -> list[tuple[str, str]]:
     return [(event.kind, event.object_id) for event in events if event is not None]
 
 
-async def test_books_that_took_every_event_do_not_differ(account: Account) -> None:
+async def test_books_with_every_event_do_not_differ(account: Account) -> None:
     first, second = account.paid(), account.paid()
     account.refunded(first)
     account.simulator.post(f"/disputes/{account.disputed(second)}/resolve", outcome="won")
@@ -114,7 +114,7 @@ async def test_books_that_took_every_event_do_not_differ(account: Account) -> No
     assert (findings.payments, findings.refunds, findings.disputes, findings.exit_code) == (3, 1, 1, 0)
 
 
-async def test_what_lost_its_event_is_named_by_kind(account: Account) -> None:
+async def test_objects_whose_events_were_lost_are_reported_by_kind(account: Account) -> None:
     known, lost = account.paid(), account.paid()
     await account.take_events()
     await account.damage(f"DELETE FROM payment_intent WHERE payment_intent = '{lost}'")
@@ -146,7 +146,7 @@ async def test_refunds_and_disputes_of_payments_made_before_are_compared(account
     assert (findings.payments, kinds(findings)) == (0, [(Kind.REFUND_MISSING, lost)])
 
 
-async def test_what_the_books_have_and_stripe_has_not_is_found(account: Account) -> None:
+async def test_objects_only_in_the_books_are_reported(account: Account) -> None:
     paid, unpaid = account.paid(), account.paid(confirm=False)
     await account.books.post(purchase(paid), purchase("pi_of_nobody"), purchase(unpaid), now=datetime.now(UTC))
     await account.books.post(
@@ -163,7 +163,7 @@ async def test_what_the_books_have_and_stripe_has_not_is_found(account: Account)
     )
 
 
-async def test_another_amount_and_another_tenant_are_found(account: Account) -> None:
+async def test_a_different_amount_and_tenant_are_reported(account: Account) -> None:
     amount, tenant = account.paid(), account.paid()
     await account.books.post(
         purchase(amount, amount_minor=999), purchase(tenant, tenant="bravo"), now=datetime.now(UTC)
@@ -173,7 +173,7 @@ async def test_another_amount_and_another_tenant_are_found(account: Account) -> 
     )
 
 
-async def test_a_refund_that_failed_unseen_is_found(account: Account) -> None:
+async def test_a_refund_whose_failure_was_missed_is_reported(account: Account) -> None:
     paid = account.paid()
     name = account.refunded(paid)
     await account.take_events()
@@ -181,7 +181,7 @@ async def test_a_refund_that_failed_unseen_is_found(account: Account) -> None:
     assert kinds(await account.compared()) == [(Kind.REFUND_STATUS_DIFFERS, name)]
 
 
-async def test_what_an_old_refund_or_dispute_has_come_to_since_is_seen(account: Account) -> None:
+async def test_changes_of_old_refunds_and_disputes_are_reported(account: Account) -> None:
     """A dispute is won after weeks, and a refund fails after days: long after they were made."""
     paid, other = account.paid(), account.paid()
     dispute, refunded = account.disputed(paid), account.refunded(other, 1000)
@@ -194,14 +194,14 @@ async def test_what_an_old_refund_or_dispute_has_come_to_since_is_seen(account: 
     assert sorted(kinds(findings)) == [(Kind.DISPUTE_MISSING, dispute), (Kind.REFUND_STATUS_DIFFERS, refunded)]
 
 
-async def test_a_payment_begun_before_and_paid_since_is_looked_up(account: Account) -> None:
+async def test_a_payment_created_before_and_paid_since_is_looked_up(account: Account) -> None:
     paid = account.paid()
     await account.books.post(purchase(paid), purchase("pi_of_nobody"), now=datetime.now(UTC) + 2 * HOUR)
     findings = await account.compared(datetime.now(UTC) + HOUR, IN_THE_FUTURE)
     assert (findings.payments, kinds(findings)) == (2, [(Kind.PAYMENT_NOT_AT_STRIPE, "pi_of_nobody")])
 
 
-async def test_what_may_still_be_on_its_way_is_no_difference(account: Account) -> None:
+async def test_an_event_on_its_way_is_no_difference(account: Account) -> None:
     lost = account.paid(confirm=False)
     account.simulator.post("/clock/advance", seconds=7_200)
     account.simulator.client().v1.payment_intents.confirm(lost)
@@ -209,8 +209,8 @@ async def test_what_may_still_be_on_its_way_is_no_difference(account: Account) -
     assert kinds(await account.compared(grace=timedelta(minutes=5))) == [], "it was paid just now"
 
 
-async def test_what_happens_while_it_compares_is_no_difference(account: Account, monkeypatch: Any) -> None:
-    """Stripe is listed first, then the books are read: meanwhile a refund was made, and its event taken."""
+async def test_a_change_during_the_comparison_is_no_difference(account: Account, monkeypatch: Any) -> None:
+    """Stripe is listed first, then the books are read: in between a refund is made and its event is applied."""
     paid = account.paid()
     await account.take_events()
     read_books = reconcile_module._Run._books
@@ -227,7 +227,7 @@ async def test_what_happens_while_it_compares_is_no_difference(account: Account,
     assert len(await account.books.rows("SELECT 1 FROM transfer WHERE kind IN ('refund', 'dispute')")) == 2
 
 
-async def test_it_reads_every_page(account: Account) -> None:
+async def test_every_page_of_stripes_lists_is_read(account: Account) -> None:
     lost = {await asyncio.to_thread(account.paid) for _ in range(103)}
     for name in sorted(lost)[:101]:
         account.refunded(name)
@@ -238,7 +238,7 @@ async def test_it_reads_every_page(account: Account) -> None:
 
 
 @pytest.mark.parametrize("kind", ["rate_limit", "error_before", "drop_answer"])
-async def test_a_page_is_asked_for_again(account: Account, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_page_is_requested_again(account: Account, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ledger.stripe_gateway.PAGE_PAUSE_S", 0.01)
     lost = account.paid()
     account.simulator.post("/faults", kind=kind, method="GET", path="/v1/payment_intents", count=2)
@@ -248,9 +248,7 @@ async def test_a_page_is_asked_for_again(account: Account, kind: str, monkeypatc
         await account.compared()
 
 
-async def test_more_than_it_may_hold_is_refused_and_says_what_to_do(
-    account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_too_many_objects_are_refused_with_advice(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconcile_module, "OBJECTS_MAX", 1)
     account.paid()
     account.paid()
@@ -263,7 +261,7 @@ async def test_more_than_it_may_hold_is_refused_and_says_what_to_do(
         await account.compared()
 
 
-async def test_what_is_lacking_is_asked_for_once_payments_first(account: Account) -> None:
+async def test_heal_requests_each_missing_object_once_payments_first(account: Account) -> None:
     paid = account.paid()
     name = account.refunded(paid)
     findings = await account.compared()
@@ -280,7 +278,7 @@ async def test_what_is_lacking_is_asked_for_once_payments_first(account: Account
     assert [tuple(row) for row in rows] == [("ledger.stripe-object-missing", paid)] * 2
 
 
-async def test_the_job_sets_the_metric_of_each_kind(account: Account) -> None:
+async def test_the_reconcile_job_sets_the_metric_of_each_kind(account: Account) -> None:
     def shown(kind: Kind) -> float | None:
         return REGISTRY.get_sample_value("ledger_reconcile_differences", {"kind": kind.value})
 
@@ -312,7 +310,7 @@ def command(account: Account, *arguments: str, **changes: str) -> "subprocess.Co
     )  # fmt: skip
 
 
-async def test_the_command_says_what_differs_and_ends_with_it(account: Account) -> None:
+async def test_the_reconcile_command_reports_differences_by_output_and_exit_code(account: Account) -> None:
     since = ("--since", "1h", "--grace", "0s")
     empty = await asyncio.to_thread(command, account, *since)
     assert (empty.returncode, "nothing differs" in empty.stdout) == (0, True), empty.stdout + empty.stderr
@@ -333,7 +331,7 @@ async def test_the_command_says_what_differs_and_ends_with_it(account: Account) 
     assert (wrong.returncode, "neither a duration" in wrong.stderr) == (2, True)
 
 
-def test_times_are_durations_or_have_a_zone() -> None:
+def test_since_is_a_duration_or_a_time_with_its_zone() -> None:
     assert duration("90m") == timedelta(minutes=90)
     assert duration_or_time("30d") == timedelta(days=30)
     assert duration_or_time("2026-09-01T12:00:00Z") == datetime(2026, 9, 1, 12, tzinfo=UTC)

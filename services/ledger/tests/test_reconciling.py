@@ -1,4 +1,4 @@
-"""`compare`: every way in which Stripe and the books can differ, and nothing else, is a difference of its kind."""
+"""`compare`: each way in which Stripe and the books can differ is a difference of its kind, and nothing else is."""
 
 from dataclasses import replace
 
@@ -69,7 +69,7 @@ def kinds(found: list[Difference]) -> list[tuple[Kind, str]]:
         ),
     ],
 )
-def test_what_agrees_is_no_difference(at_stripe: AtStripe, in_books: InBooks | None) -> None:
+def test_equal_objects_are_no_difference(at_stripe: AtStripe, in_books: InBooks | None) -> None:
     assert compare(at_stripe, in_books) == []
 
 
@@ -135,26 +135,26 @@ def test_what_agrees_is_no_difference(at_stripe: AtStripe, in_books: InBooks | N
         ),
     ],
 )
-def test_each_difference_is_of_its_kind(at_stripe: AtStripe, in_books: InBooks | None, expected: object) -> None:
+def test_each_difference_has_its_kind(at_stripe: AtStripe, in_books: InBooks | None, expected: object) -> None:
     assert kinds(compare(at_stripe, in_books)) == [expected]
 
 
-def test_every_kind_of_difference_is_found_above() -> None:
-    marks = test_each_difference_is_of_its_kind.pytestmark  # pyright: ignore[reportFunctionMemberAccess]
+def test_every_kind_of_difference_has_a_case() -> None:
+    marks = test_each_difference_has_its_kind.pytestmark  # pyright: ignore[reportFunctionMemberAccess]
     assert {case[2][0] for case in marks[0].args[1]} == set(Kind)
 
 
-def test_what_is_so_young_that_its_event_may_still_come_is_no_difference() -> None:
+def test_an_object_whose_event_may_still_come_is_no_difference() -> None:
     young = frozenset(["pi_1", "re_1", "dp_1"])
     assert compare(paid(refund(), disputes=(withdrawn(),), on_their_way=young), None) == []
 
 
-def test_reversals_in_the_books_alone_are_a_difference_only_where_all_of_stripes_are_known() -> None:
+def test_reversals_only_in_the_books_differ_only_if_stripes_list_is_complete() -> None:
     in_books = books({"re_1": RefundState(1000, is_void=False)}, {"dp_1": DisputeState(1000, 0)})
     assert compare(replace(paid(), has_all_reversals=False), in_books) == []
 
 
-def test_a_payment_and_its_reversals_that_are_all_missing_are_three_differences() -> None:
+def test_a_missing_payment_with_refund_and_dispute_is_three_differences() -> None:
     assert kinds(compare(paid(refund(), disputes=(withdrawn(),)), None)) == [
         (Kind.PAYMENT_MISSING, "pi_1"),
         (Kind.REFUND_MISSING, "re_1"),

@@ -1,4 +1,5 @@
-"""A refund or a dispute in another currency than its payment moves no credits: it is a dead letter, and told."""
+"""A refund or a dispute in another currency than its payment moves no credits: it becomes a dead letter and is
+published."""
 
 import pytest
 from prometheus_client import REGISTRY
@@ -24,7 +25,7 @@ async def stripe(books: Books, *records: Record) -> None:
         await Handlers([SIGNING_KEY]).on_stripe_events(transaction, records)
 
 
-def told(books: Books) -> list[ReversalRefused]:
+def refusals(books: Books) -> list[ReversalRefused]:
     found = [decode(event.value, ReversalRefused) for event in books.published.events if event.topic != DEAD_LETTERS]
     return [each for each in found if each is not None]
 
@@ -41,12 +42,14 @@ def refused() -> float:
     ("reversal", "name"),
     [pytest.param(REFUND, "re_1", id="refund"), pytest.param(WITHDRAWN, "dp_1:withdrawn", id="dispute")],
 )
-async def test_it_is_a_dead_letter_and_told_once(books: Books, reversal: Record, name: str) -> None:
+async def test_a_refused_reversal_is_dead_lettered_and_published_once(
+    books: Books, reversal: Record, name: str
+) -> None:
     before = refused()
     await stripe(books, PAID)
     await stripe(books, reversal)
     assert (await books.balance(), refused() - before) == ((100, 0, 0), 1)
-    [event] = told(books)
+    [event] = refusals(books)
     assert (event.tenant, event.payment_intent, event.reversal, event.amount_minor) == ("acme", "pi_1", name, 1000)
     assert (event.currency, event.credited_currency) == ("eur", "usd")
     assert dead_letters(books) == [reversal.value]
@@ -54,34 +57,34 @@ async def test_it_is_a_dead_letter_and_told_once(books: Books, reversal: Record,
     assert letter.headers["dead-letter-reason"].endswith("not in usd, which was credited")
 
     await stripe(books, reversal)
-    assert (len(told(books)), len(dead_letters(books)), refused() - before) == (1, 1, 1)
+    assert (len(refusals(books)), len(dead_letters(books)), refused() - before) == (1, 1, 1)
     await books.assert_right()
 
 
 @pytest.mark.parametrize("is_one_batch", [True, False])
-async def test_one_that_waited_for_its_payment_is_refused_when_that_comes(books: Books, is_one_batch: bool) -> None:
+async def test_a_waiting_reversal_is_refused_when_its_payment_comes(books: Books, is_one_batch: bool) -> None:
     before = refused()
     records = [REFUND, WITHDRAWN, PAID]
     for batch in [records] if is_one_batch else [[each] for each in records]:
         await stripe(books, *batch)
     assert (await books.balance(), refused() - before) == ((100, 0, 0), 2)
-    assert [event.reversal for event in told(books)] == ["re_1", "dp_1:withdrawn"]
+    assert [event.reversal for event in refusals(books)] == ["re_1", "dp_1:withdrawn"]
     await books.assert_right()
 
 
-async def test_check_lists_them(books: Books) -> None:
+async def test_check_lists_refused_reversals(books: Books) -> None:
     await stripe(books, PAID, REFUND)
     findings = await check(books.engine)
     assert "refused reversals: 1\n  pi_1: re_1 of 1000 eur, credited in usd" in report(findings)
 
 
-async def test_the_right_ones_beside_it_count(books: Books) -> None:
+async def test_other_reversals_of_the_payment_are_applied(books: Books) -> None:
     await stripe(books, PAID, REFUND, stripe_record("refund.created", refund_object("re_2", amount=300)))
     assert await books.balance() == (70, 0, 0)
     await books.assert_right()
 
 
-async def test_one_that_failed_at_stripe_is_of_no_interest(books: Books) -> None:
+async def test_a_failed_refund_in_another_currency_is_not_refused(books: Books) -> None:
     await books.post(purchase())
     failed = RefundSeen("pi_1", "re_1", 1000, "eur", "failed")
     assert await books.post(failed) == [NothingPosted()]
@@ -95,7 +98,7 @@ async def test_one_that_failed_at_stripe_is_of_no_interest(books: Books) -> None
     ids=lambda order: "-".join(order),
 )
 @pytest.mark.parametrize("is_paid_first", [True, False])
-async def test_one_that_failed_after_all_is_refused_no_more_in_whatever_order(
+async def test_a_refused_refund_that_fails_is_void_in_any_order(
     books: Books, order: list[str], is_one_batch: bool, is_paid_first: bool
 ) -> None:
     failed = stripe_record("refund.failed", refund_object(currency="eur", status="failed"))
@@ -108,7 +111,7 @@ async def test_one_that_failed_after_all_is_refused_no_more_in_whatever_order(
     await books.assert_right()
 
 
-async def test_what_was_counted_before_its_currency_was_kept_is_undone_when_it_fails(books: Books) -> None:
+async def test_a_refund_counted_without_currency_is_undone_when_it_fails(books: Books) -> None:
     """A version that did not look at currencies has taken 40 credits for 4.00 EUR of a refund."""
     await stripe(books, PAID, stripe_record("refund.created", refund_object(amount=400)))
     await stripe(books, stripe_record("charge.dispute.funds_withdrawn", dispute_object(amount=600)))
@@ -122,23 +125,23 @@ async def test_what_was_counted_before_its_currency_was_kept_is_undone_when_it_f
     assert await books.balance() == (40, 0, 0)
     won = dispute_object(amount=600, currency="eur")
     await stripe(books, stripe_record("charge.dispute.funds_reinstated", won))
-    assert (await books.balance(), told(books)) == ((100, 0, 0), [])
+    assert (await books.balance(), refusals(books)) == ((100, 0, 0), [])
     await books.assert_right()
 
 
-async def test_funds_given_back_in_another_currency_than_they_were_taken_in_are_refused(books: Books) -> None:
+async def test_funds_reinstated_in_another_currency_are_refused(books: Books) -> None:
     await stripe(books, PAID, stripe_record("charge.dispute.funds_withdrawn", dispute_object()))
     won = dispute_object(amount=900, currency="eur")
     await stripe(books, stripe_record("charge.dispute.funds_reinstated", won))
     assert await books.balance() == (0, 0, 0)
-    assert [event.reversal for event in told(books)] == ["dp_1:reinstated"]
+    assert [event.reversal for event in refusals(books)] == ["dp_1:reinstated"]
     await books.assert_right()
 
 
 @pytest.mark.parametrize("is_won_first", [True, False])
 @pytest.mark.parametrize("is_one_batch", [True, False])
 @pytest.mark.parametrize("is_paid_first", [True, False])
-async def test_a_refused_dispute_that_was_won_is_nobodys_any_more(
+async def test_a_refused_dispute_that_is_won_is_void(
     books: Books, is_won_first: bool, is_one_batch: bool, is_paid_first: bool
 ) -> None:
     won = stripe_record("charge.dispute.funds_reinstated", dispute_object(currency="eur"))
@@ -148,11 +151,11 @@ async def test_a_refused_dispute_that_was_won_is_nobodys_any_more(
         await stripe(books, *batch)
     assert await books.balance() == (100, 0, 0)
     assert "refused reversals: 0" in report(await check(books.engine))
-    assert len(told(books)) <= 1
+    assert len(refusals(books)) <= 1
     await books.assert_right()
 
 
-async def test_a_reversal_that_waited_since_before_its_currency_was_kept_is_the_credits(books: Books) -> None:
+async def test_a_waiting_reversal_without_currency_has_that_of_the_credit(books: Books) -> None:
     await stripe(books, stripe_record("refund.created", refund_object(amount=400)))
     await books.rows(
         "UPDATE payment_intent SET refunds = jsonb_build_object('re_1', (refunds -> 're_1') - 'currency') RETURNING 1"

@@ -1,4 +1,4 @@
-"""Refunds and disputes as Stripe tells of them: in every order, each twice, also before their credit, on PostgreSQL."""
+"""Stripe's events of refunds and disputes, in every order, each twice, also before their credit, on PostgreSQL."""
 
 import itertools
 from collections.abc import Sequence
@@ -156,7 +156,7 @@ async def test_a_scenario_ends_the_same_in_any_order_and_delivered_twice(books: 
     await books.assert_right()
 
 
-async def test_what_was_spent_before_it_was_taken_back_is_a_receivable_and_comes_back_when_the_dispute_is_won(
+async def test_spent_credits_of_a_dispute_are_a_receivable_until_it_is_won(
     books: Books,
 ) -> None:
     await books.post(purchase(), usage(credits=70), refund(amount_minor=400), withdrawn(amount_minor=600))
@@ -168,7 +168,7 @@ async def test_what_was_spent_before_it_was_taken_back_is_a_receivable_and_comes
     await books.assert_right()
 
 
-async def test_a_reversal_takes_from_its_own_grant_and_leaves_others(books: Books) -> None:
+async def test_a_reversal_takes_from_its_own_grant_only(books: Books) -> None:
     await books.post(purchase("pi_1"), purchase("pi_2"), refund(payment_intent="pi_2"))
     grants = await books.rows("SELECT payment_intent, remaining FROM credit_grant ORDER BY payment_intent")
     assert grants == [("pi_1", 100), ("pi_2", 0)]

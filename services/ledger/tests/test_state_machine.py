@@ -1,4 +1,4 @@
-"""The ledger on PostgreSQL against the model: anything, twice, in any order, at any time, several workers at once."""
+"""The ledger on PostgreSQL against the model: any commands, twice, in any order, at any time, by several workers."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -67,7 +67,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize(credits=st.integers(1, 40))
     def begin(self, credits: int) -> None:
-        """Two tenants that have something, and one that nobody knows yet."""
+        """Two tenants with credits, and an unknown one."""
         acme, bravo, _ = TENANTS
         self._apply([credit_of(INTENTS[0]), promotion("welcome", credits, tenant=acme)])
         self._apply([purchase("pi_first", credits, tenant=bravo)])
@@ -104,7 +104,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(passed=times_until)
     def time_passes(self, passed: timedelta) -> None:
-        """Nothing ends by itself: that is for whoever touches the tenant next."""
+        """Time passes. The next command of a tenant ends its due grants and holds."""
         self.now += passed
 
     @precondition(lambda self: self.now > self.archived_before + HOLDS_LAST_AT_MOST)
@@ -156,7 +156,7 @@ def books(database_of: Callable[[str], ServiceDatabase], run: Run[Any]) -> Itera
 
 
 @pytest.mark.timeout(600)  # green it takes half a minute; red, the smallest failing example is looked for
-def test_whatever_happens_the_ledger_shows_what_the_model_says(books: Books, run: Run[Any]) -> None:
+def test_any_steps_end_as_the_model_says(books: Books, run: Run[Any]) -> None:
     run_state_machine_as_test(
         partial(LedgerMachine, books, run),
         settings=settings(
@@ -169,7 +169,7 @@ def test_whatever_happens_the_ledger_shows_what_the_model_says(books: Books, run
     )
 
 
-def test_two_writers_that_get_much_of_the_same_end_as_the_model_says(books: Books, run: Run[Any]) -> None:
+def test_two_concurrent_writers_end_as_the_model_says(books: Books, run: Run[Any]) -> None:
     several = st.lists(batches, max_size=12)
 
     @settings(max_examples=15, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])

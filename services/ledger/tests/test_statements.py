@@ -1,4 +1,4 @@
-"""A tenant's month: everything is in it, and the sums add up."""
+"""Statements: every entry of the month is in it, and the sums add up."""
 
 import csv
 import io
@@ -54,7 +54,7 @@ def assert_sums_add_up(month: dict[str, Any]) -> None:
     assert sum(each["credits"] for each in month["usage"]) == -used
 
 
-async def test_a_month_of_everything(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
+async def test_a_statement_has_every_kind_of_entry(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
     def on(day: int) -> datetime:
         return datetime(2026, 8, day, 12, tzinfo=UTC)
 
@@ -111,7 +111,7 @@ def _facts(random: Random, step: int) -> list[Command]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_the_sums_of_any_months_add_up_and_follow_each_other(
+async def test_statements_of_any_months_add_up_and_connect(
     api: httpx.AsyncClient, books: Books, headers: MakeHeaders, seed: int
 ) -> None:
     random = Random(seed)
@@ -127,7 +127,7 @@ async def test_the_sums_of_any_months_add_up_and_follow_each_other(
         assert before["closing"] == after["opening"]
 
 
-async def test_a_month_in_the_archive(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
+async def test_a_statement_of_an_archived_month(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
     then = utc_now() - timedelta(days=500)
     await books.post(purchase(credits=100), debit(credits=30), now=then)
     name = f"{then:%Y-%m}"
@@ -137,7 +137,7 @@ async def test_a_month_in_the_archive(api: httpx.AsyncClient, books: Books, head
     assert_sums_add_up(before)
 
 
-async def test_as_csv_and_as_a_page(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
+async def test_a_statement_as_csv_and_html(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
     now = datetime(2026, 8, 1, tzinfo=UTC)
     await books.post(purchase(credits=100), debit("d1", 10, purpose="=1+1"), now=now)
     await books.post(debit("d2", 20, purpose="<script>alert(1)</script>"), now=now)
@@ -155,25 +155,27 @@ async def test_as_csv_and_as_a_page(api: httpx.AsyncClient, books: Books, header
     assert "Closing balance" in page.text
 
 
-async def test_a_tenant_reads_its_own(api: httpx.AsyncClient, books: Books, headers: MakeHeaders) -> None:
+async def test_a_tenant_reads_only_its_own_statements(
+    api: httpx.AsyncClient, books: Books, headers: MakeHeaders
+) -> None:
     await books.post(purchase("pi_2", 100, tenant="bravo"), now=datetime(2026, 8, 1, tzinfo=UTC))
     month = await statement(api, headers, "2026-08")
     assert (month["tenantId"], month["totals"], month["grants"]) == ("acme", [], [])
 
 
 @pytest.mark.parametrize("month", ["2026-13", "2026-8", "august", "0000-00", "2026-00", "999-01"])
-async def test_months_that_do_not_exist(api: httpx.AsyncClient, headers: MakeHeaders, month: str) -> None:
+async def test_invalid_months_are_rejected(api: httpx.AsyncClient, headers: MakeHeaders, month: str) -> None:
     response = await api.get(f"/api/ledger/statements/{month}", headers=headers("acme", Scope.BILLING_READ))
     assert (response.status_code, response.json()["code"]) == (422, "invalid_month")
 
 
-def test_the_year_ends() -> None:
+def test_the_month_after_december_is_january() -> None:
     assert Month.parse("2026-12").end == datetime(2027, 1, 1, tzinfo=UTC)
     with pytest.raises(NotAMonth):
         Month.parse("9999-12")
 
 
-def test_many_purposes_of_a_day_are_summed() -> None:
+def test_purposes_beyond_the_limit_of_a_day_are_summed() -> None:
     day = datetime(2026, 8, 1, tzinfo=UTC).date()
     usage_of_day = [DayUsage(day, f"purpose-{n}", n) for n in range(1, PURPOSES_OF_DAY_MAX + 11)]
     made = build_statement(

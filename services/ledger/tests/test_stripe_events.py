@@ -1,4 +1,4 @@
-"""Which Stripe events move credits: signed ones, and what is believed of them."""
+"""Which Stripe events become commands, and which metadata passes the check."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -48,7 +48,7 @@ def test_a_signed_attempt_is_a_recharge() -> None:
         (sign(order(expires_in_days=0), SIGNING_KEY), {}, "expiry_out_of_range"),
     ],
 )
-def test_what_cannot_be_believed_is_an_unapplied_receipt(
+def test_a_payment_that_fails_the_check_is_an_unapplied_receipt(
     metadata: Mapping[str, str], changes: Mapping[str, Any], reason: str
 ) -> None:
     found = command("payment_intent.succeeded", payment_intent_object(metadata=metadata, **changes))
@@ -66,7 +66,7 @@ def test_a_receipt_keeps_what_unsigned_metadata_claims_within_bounds() -> None:
     assert (found.attempt, found.claimed_tenant) == ("att_1", "ab" + "c" * 498)
 
 
-def test_a_payment_without_our_marker_is_none_of_our_business() -> None:
+def test_a_payment_without_our_marker_is_ignored() -> None:
     assert command("payment_intent.succeeded", payment_intent_object(metadata={"tenant": "acme"})) is None
 
 
@@ -75,7 +75,7 @@ def test_refunds_are_reversals(event_type: str) -> None:
     assert command(event_type, refund_object(status="pending")) == RefundSeen("pi_1", "re_1", 1000, "usd", "pending")
 
 
-def test_a_refund_of_a_charge_without_payment_intent_is_not_ours() -> None:
+def test_a_refund_without_payment_intent_is_ignored() -> None:
     assert command("refund.created", refund_object(payment_intent=None)) is None
 
 
@@ -89,11 +89,11 @@ def test_disputes_count_by_the_funds_they_move() -> None:
 
 
 @pytest.mark.parametrize("status", ["warning_needs_response", "warning_under_review", "warning_closed"])
-def test_a_warning_takes_nothing(status: str) -> None:
+def test_a_dispute_warning_is_ignored(status: str) -> None:
     assert command("charge.dispute.funds_withdrawn", dispute_object(status=status)) is None
 
 
-def test_every_other_type_is_left_alone() -> None:
+def test_every_other_type_is_ignored() -> None:
     moving = ("payment_intent.succeeded", "refund.", "charge.dispute.funds_")
     others = [each for each in EVENT_TYPES if not each.startswith(moving)]
     assert len(others) == len(EVENT_TYPES) - 6
@@ -101,7 +101,7 @@ def test_every_other_type_is_left_alone() -> None:
         assert command(event_type, payment_intent_object()) is None
 
 
-def test_an_object_that_lacks_what_we_rely_on_is_malformed() -> None:
+def test_an_object_without_a_required_field_is_malformed() -> None:
     with pytest.raises(MalformedEvent):
         command("payment_intent.succeeded", payment_intent_object() | {"currency": None})
     with pytest.raises(MalformedEvent):

@@ -1,4 +1,4 @@
-"""Whatever answers in Stripe's place, the ledger learns nothing from it."""
+"""Answers that are not Stripe's are not used."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from .test_waiting_reversals import stripe_at
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-async def test_what_is_not_stripes_is_no_answer(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_that_is_not_stripes_is_no_answer(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ledger.stripe_gateway.PAGE_PAUSE_S", 0.0)
     with proxy(page) as url:
         async with stripe_at(url) as gateway:

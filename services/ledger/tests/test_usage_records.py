@@ -27,7 +27,7 @@ def event(**data: Any) -> bytes:
 
 
 def as_decoded(value: bytes) -> list[Usage] | type[Poison]:
-    """What the slow way makes of it."""
+    """What `shared.events.decode` makes of it."""
     try:
         usage = decode(value, UsageRecorded)
     except UndecodableEvent:
@@ -71,7 +71,7 @@ _DATA = st.fixed_dictionaries(
 
 
 @given(_DATA)
-def test_it_reads_what_the_contract_says_and_nothing_else(data: dict[str, Any]) -> None:
+def test_the_parser_agrees_with_the_contract(data: dict[str, Any]) -> None:
     value = event(**data)
     assert as_read(value) == as_decoded(value)
 
@@ -88,14 +88,14 @@ def test_bytes_that_are_no_event_are_poison(value: bytes) -> None:
         {"data": None}, {"type": None}, {"specversion": 1.0},
     ],
 )  # fmt: skip
-def test_other_types_are_left_and_other_envelopes_are_poison(change: dict[str, Any]) -> None:
+def test_other_types_are_ignored_and_other_envelopes_are_poison(change: dict[str, Any]) -> None:
     value = json.dumps(json.loads(event()) | change).encode()
     assert as_read(value) == as_decoded(value)
 
 
 @pytest.mark.parametrize("text", ["a\x00", "\x00", "\\\x00"])
 @pytest.mark.parametrize("name", ["tenant", "reference", "purpose"])
-def test_what_no_text_column_holds_is_poison(name: str, text: str) -> None:
+def test_usage_with_a_nul_character_is_poison(name: str, text: str) -> None:
     with pytest.raises(Poison, match="NUL"):
         usage_of([record(event(**{name: text}))], NOW)
 
@@ -105,7 +105,7 @@ def test_a_record_without_value_is_poison() -> None:
         usage_of([record(None)], NOW)
 
 
-def test_the_bounds_of_time_belong_to_it() -> None:
+def test_usage_at_the_bounds_of_time_is_accepted() -> None:
     times = [NOW - USAGE_AGE_MAX, NOW + USAGE_AHEAD_MAX]
     read = usage_of([record(event(occurred_at=each.isoformat())) for each in times], NOW)
     assert [each.occurred_at for each in read] == times

@@ -1,4 +1,4 @@
-"""Refunds and disputes whose PaymentIntent nobody has told the ledger of, looked up at a Stripe that is there."""
+"""PaymentIntents whose reversals wait for their credit are looked up at the simulator."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -49,7 +49,7 @@ def stripe_at(url: str, key: str = SIMULATOR_SECRET_KEY) -> AbstractAsyncContext
 
 @dataclass(frozen=True, slots=True)
 class LookUpEnvironment:
-    """Books, and the Stripe that they ask."""
+    """Books, and the Stripe account that they look up PaymentIntents in."""
 
     books: Books
     account: RunningSimulator
@@ -89,7 +89,7 @@ def dropped() -> float:
     return REGISTRY.get_sample_value("ledger_foreign_payment_intents_total") or 0.0
 
 
-async def test_a_refund_of_other_business_is_dropped_after_a_day(environment: LookUpEnvironment) -> None:
+async def test_a_refund_of_other_business_is_deleted_after_a_day(environment: LookUpEnvironment) -> None:
     foreign = environment.paid({"order": "a book"})
     await environment.books.post(refund(payment_intent=foreign), withdrawn(payment_intent=foreign))
     before = dropped()
@@ -101,13 +101,13 @@ async def test_a_refund_of_other_business_is_dropped_after_a_day(environment: Lo
     assert await environment.books.rows("SELECT 1 FROM transfer") == []
 
 
-async def test_a_payment_intent_that_stripe_does_not_know_is_dropped(environment: LookUpEnvironment) -> None:
+async def test_a_payment_intent_unknown_to_stripe_is_deleted(environment: LookUpEnvironment) -> None:
     await environment.books.post(refund(payment_intent="pi_of_nobody"))
     await environment.look_up()
     assert await environment.waiting() == []
 
 
-async def test_what_was_dropped_waits_again_when_it_is_heard_of_again(environment: LookUpEnvironment) -> None:
+async def test_a_deleted_payment_intent_waits_again_after_another_reversal(environment: LookUpEnvironment) -> None:
     await environment.books.post(refund(payment_intent="pi_of_nobody"))
     await environment.look_up()
     await environment.books.post(refund("re_2", payment_intent="pi_of_nobody"), now=A_DAY_LATER)
@@ -117,7 +117,7 @@ async def test_what_was_dropped_waits_again_when_it_is_heard_of_again(environmen
     assert await environment.waiting() == []
 
 
-async def test_ours_is_credited_and_reversed_though_its_event_never_came(environment: LookUpEnvironment) -> None:
+async def test_a_paid_payment_intent_is_credited_and_reversed_without_its_event(environment: LookUpEnvironment) -> None:
     ours = environment.paid(OURS)
     await environment.books.post(refund("re_1", 400, payment_intent=ours))
     await environment.look_up()
@@ -137,7 +137,7 @@ async def test_ours_is_credited_and_reversed_though_its_event_never_came(environ
     assert await environment.books.balance() == (60, 0, 0)
 
 
-async def test_ours_that_cannot_be_believed_becomes_a_receipt_and_is_not_asked_for_again(
+async def test_a_payment_that_fails_the_check_becomes_a_receipt_and_is_looked_up_once(
     environment: LookUpEnvironment,
 ) -> None:
     forged = environment.paid(OURS | {"credits": "100000"})
@@ -149,7 +149,7 @@ async def test_ours_that_cannot_be_believed_becomes_a_receipt_and_is_not_asked_f
     assert (await environment.waiting(), environment.asked_for()) == ([forged], [forged])
 
 
-async def test_ours_that_is_not_paid_is_looked_up_again_a_day_later(environment: LookUpEnvironment) -> None:
+async def test_an_unpaid_payment_intent_is_looked_up_again_a_day_later(environment: LookUpEnvironment) -> None:
     unpaid = environment.paid(OURS, confirm=False)
     await environment.books.post(refund(payment_intent=unpaid))
     for hours in (0, 1, 23, 24, 25):
@@ -161,7 +161,7 @@ async def test_ours_that_is_not_paid_is_looked_up_again_a_day_later(environment:
     await environment.books.assert_right()
 
 
-async def test_a_paid_one_that_contradicts_the_books_waits_and_harms_no_other(environment: LookUpEnvironment) -> None:
+async def test_a_refused_payment_waits_and_does_not_affect_others(environment: LookUpEnvironment) -> None:
     """2^53 − 1 credits are there already: what the event would be dead-lettered for."""
     await environment.books.post(purchase("pi_huge", 2**53 - 1))
     ours, foreign = environment.paid(OURS), environment.paid({})
@@ -172,9 +172,7 @@ async def test_a_paid_one_that_contradicts_the_books_waits_and_harms_no_other(en
 
 
 @pytest.mark.parametrize("fault", ["error_before", "rate_limit", "drop_answer"])
-async def test_without_an_answer_nothing_is_lost_and_what_was_learnt_counts(
-    environment: LookUpEnvironment, fault: str
-) -> None:
+async def test_a_failed_look_up_keeps_the_results_before_it(environment: LookUpEnvironment, fault: str) -> None:
     names = [environment.paid({}) for _ in range(3)]
     for n, name in enumerate(names):
         await environment.books.post(refund(f"re_{n}", payment_intent=name), now=NOW + timedelta(seconds=n))
@@ -192,7 +190,7 @@ async def test_without_an_answer_nothing_is_lost_and_what_was_learnt_counts(
         pytest.param(lambda account: stripe_at(account.url, "sk_test_wrong"), id="wrong_key"),
     ],
 )
-async def test_a_stripe_that_is_away_or_refuses_the_key_ends_the_run_quietly(
+async def test_an_unreachable_stripe_or_refused_key_ends_the_run_without_error(
     environment: LookUpEnvironment, reach: Callable[[RunningSimulator], AbstractAsyncContextManager[StripeGateway]]
 ) -> None:
     await environment.books.post(refund(payment_intent="pi_1"))
@@ -201,7 +199,7 @@ async def test_a_stripe_that_is_away_or_refuses_the_key_ends_the_run_quietly(
     assert await environment.waiting() == ["pi_1"]
 
 
-async def test_a_run_asks_for_the_oldest_and_for_no_more_than_it_may(
+async def test_a_run_looks_up_the_oldest_up_to_its_limit(
     environment: LookUpEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(look_up_waiting_module, "LOOK_UPS_MAX", 5)
@@ -213,7 +211,7 @@ async def test_a_run_asks_for_the_oldest_and_for_no_more_than_it_may(
     assert (environment.asked_for(), await environment.waiting()) == (names[:5], names[5:])
 
 
-async def test_two_workers_at_once_do_it_once(environment: LookUpEnvironment) -> None:
+async def test_concurrent_look_ups_take_effect_once(environment: LookUpEnvironment) -> None:
     foreign, ours = environment.paid({}), environment.paid(OURS)
     await environment.books.post(refund("re_1", payment_intent=foreign), refund("re_2", payment_intent=ours))
     before = dropped()
@@ -238,7 +236,7 @@ async def _applied(transaction: Transaction) -> None:
 
 
 @pytest.mark.parametrize("begun", [_inserted, _applied])
-async def test_a_credit_that_arrives_while_its_row_is_being_dropped_is_not_lost(
+async def test_a_credit_that_arrives_while_its_row_is_deleted_is_not_lost(
     environment: LookUpEnvironment, begun: Callable[[Transaction], Awaitable[None]]
 ) -> None:
     """Stripe does not know pi_1 in this test, so its row is to be dropped; its credit is being written."""
