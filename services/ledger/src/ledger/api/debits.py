@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field
 from pydantic_core import to_jsonable_python
 
-from ledger.api.dependencies import Debitor, Deps, debited_tenant
+from ledger.api.dependencies import Debitor, debited_tenant, dependencies_of
 from ledger.api.errors import refusal
 from ledger.api.fields import Body, Credits, DebitedTenantId, Identifier, Overdraft, Purpose
 from ledger.api.responses import json_response
@@ -67,10 +67,10 @@ class DebitBatchBody(Body):
 @router.post(
     "/debits", response_model=DebitBody, responses=problem_responses(401, 402, 403, 404, 409, 413, 422, 500, 503)
 )
-async def post_debit(deps: Deps, principal: Debitor, body: DebitRequest) -> Response:
+async def post_debit(request: Request, principal: Debitor, body: DebitRequest) -> Response:
     """Uses credits, or refuses with 402 and what is available. The same reference again answers the first result."""
     debit = _debit(principal, body)
-    [outcome] = await deps.commit([debit])
+    [outcome] = await dependencies_of(request).commit([debit])
     if not isinstance(outcome, Posted):
         raise refusal(outcome)
     return json_response(_debit_body(debit, outcome))
@@ -79,14 +79,14 @@ async def post_debit(deps: Deps, principal: Debitor, body: DebitRequest) -> Resp
 @router.post(
     "/debits/batch", response_model=DebitBatchBody, responses=problem_responses(401, 403, 409, 413, 422, 500, 503)
 )
-async def post_debit_batch(deps: Deps, principal: Debitor, body: DebitBatchRequest) -> Response:
+async def post_debit_batch(request: Request, principal: Debitor, body: DebitBatchRequest) -> Response:
     """Debits on their own (`each`: every one is answered for itself) or together (`all`: one that is refused refuses
     all of them, with 409)."""
     debits = [_debit(principal, each) for each in body.debits]
     if body.mode == "each":
-        outcomes = await deps.commit(debits)
+        outcomes = await dependencies_of(request).commit(debits)
     else:
-        [together] = await deps.commit([AllOrNothing(tuple(debits))])
+        [together] = await dependencies_of(request).commit([AllOrNothing(tuple(debits))])
         assert isinstance(together, DebitOutcomes), "all or nothing"
         outcomes = together.outcomes
     results = [_result(debit, outcome) for debit, outcome in zip(debits, outcomes, strict=True)]

@@ -38,8 +38,13 @@ class Dependencies:
             ) from error  # fmt: skip
 
 
-async def _dependencies(request: Request) -> Dependencies:
+def dependencies_of(request: Request) -> Dependencies:
+    """For the routes of debits: a FastAPI dependency takes 18 µs, which is 3 % of a debit. Other routes take `Deps`."""
     return request.app.state.dependencies
+
+
+async def _dependencies(request: Request) -> Dependencies:
+    return dependencies_of(request)
 
 
 Deps = Annotated[Dependencies, Depends(_dependencies)]
