@@ -59,7 +59,7 @@ async def test_concurrent_purchases_do_not_exceed_the_limit(
     call: Call, rows: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await call("acme", "POST", CREATE, {"packageId": "starter"}, key="first")
-    monkeypatch.setattr(purchase_creation, "OPEN_PURCHASES_MAX", 2)
+    monkeypatch.setattr(purchase_creation, "UNFINISHED_PURCHASES_MAX", 2)
     answers = await asyncio.gather(
         *(call("acme", "POST", CREATE, {"packageId": "starter"}, key=f"k{n}") for n in range(5))
     )

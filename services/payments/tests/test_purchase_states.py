@@ -33,7 +33,7 @@ def event(status: str, second: int, intent: str = "pi_1", decline: str | None = 
     return Observation(Source.EVENT, intent, status, decline, OPENED + timedelta(seconds=second))
 
 
-def answer(status: str, source: Source = Source.ANSWER) -> Observation:
+def answer(status: str, source: Source = Source.RESPONSE) -> Observation:
     return Observation(source, "pi_1", status, None)
 
 
@@ -87,7 +87,7 @@ def test_only_a_response_sets_the_payment_intent_unless_an_event_says_paid() -> 
     for status in ("requires_payment_method", "requires_action", "processing", "canceled"):
         assert after(event(status, 1), start=CREATED) is CREATED
     assert after(event("succeeded", 1), start=CREATED).state is PurchaseState.SUCCEEDED, "the ledger credits it"
-    for source in (Source.ANSWER, Source.RETRIEVED):
+    for source in (Source.RESPONSE, Source.RETRIEVED):
         assert after(answer("requires_action", source), start=CREATED).payment_intent == "pi_1"
 
 

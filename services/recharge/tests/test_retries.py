@@ -47,7 +47,7 @@ def test_the_same_card_is_tried_again_after_the_next_delay(rounds: int, delay: t
     after = transition.attempt
     assert (after.state, after.reason) == (State.RETRY_SCHEDULED, "insufficient_funds")
     assert (after.next_at, after.rounds) == (NOW + delay, rounds + 1)
-    assert (transition.tries[-1].outcome, transition.suspend, transition.stop_card) == (Outcome.DECLINED, None, None)
+    assert (transition.tries[-1].outcome, transition.suspend, transition.stop_card_of) == (Outcome.DECLINED, None, None)
 
 
 def test_another_card_is_tried_at_once() -> None:
@@ -67,7 +67,11 @@ def test_the_attempt_is_given_up_after_the_last_delay_or_try(attempt: Attempt) -
 def test_a_card_that_will_never_pay_is_stopped_and_not_tried_again() -> None:
     stolen = DeclineCodes("card_declined", "stolen_card", None)
     transition = after_decline(CHARGING, (TRY,), stolen, (CARD,), NOW)
-    assert (transition.attempt.state, transition.stop_card, transition.suspend) == (State.DECLINED, TRY, "stolen_card")
+    assert (transition.attempt.state, transition.stop_card_of, transition.suspend) == (
+        State.DECLINED,
+        TRY,
+        "stolen_card",
+    )
 
 
 def test_an_attempt_that_is_being_cancelled_is_not_tried_again() -> None:

@@ -51,7 +51,7 @@ START_TIMEOUT_S = 60.0
 START_RETRY_DELAY_S = 1.0
 POLL_TIMEOUT_MS = 200
 OBSERVE_TIMEOUT_S = 2.0
-#: Batches that are fetched while others are handled: per partition, and in total.
+#: Batches that wait while others are handled: of each partition, and in total.
 PREFETCHED_BATCHES_MAX = 1
 WAITING_BATCHES_MAX = 1
 
@@ -152,7 +152,7 @@ class ConsumerLoop(ConsumerRebalanceListener):
 
         All partitions without a batch are fetched together. A partition with a batch is fetched alone, one batch ahead.
         If there is nothing to fetch, it yields a fetch of no partitions, because Kafka removes a member that does not
-        poll. Pending fetches are never cancelled: aiokafka would count the consumer as polling from then on.
+        poll. A pending fetch is cancelled only at shutdown: aiokafka would count the consumer as polling from then on.
         """
         batches = {partition: len(state.batches) for partition, state in self._partitions.items() if state.batches}
         if sum(batches.values()) >= self._batches_max and self._slots.locked():
@@ -248,8 +248,8 @@ class ConsumerLoop(ConsumerRebalanceListener):
         log.info("partitions_assigned", partitions=sorted(f"{tp.topic}:{tp.partition}" for tp in assigned))
 
     async def observe(self) -> None:
-        """Measures the lag, updates `caught_up_at`, and resumes stopped partitions whose poison an operator has
-        accepted."""
+        """Measures the lag, updates `caught_up_at`, and resumes stopped partitions whose bad records an operator has
+        accepted for the dead letters."""
         if not self._is_running:
             return
         now = self._clock()

@@ -33,7 +33,7 @@ log = get_logger()
 HANDLER_TIMEOUT_S = 20.0
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 15.0
-TIME_OUTS_BEFORE_BISECTION = 3
+TIME_OUTS_BEFORE_HALVING = 3
 
 _records = Counter("consumer_records_total", "Records handled.", ["topic", "outcome"])
 _batch_seconds = Histogram("consumer_batch_seconds", "From a fetched batch to its commit.", ["topic"])
@@ -93,7 +93,7 @@ class PartitionState:
     def split(self, records: list[Record]) -> list[list[Record]]:
         """Splits a batch into the parts that are handled in one transaction each: one part, and smaller ones after
         repeated time-outs."""
-        halvings = self.time_outs_in_a_row // TIME_OUTS_BEFORE_BISECTION
+        halvings = self.time_outs_in_a_row // TIME_OUTS_BEFORE_HALVING
         size = max(1, -(-len(records) >> halvings))
         return [records[start : start + size] for start in range(0, len(records), size)]
 
@@ -176,7 +176,7 @@ class BatchProcessor:
     def back_off(self, state: PartitionState, offset: int, error: Exception) -> None:
         """Pauses the partition at `offset`, longer after each failure."""
         delay_s = state.back_off(error, asyncio.get_running_loop().time())
-        self._pause(state, offset)
+        self._rewind_and_pause(state, offset)
         log.warning(
             "partition_waits",
             topic=state.partition.topic,
@@ -245,7 +245,7 @@ class BatchProcessor:
     def _stop(self, state: PartitionState, offset: int, error: Exception) -> None:
         reason = redact(f"{type(error).__name__}: {error}")[:REASON_CHARACTERS_MAX]
         state.stop = PartitionStop(offset, reason)
-        self._pause(state, offset)
+        self._rewind_and_pause(state, offset)
         partition_stopped.labels(state.partition.topic, state.partition.partition).set(1)
         log.critical(
             "partition_stopped",
@@ -257,7 +257,7 @@ class BatchProcessor:
             "that are wrong in themselves can be accepted: python -m shared.dead_letters accept.",
         )
 
-    def _pause(self, state: PartitionState, offset: int) -> None:
+    def _rewind_and_pause(self, state: PartitionState, offset: int) -> None:
         state.epoch += 1
         self._consumer.seek(state.partition, offset)
         self._consumer.pause(state.partition)

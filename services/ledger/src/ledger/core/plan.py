@@ -1,6 +1,7 @@
 """`plan(state, commands, now)`: what a batch of commands changes in the books.
 
-Commands are executed in order, and each sees the changes of those before it.
+Commands are executed in order, and each sees the changes of those before it. A refund or dispute that comes before its
+payment is kept with the PaymentIntent (`Waiting`), and applied when the payment is credited.
 """
 
 from collections.abc import Sequence
@@ -74,7 +75,8 @@ def plan(state: State, commands: Sequence[Command], now: datetime) -> Changes:
 
 
 def posts_all(outcomes: Sequence[Outcome]) -> bool:
-    """Whether no command was refused. One that was refused may be a repetition, if its reference was not looked up."""
+    """Whether no command was refused. Where the references were not read, a refusal is not final: the command may be a
+    repetition of one that was posted, so the batch is planned again with its references."""
     if outcomes.count(_RECORDED) == len(outcomes):  # nearly always where there are many
         return True
     return all(
@@ -308,29 +310,29 @@ class _Planner:
             return BalanceOutOfRange()
         transfer, credit = book.credit(command)
         outcome = self._posted(transfer)
-        if is_copy:  # the entry keeps the names for whoever waits for it
+        if is_copy:  # the entry still names the purchase or attempt, so that payments and recharge can end it
             credit = replace(credit, purchase=None, attempt=None)
         else:
             self._orders.update(dict.fromkeys(command.orders, command.payment_intent))
         if intent.receipt_tenant is not None:
             self._resolved_receipts.append((intent.receipt_tenant, intent.id))
         self._intents[intent.id] = replace(intent, credit=credit, refunds={}, disputes={})
-        self._apply_waiting(intent)
+        self._apply_early_reversals(before_credit=intent)
         return outcome
 
-    def _apply_waiting(self, waiting: PaymentIntent) -> None:
+    def _apply_early_reversals(self, before_credit: PaymentIntent) -> None:
         """Applies the reversals that came before the credit, one by one, so that each has an entry of its own."""
-        for refund, state in sorted(waiting.refunds.items()):
-            intent = self._intent(waiting.id)
+        for refund, state in sorted(before_credit.refunds.items()):
+            intent = self._intent(before_credit.id)
             if _differs(intent, state.currency):
-                self._refuse(intent, RefusedReversal(refund, state.amount_minor, state.currency, state.is_void))
+                self._keep_refused(intent, RefusedReversal(refund, state.amount_minor, state.currency, state.is_void))
                 continue
             seen = replace(intent, refunds={**intent.refunds, refund: state})
             self._reverse_to(seen, refund, Kind.REFUND, state.amount_minor)
-        for dispute, moved in sorted(waiting.disputes.items()):
-            intent = self._intent(waiting.id)
+        for dispute, moved in sorted(before_credit.disputes.items()):
+            intent = self._intent(before_credit.id)
             if _differs(intent, moved.currency):
-                self._refuse_dispute(intent.id, dispute, moved)
+                self._keep_refused_dispute(intent.id, dispute, moved)
                 continue
             seen = replace(intent, disputes={**intent.disputes, dispute: moved})
             self._reverse_to(seen, f"{dispute}:withdrawn", Kind.DISPUTE, withdrawn_minor(moved))
@@ -340,7 +342,7 @@ class _Planner:
         counted = before.refunds.get(command.refund)
         if _differs(before, command.currency) and not _was_counted(counted, command.currency):
             is_void = command.status in VOID_REFUND_STATUSES
-            return self._refuse(
+            return self._keep_refused(
                 before, RefusedReversal(command.refund, command.amount_minor, command.currency, is_void)
             )
         after = with_refund(before, command)
@@ -354,7 +356,7 @@ class _Planner:
         before = self._intent(command.payment_intent)
         counted = before.disputes.get(command.dispute)
         if _differs(before, command.currency) and not _was_counted(counted, command.currency):
-            return self._refuse_dispute_funds(
+            return self._keep_refused_funds(
                 before, command.dispute, command.moved, command.amount_minor, command.currency
             )
         after = with_dispute(before, command)
@@ -364,7 +366,8 @@ class _Planner:
         return self._reverse_to(after, f"{command.dispute}:{command.moved}", kind, command.amount_minor)
 
     def _reverse_to(self, intent: PaymentIntent, reference: str, kind: Kind, amount_minor: int) -> Outcome:
-        """Posts the difference between the credits to be reversed now and those reversed so far."""
+        """Records the reversal. Without a credit it waits; else posts the difference between the credits to be reversed
+        now and those reversed so far."""
         self._intents[intent.id] = intent
         if intent.credit is None:
             return Waiting()
@@ -380,7 +383,7 @@ class _Planner:
         self._intents[intent.id] = replace(intent, credit=replace(intent.credit, reversed_credits=target))
         return self._posted(transfer)
 
-    def _refuse(self, intent: PaymentIntent, refused: RefusedReversal) -> Outcome:
+    def _keep_refused(self, intent: PaymentIntent, refused: RefusedReversal) -> Outcome:
         """Keeps a reversal in another currency as refused and moves no credits. It is published once, unless void."""
         assert intent.credit is not None, "only a credit has a currency to differ from"
         known = intent.refused.get(refused.reference)
@@ -392,20 +395,20 @@ class _Planner:
         self._refused.append((changed, refused))
         return CurrencyDiffers(intent.credit.currency)
 
-    def _refuse_dispute(self, payment_intent: str, dispute: str, moved: DisputeState) -> None:
+    def _keep_refused_dispute(self, payment_intent: str, dispute: str, moved: DisputeState) -> None:
         for name, amount_minor in (("withdrawn", moved.withdrawn_minor), ("reinstated", moved.reinstated_minor)):
             if amount_minor:
-                self._refuse_dispute_funds(self._intent(payment_intent), dispute, name, amount_minor, moved.currency)
+                self._keep_refused_funds(self._intent(payment_intent), dispute, name, amount_minor, moved.currency)
 
-    def _refuse_dispute_funds(
+    def _keep_refused_funds(
         self, intent: PaymentIntent, dispute: str, moved: str, amount_minor: int, currency: str
     ) -> Outcome:
-        """As `_refuse`. A dispute whose funds were withdrawn and reinstated is void: nobody has to look at it."""
+        """As `_keep_refused`. A dispute whose funds were withdrawn and reinstated is void: nobody has to look at it."""
         other = intent.refused.get(f"{dispute}:{'reinstated' if moved == 'withdrawn' else 'withdrawn'}")
         is_void = other is not None and (other.amount_minor, other.currency) == (amount_minor, currency)
-        outcome = self._refuse(intent, RefusedReversal(f"{dispute}:{moved}", amount_minor, currency, is_void))
+        outcome = self._keep_refused(intent, RefusedReversal(f"{dispute}:{moved}", amount_minor, currency, is_void))
         if other is not None and is_void:
-            self._refuse(self._intent(intent.id), replace(other, is_void=True))
+            self._keep_refused(self._intent(intent.id), replace(other, is_void=True))
         return outcome
 
     def _receipt(self, command: UnappliedReceipt) -> Outcome:
@@ -450,8 +453,8 @@ def _differs(intent: PaymentIntent, currency: str) -> bool:
 
 
 def _was_counted(known: RefundState | DisputeState | None, currency: str) -> bool:
-    """Whether the reversal was counted in this currency. An empty currency comes of a version that did not keep it, and
-    counted each reversal in the currency of the credit."""
+    """Whether the reversal was counted in this currency. Rows from before the currency was stored have an empty one:
+    their reversals were counted in the currency of the credit."""
     return known is not None and known.currency in {"", currency}
 
 

@@ -1,6 +1,7 @@
 """How many credits refunds and disputes take back: recomputed each time from all that is known of the PaymentIntent.
 
-So neither order nor repetition changes the result, and three refunds of a third take back the whole.
+So neither order nor repetition changes the result, and three refunds of a third take back the whole. `plan.py` decides
+when they are posted; those that come before their payment wait there.
 """
 
 from dataclasses import replace

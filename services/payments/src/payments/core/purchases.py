@@ -71,7 +71,7 @@ class Source(StrEnum):
 
     EVENT = "event"  # as old as its `created`
     RETRIEVED = "retrieved"  # current
-    ANSWER = "answer"  # of unknown age: the response to a repeated idempotency key looks the same
+    RESPONSE = "answer"  # of unknown age: the response to a repeated idempotency key looks the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def apply_observation(progress: Progress, seen: Observation, *, opened_at: datet
         return observed
     is_same = (progress.status, progress.decline_code) == (seen.status, seen.decline_code)
     match seen.source:
-        case Source.ANSWER:
+        case Source.RESPONSE:
             return progress if is_same else replace(progress, look_at=now)
         case Source.EVENT:
             assert seen.created is not None, "events have a time"

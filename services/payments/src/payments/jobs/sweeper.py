@@ -133,7 +133,7 @@ class Sweeper:
             await cancel_never_created(self._context, purchase)
             return
         await fault_point("payments.sweeper_created")
-        await record_observation(self._context, purchase, view, Source.ANSWER)
+        await record_observation(self._context, purchase, view, Source.RESPONSE)
         await self._retrieve(purchase, view.id)  # the answer may be a repetition, as old as the first one under its key
 
     async def _cancel(self, purchase: Purchase) -> None:

@@ -113,7 +113,7 @@ async def confirm_purchase(
     secret = view.client_secret if view.status == "requires_action" else None
     confirmed = ConfirmedPurchase(purchase.purchase_id, view.id, view.status, secret)
     response = StoredResponse(request.key, _CONFIRMED.dump_python(confirmed, mode="json"))
-    await record_observation(context, purchase, view, Source.ANSWER, response)
+    await record_observation(context, purchase, view, Source.RESPONSE, response)
     return confirmed
 
 
@@ -129,7 +129,7 @@ async def _confirm(context: WorkflowContext, call: _Call) -> PaymentIntentView:
         )
     except CardDeclined as declined:
         if declined.payment_intent is not None:
-            await record_observation(context, call.purchase, declined.payment_intent, Source.ANSWER)
+            await record_observation(context, call.purchase, declined.payment_intent, Source.RESPONSE)
         raise
     except StripeRefused as refused:  # it may have succeeded in another browser tab
         return await _result_after_failure(context, call, refused)

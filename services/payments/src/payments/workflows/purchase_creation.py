@@ -38,7 +38,7 @@ from shared.money import Money
 from shared.signed_metadata import CreditOrder, sign
 
 #: A tenant that has so many purchases that may still be paid cannot create another one.
-OPEN_PURCHASES_MAX = 50
+UNFINISHED_PURCHASES_MAX = 50
 CREATE_ROUTE = "create-payment-intent"
 
 
@@ -172,7 +172,7 @@ async def _finish_creation(context: WorkflowContext, request: IdempotentRequest,
     async with tenant_transaction(context.engine, request.tenant) as connection:
         purchase = await load_purchase(connection, request.tenant, purchase_id)
     progress = purchase.progress
-    if progress.state is PurchaseState.SUCCEEDED:  # without a stored response: a copy of its PaymentIntent paid it
+    if progress.state is PurchaseState.SUCCEEDED:  # there is no stored response: it was paid by another PaymentIntent
         raise PurchasePaid
     is_too_old = context.clock() - purchase.created_at > KEY_TRUSTED_FOR
     if progress.payment_intent is None and (progress.state not in UNFINISHED or is_too_old):
@@ -183,7 +183,7 @@ async def _finish_creation(context: WorkflowContext, request: IdempotentRequest,
             source = Source.RETRIEVED
         else:
             view = await create_payment_intent(context, purchase)
-            source = Source.ANSWER
+            source = Source.RESPONSE
     except StripeRefused as refused:
         if progress.payment_intent is None:
             await cancel_never_created(context, purchase)
@@ -192,7 +192,7 @@ async def _finish_creation(context: WorkflowContext, request: IdempotentRequest,
             raise PurchaseCanceled from refused
         raise
     await fault_point("payments.payment_intent_created")
-    assert view.client_secret is not None, "secret keys are shown client secrets"
+    assert view.client_secret is not None, "Stripe returns the client secret to a secret key"
     created = CreatedPurchase(
         purchase_id=purchase.purchase_id,
         payment_intent_id=view.id,
@@ -207,5 +207,5 @@ async def _finish_creation(context: WorkflowContext, request: IdempotentRequest,
 
 
 async def _check_open_purchases(connection: AsyncConnection, tenant: str) -> None:
-    if await purchases.count_unfinished(connection, tenant) >= OPEN_PURCHASES_MAX:
-        raise TooManyOpenPurchases(OPEN_PURCHASES_MAX)
+    if await purchases.count_unfinished(connection, tenant) >= UNFINISHED_PURCHASES_MAX:
+        raise TooManyOpenPurchases(UNFINISHED_PURCHASES_MAX)

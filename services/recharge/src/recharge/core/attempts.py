@@ -104,7 +104,7 @@ class Attempt:
     """A row of `attempt`. The amount never changes.
 
     `version` counts the published changes. `next_at` is when the executor has to act on it next, and the end of the
-    lease while an executor does.
+    lease while an executor does. `n` is the number of the last try, `rounds` how many of the retry delays are used up.
     """
 
     tenant_id: str

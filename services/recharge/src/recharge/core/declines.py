@@ -22,7 +22,8 @@ from recharge.core.transitions import (
 )
 from shared.events import Card
 
-#: The issuer says that this card will never pay. It is stopped by its fingerprint, until later evidence.
+#: The issuer says that this card will never pay. It is stopped, also if it is saved again, until
+#: `cards.still_stopped` lifts that.
 NEVER_AGAIN_CODES = frozenset(
     [
         "card_not_supported", "currency_not_supported", "fraudulent", "incorrect_number", "invalid_account",
@@ -38,6 +39,7 @@ NOT_IN_THIS_ATTEMPT_CODES = frozenset(["expired_card", "incorrect_cvc", "invalid
 NOT_IN_THIS_ATTEMPT_ADVICE = "confirm_card_data"
 #: After a decline the same card is tried again after each of these delays in turn. Then the attempt is given up.
 RETRY_DELAYS = (timedelta(hours=1), timedelta(hours=6), timedelta(hours=24), timedelta(hours=72))
+#: Tries of one attempt, of all cards together.
 TRIES_MAX = 12
 
 
@@ -65,7 +67,7 @@ class DeclineCodes:
 
 
 def verdict_of(codes: DeclineCodes) -> Verdict:
-    """Whether the card may be tried again after this decline."""
+    """What this decline says about the card that was charged."""
     names = {codes.code, codes.decline_code}
     if "authentication_required" in names:
         return Verdict.AUTHENTICATE
@@ -79,13 +81,13 @@ def verdict_of(codes: DeclineCodes) -> Verdict:
 def after_decline(
     attempt: Attempt, tries: Sequence[Try], codes: DeclineCodes, cards: Sequence[Card], now: datetime
 ) -> Transition:
-    """The card of the last try was declined. `cards` are the cards that may be charged now."""
+    """The card of the last try was declined. `cards` are the cards that may be charged now: the chosen one, or none."""
     verdict = verdict_of(codes)
     if verdict is Verdict.AUTHENTICATE and not attempt.canceling:
         return authentication_required(attempt, tries, now, codes.reason)
     closed = close_last_try(tries, Outcome.DECLINED, now, codes.reason, may_repeat=verdict is Verdict.LATER)
     transition = retry_or_give_up(attempt, with_changed(tries, closed), codes.reason, cards, now)
-    return replace(transition, tries=closed, stop_card=tries[-1] if verdict is Verdict.NEVER_AGAIN else None)
+    return replace(transition, tries=closed, stop_card_of=tries[-1] if verdict is Verdict.NEVER_AGAIN else None)
 
 
 def after_card_refused(
@@ -93,15 +95,18 @@ def after_card_refused(
 ) -> Transition:
     """Stripe knows no such card or customer, so nothing was executed under this key."""
     closed = close_last_try(tries, Outcome.CARD_UNUSABLE, now, code, may_repeat=False)
-    transition = retry_or_give_up(attempt, (*tries[:-1], *closed), code, cards, now)
+    transition = retry_or_give_up(attempt, with_changed(tries, closed), code, cards, now)
     return replace(transition, tries=closed, suspend_cards=frozenset([tries[-1].payment_method]))
 
 
 def after_order_refused(
     attempt: Attempt, tries: Sequence[Try], code: str, now: datetime, *, was_in_doubt: bool, made_nothing: bool
 ) -> Transition:
-    """Stripe refuses this order whatever the card. The attempt is given up, and ends once it is proven that nothing was
-    made: the refusal proves nothing about an earlier call, nor about an execution that was interrupted."""
+    """Stripe refuses the amount, currency or package, whichever card is charged: the attempt is given up.
+
+    It ends once it is proven that no PaymentIntent was made. The refusal proves that where it says so itself
+    (`made_nothing`) and no earlier call was in doubt. Otherwise the attempt is reconciled with Stripe first.
+    """
     last = replace(tries[-1], code=code, in_doubt=True)
     if not was_in_doubt:
         outcome = Outcome.NEVER_MADE if made_nothing else Outcome.UNCLEAR
@@ -113,8 +118,12 @@ def after_order_refused(
 def retry_or_give_up(
     attempt: Attempt, tries: Sequence[Try], reason: str, cards: Sequence[Card], now: datetime
 ) -> Transition:
-    """After a failed try, the last of these: another card at once, the same card after the next of `RETRY_DELAYS`, or
-    the end of the attempt and a suspension."""
+    """What follows the last of the tries, which has failed.
+
+    A card that its owner has chosen since is tried at once. The same card is tried again after the next of
+    `RETRY_DELAYS`. When neither is possible, the attempt is given up and the tenant suspended. Each retry is decided
+    anew by `decide.may_charge`, and `next_action.is_worth_trying_now` may bring it forward.
+    """
     if attempt.canceling:
         return Transition(replace(attempt, next_at=now + PROCESSING_CHECKED_EVERY))
     left = remaining(cards, tries)

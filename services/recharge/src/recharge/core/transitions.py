@@ -63,13 +63,13 @@ class OtherPayment:
 class Transition:
     """The attempt after a transition, the tries that change, and what else follows.
 
-    `stop_card` is the try whose card must not be charged again. `suspend` is a reason: recharge stops for the tenant
+    `stop_card_of` is the try whose card must not be charged again. `suspend` is a reason: recharge stops for the tenant
     until its owner chooses a card that is not in `suspend_cards` (identities or ids; None: all that are saved now).
     """
 
     attempt: Attempt
     tries: tuple[Try, ...] = ()
-    stop_card: Try | None = None
+    stop_card_of: Try | None = None
     suspend: str | None = None
     suspend_cards: frozenset[str] | None = None
     breaker: BreakerSignal | None = None

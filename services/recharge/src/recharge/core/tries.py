@@ -200,7 +200,7 @@ def _declined_without_a_payment_intent(attempt: Attempt, last: Try, codes: Decli
         may_repeat=verdict is Verdict.LATER,
     )  # fmt: skip
     unknown = attempt.next_version(now, state=State.UNKNOWN, reason=codes.reason, next_at=now)
-    return Transition(unknown, (closed,), stop_card=last if verdict is Verdict.NEVER_AGAIN else None)
+    return Transition(unknown, (closed,), stop_card_of=last if verdict is Verdict.NEVER_AGAIN else None)
 
 
 def _not_executed(attempt: Attempt, last: Try, reason: str, *, was_in_doubt: bool, now: datetime) -> Transition:

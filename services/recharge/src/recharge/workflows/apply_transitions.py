@@ -95,8 +95,8 @@ async def _stop_and_suspend(
     transaction: Transaction, transition: Transition, now: datetime, profiles: Mapping[str, BillingProfile]
 ) -> None:
     connection, tenant = transaction.connection, transition.attempt.tenant_id
-    if transition.stop_card is not None:
-        stopped, reason = transition.stop_card, transition.attempt.reason or "declined"
+    if transition.stop_card_of is not None:
+        stopped, reason = transition.stop_card_of, transition.attempt.reason or "declined"
         await stop_card(
             connection, tenant, card=stopped.card, payment_method=stopped.payment_method, reason=reason, now=now
         )
