@@ -115,12 +115,18 @@ async def test_an_empty_list_has_one_empty_page() -> None:
         {"object": "refund", "id": "re_1"},
         {"data": [], "has_more": False},
         {"object": "list", "has_more": False},
+        {"object": "list", "data": []},
+        {"object": "list", "data": [], "has_more": None},
+        {"object": "list", "data": [{"id": "re_1"}], "has_more": 1},
         {"object": "list", "data": {"id": "re_1"}, "has_more": False},
         {"object": "list", "data": None, "has_more": False},
         [{"object": "refund", "id": "re_1"}],
         {},
     ],
-    ids=["another object", "no type", "no objects", "objects are no list", "objects are null", "array", "empty"],
+    ids=[
+        *("another object", "no type", "no objects", "no has_more", "has_more is null", "has_more is a number"),
+        *("objects are no list", "objects are null", "array", "empty"),
+    ],
 )
 async def test_a_response_that_is_not_a_list_raises_not_a_list(value: Any) -> None:
     async with serving((200, value)) as server:

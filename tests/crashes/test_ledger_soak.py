@@ -5,6 +5,7 @@ What the API answered and what the topics carried is what the books hold, each r
 import asyncio
 import os
 import random
+import re
 import secrets
 import signal
 import sys
@@ -79,13 +80,6 @@ class Ledger:
         )
         return {(row[0], "product", row[1]): row[2] for row in rows}
 
-    async def last_usage_at(self) -> float:
-        [row] = await self.rows(
-            "SELECT coalesce(extract(epoch FROM max(created_at)), 0)::float8 FROM transfer "
-            "WHERE door = 'product' AND reference LIKE 'usage-%'"
-        )
-        return row[0]
-
     async def caught_up(self) -> None:
         for topic in (TopicName.STRIPE_EVENTS, TopicName.USAGE_RECORDED):
             async with consumer_groups(self.kafka, self.prefix + topic) as groups:
@@ -146,7 +140,7 @@ async def _ledger(
 
 
 async def kill_repeatedly(ledger: Ledger, api_load: ApiLoad, event_load: EventLoad) -> None:
-    """Kills one process after the other, each under load; a worker only if usage was posted since its last kill."""
+    """Kills one process after the other, each under load; a worker only once it has handled usage since its start."""
     rng = random.Random(SEED)
     begun = time.monotonic()
     killed: Counter[str] = Counter()
@@ -168,17 +162,23 @@ async def kill_repeatedly(ledger: Ledger, api_load: ApiLoad, event_load: EventLo
             await asyncio.to_thread(victim.start)
             api_load.may_send.set()
         else:
-            last = max((kill.at for kill in api_load.kills if kill.victim == victim.name), default=0.0)
-
-            async def has_grown(last: float = last) -> bool:
-                return await ledger.last_usage_at() > last
-
-            await until(has_grown, CATCH_UP_TIMEOUT_S)
+            await until(lambda victim=victim: _has_handled_usage(victim), CATCH_UP_TIMEOUT_S)
             await _stop_with_unfinished_records(victim, event_load)
             api_load.kills.append(Kill(victim.name, time.time()))
             victim.kill()
             await asyncio.to_thread(victim.launch)
         killed[victim.name] += 1
+
+
+async def _has_handled_usage(worker: HttpProcess) -> bool:
+    """Whether this process has partitions of usage: one that was just started has none until it has joined."""
+    async with httpx.AsyncClient(timeout=10) as http:
+        try:
+            metrics = (await http.get(f"{worker.url}/metrics")).text
+        except httpx.TransportError:
+            return False
+    handled = re.search(r'^consumer_records_total\{outcome="handled",topic="usage.recorded"\} (.+)$', metrics, re.M)
+    return handled is not None and float(handled[1]) > 0
 
 
 async def _stop_with_unfinished_records(worker: HttpProcess, event_load: EventLoad) -> None:

@@ -60,7 +60,7 @@ async def test_an_operators_credit_of_a_copy_survives_its_repeated_event(books: 
     assert outcome == NothingPosted()
     assert await books.balance() == (190, 0, 0)
     [outcome] = await books.post(purchase("pi_2", 80, order="pur_1", by_operator=True))
-    assert outcome == Conflict("pi_2"), "an operator who says something else is told"
+    assert outcome == Conflict("pi_2"), "an operator who decides something else gets a conflict"
     await books.assert_right()
 
 
@@ -91,7 +91,7 @@ async def test_a_copy_credited_by_an_operator_leaves_the_order_with_the_first_pa
     rows = await books.rows("SELECT payment_intent, purchase FROM payment_intent ORDER BY payment_intent")
     assert [tuple(row) for row in rows] == [("pi_1", "pur_1"), ("pi_2", None)]
     rows = await books.rows("SELECT payment_intent, purchase FROM transfer ORDER BY version")
-    assert [tuple(row) for row in rows] == [("pi_1", "pur_1"), ("pi_2", "pur_1")], "whoever waits for it is told"
+    assert [tuple(row) for row in rows] == [("pi_1", "pur_1"), ("pi_2", "pur_1")], "the entry names the purchase"
     await books.post(purchase("pi_2", 70, order="pur_1"))  # its event once more: nothing
     assert await books.balance() == (170, 0, 0)
     await books.assert_right()

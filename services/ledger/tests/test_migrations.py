@@ -96,7 +96,7 @@ async def test_migration_fills_expired_credits_and_orders_of_old_books(
 
 
 #: Books of the same age, in full. Of 100 credits each, `half` has used 60 and 40 expired, and half of the money went
-#: back; of `none` all expired, and all of the money went back. Both were told to owe it as well.
+#: back; of `none` all expired, and all of the money went back. Both were made to owe it as well.
 LOST_TWICE = """
     INSERT INTO transfer (tenant_id, door, reference, input_hash, kind, source, destination, credits, version,
                           balance_after, available_after, owed_after, receivable_after, grant_numbers, grant_credits,

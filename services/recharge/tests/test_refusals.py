@@ -166,7 +166,7 @@ async def test_a_customer_of_another_account_stops_only_its_own_tenant(environme
     await environment.profile(tenant, stripe_customer="cus_of_another_account")
     await environment.work()
     attempt = await environment.attempt(tenant)
-    assert (attempt["state"], attempt["reason"]) == ("canceled", "charge_refused"), "and nothing is left to find out"
+    assert (attempt["state"], attempt["reason"]) == ("canceled", "charge_refused"), "and nothing is left in doubt"
     assert (await _suspension(environment, tenant), await _breaker(environment)) == ("charge_refused", None)
     await _is_charged(environment, other)
 

@@ -93,8 +93,8 @@ class PartitionState:
     def split(self, records: list[Record]) -> list[list[Record]]:
         """Splits a batch into the parts that are handled in one transaction each: one part, and smaller ones after
         repeated time-outs."""
-        halvings = self.time_outs_in_a_row // TIME_OUTS_BEFORE_HALVING
-        size = max(1, -(-len(records) >> halvings))
+        splits = self.time_outs_in_a_row // TIME_OUTS_BEFORE_HALVING
+        size = max(1, -(-len(records) >> splits))
         return [records[start : start + size] for start in range(0, len(records), size)]
 
     def back_off(self, error: Exception, now_s: float) -> float:

@@ -70,15 +70,15 @@ async def list_pages(
     pages = 0
     while pages_max is None or pages < pages_max:
         page = json_of(await list_page(query))
-        objects = page.get("data")
-        if page.get("object") != "list" or not isinstance(objects, list):
+        objects, has_more = page.get("data"), page.get("has_more")
+        if page.get("object") != "list" or not isinstance(objects, list) or not isinstance(has_more, bool):
+            raise NotAList
+        last: Any = objects[-1] if objects else None
+        if has_more and (not isinstance(last, dict) or "id" not in last):
             raise NotAList
         yield objects
-        if not page.get("has_more"):
+        if not has_more:
             return
-        last = objects[-1] if objects else None
-        if not isinstance(last, dict) or "id" not in last:
-            raise NotAList
         query["starting_after"] = last["id"]
         pages += 1
     raise TooManyPages
