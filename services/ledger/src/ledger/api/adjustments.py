@@ -5,8 +5,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from ledger.api.dependencies import Deps, Operator
-from ledger.api.fields import Body, Identifier, Purpose, TenantId
+from ledger.api.body import Body, Identifier, Purpose, TenantId
+from ledger.api.dependencies import AppDependencies, Operator
 from ledger.api.operations import OperationBody, post_operation
 from ledger.core.accounts import CREDITS_MAX
 from ledger.core.commands import Adjustment
@@ -30,6 +30,8 @@ class AdjustmentRequest(Body):
 
 
 @router.post("/adjustments", responses=problem_responses(401, 403, 404, 409, 413, 422, 500, 503))
-async def post_adjustment(deps: Deps, _principal: Operator, body: AdjustmentRequest) -> OperationBody:
+async def post_adjustment(
+    dependencies: AppDependencies, _principal: Operator, body: AdjustmentRequest
+) -> OperationBody:
     """Corrects a balance, up or down."""
-    return await post_operation(deps, Adjustment(body.tenant_id, body.reference, body.credits, body.reason))
+    return await post_operation(dependencies, Adjustment(body.tenant_id, body.reference, body.credits, body.reason))

@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import AwareDatetime, Field
 
-from ledger.api.dependencies import Deps, Reader
+from ledger.api.body import Body, Time
+from ledger.api.dependencies import AppDependencies, Reader
 from ledger.api.errors import unknown_tenant
-from ledger.api.fields import Body, Time
 from ledger.repository.balance_state import balance_changed
 from ledger.repository.balances import read_balance, read_balance_at
 from shared.database import tenant_transaction
@@ -42,13 +42,13 @@ class PastBalanceBody(Body):
 
 @router.get("/balance", responses=problem_responses(401, 403, 404, 422, 500, 503))
 async def get_balance(
-    deps: Deps,
+    dependencies: AppDependencies,
     principal: Reader,
     at: Annotated[Time | None, Query(description="A time in the past, with its zone.")] = None,
 ) -> BalanceBody | PastBalanceBody:
     """What the tenant has, and owes; with `at` what it had then."""
     tenant = principal.own_tenant
-    async with tenant_transaction(deps.api_engine, tenant) as connection:
+    async with tenant_transaction(dependencies.api_engine, tenant) as connection:
         row = await read_balance(connection, tenant)
         last = None if row is None or at is None else await read_balance_at(connection, tenant, at)
     if row is None:

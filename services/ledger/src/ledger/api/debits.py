@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field
 from pydantic_core import to_jsonable_python
 
+from ledger.api.body import Body, Credits, DebitedTenantId, Identifier, Overdraft, Purpose
 from ledger.api.dependencies import Debitor, debited_tenant, dependencies_of
 from ledger.api.errors import refusal
-from ledger.api.fields import Body, Credits, DebitedTenantId, Identifier, Overdraft, Purpose
 from ledger.api.responses import json_response
 from ledger.core.commands import AllOrNothing, Debit, DebitOutcomes, Outcome, Posted
 from shared.auth import Principal

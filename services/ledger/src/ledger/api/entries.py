@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from ledger.api.dependencies import Deps, Reader
+from ledger.api.body import Body, EntryReference, Time
+from ledger.api.dependencies import AppDependencies, Reader
 from ledger.api.errors import invalid_cursor
-from ledger.api.fields import Body, EntryReference, Time
 from ledger.api.pages import CursorText, Limit, cursor_of
 from ledger.core.accounts import Kind
 from ledger.core.state import balance_change
@@ -50,7 +50,7 @@ class EntriesBody(Body):
 
 @router.get("/entries", responses=problem_responses(401, 403, 422, 500, 503))
 async def get_entries(
-    deps: Deps,
+    dependencies: AppDependencies,
     principal: Reader,
     limit: Limit = 50,
     cursor: CursorText = None,
@@ -63,7 +63,7 @@ async def get_entries(
     tenant = principal.own_tenant
     chosen = EntryFilter(frozenset(kind or ()), since, until, reference)
     before = cursor_of(cursor)
-    async with tenant_transaction(deps.api_engine, tenant) as connection:
+    async with tenant_transaction(dependencies.api_engine, tenant) as connection:
         try:
             rows = await read_entries(connection, tenant, chosen, before=before, limit=limit)
         except InvalidCursor as error:

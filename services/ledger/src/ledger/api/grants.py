@@ -6,8 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from ledger.api.dependencies import Deps, Reader
-from ledger.api.fields import Body
+from ledger.api.body import Body
+from ledger.api.dependencies import AppDependencies, Reader
 from ledger.api.pages import Limit
 from ledger.repository.grants import read_grants
 from shared.database import tenant_transaction
@@ -36,7 +36,7 @@ class GrantsBody(Body):
 
 @router.get("/grants", responses=problem_responses(401, 403, 422, 500, 503))
 async def get_grants(
-    deps: Deps,
+    dependencies: AppDependencies,
     principal: Reader,
     limit: Limit = 50,
     before: Annotated[int | None, Query(ge=1, le=2**31 - 1, description="`nextBefore` of a page.")] = None,
@@ -44,7 +44,7 @@ async def get_grants(
 ) -> GrantsBody:
     """The tenant's lots of credits, newest first."""
     tenant = principal.own_tenant
-    async with tenant_transaction(deps.api_engine, tenant) as connection:
+    async with tenant_transaction(dependencies.api_engine, tenant) as connection:
         rows = await read_grants(connection, tenant, before=before, limit=limit, with_spent=spent)
     return GrantsBody(
         grants=[GrantBody.model_validate(row, from_attributes=True) for row in rows],

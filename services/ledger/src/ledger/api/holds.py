@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import ConfigDict, Field
 
-from ledger.api.dependencies import Debitor, Deps, debited_tenant
+from ledger.api.body import Body, Credits, DebitedTenantId, Identifier, Overdraft, Purpose
+from ledger.api.dependencies import AppDependencies, Debitor, debited_tenant
 from ledger.api.errors import refusal, unknown_hold
-from ledger.api.fields import Body, Credits, DebitedTenantId, Identifier, Overdraft, Purpose
 from ledger.api.responses import json_response
 from ledger.core.commands import Capture, Held, Hold, HoldStatus, Release
 from ledger.repository.holds import read_hold
@@ -55,12 +55,12 @@ class HoldBody(Body):
 @router.post(
     "/holds", response_model=HoldBody, responses=problem_responses(401, 402, 403, 404, 409, 413, 422, 500, 503)
 )
-async def post_hold(deps: Deps, principal: Debitor, body: HoldRequest) -> Response:
+async def post_hold(dependencies: AppDependencies, principal: Debitor, body: HoldRequest) -> Response:
     """Reserves credits for work whose cost is not known yet; they come back by themselves after `expiresInS`."""
     tenant = debited_tenant(principal, body.tenant_id)
-    async with deps.api_engine.connect() as connection:
+    async with dependencies.api_engine.connect() as connection:
         expires_at = await transaction_time(connection) + timedelta(seconds=body.expires_in_s)
-    return await _hold(deps, Hold(tenant, body.reference, body.credits, body.purpose, expires_at))
+    return await _hold(dependencies, Hold(tenant, body.reference, body.credits, body.purpose, expires_at))
 
 
 @router.post(
@@ -68,10 +68,12 @@ async def post_hold(deps: Deps, principal: Debitor, body: HoldRequest) -> Respon
     response_model=HoldBody,
     responses=problem_responses(401, 402, 403, 404, 409, 413, 422, 500, 503),
 )
-async def post_capture(deps: Deps, principal: Debitor, reference: Reference, body: CaptureRequest) -> Response:
+async def post_capture(
+    dependencies: AppDependencies, principal: Debitor, reference: Reference, body: CaptureRequest
+) -> Response:
     """Uses any part of a hold, releases the rest, and ends it. More than the hold has is debited like any use."""
     tenant = debited_tenant(principal, body.tenant_id)
-    return await _hold(deps, Capture(tenant, reference, body.credits, body.overdraft == "allow"))
+    return await _hold(dependencies, Capture(tenant, reference, body.credits, body.overdraft == "allow"))
 
 
 @router.post(
@@ -79,21 +81,23 @@ async def post_capture(deps: Deps, principal: Debitor, reference: Reference, bod
     response_model=HoldBody,
     responses=problem_responses(401, 403, 404, 409, 413, 422, 500, 503),
 )
-async def post_release(deps: Deps, principal: Debitor, reference: Reference, body: ReleaseRequest) -> Response:
+async def post_release(
+    dependencies: AppDependencies, principal: Debitor, reference: Reference, body: ReleaseRequest
+) -> Response:
     """Ends a hold without using anything of it."""
-    return await _hold(deps, Release(debited_tenant(principal, body.tenant_id), reference))
+    return await _hold(dependencies, Release(debited_tenant(principal, body.tenant_id), reference))
 
 
 @router.get("/holds/{reference:path}", responses=problem_responses(401, 403, 404, 422, 500, 503))
 async def get_hold(
-    deps: Deps,
+    dependencies: AppDependencies,
     principal: Debitor,
     reference: Reference,
     tenant_id: Annotated[Identifier | None, Query(alias="tenantId")] = None,
 ) -> HoldBody:
     """A hold as it is now. `available` is the balance's right after it ended; null while it is open."""
     tenant = debited_tenant(principal, tenant_id)
-    async with tenant_transaction(deps.api_engine, tenant) as connection:
+    async with tenant_transaction(dependencies.api_engine, tenant) as connection:
         row = await read_hold(connection, tenant, reference)
         now = await transaction_time(connection)
     if row is None:
@@ -106,8 +110,8 @@ async def get_hold(
     )  # fmt: skip
 
 
-async def _hold(deps: Deps, command: Hold | Capture | Release) -> Response:
-    [outcome] = await deps.commit([command])
+async def _hold(dependencies: AppDependencies, command: Hold | Capture | Release) -> Response:
+    [outcome] = await dependencies.commit([command])
     if not isinstance(outcome, Held):
         raise refusal(outcome)
     return json_response(

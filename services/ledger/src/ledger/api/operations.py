@@ -4,9 +4,9 @@ from datetime import datetime
 
 from pydantic import Field
 
+from ledger.api.body import Body
 from ledger.api.dependencies import Dependencies
 from ledger.api.errors import refusal
-from ledger.api.fields import Body
 from ledger.core.commands import Adjustment, Credit, Posted, Promotion
 
 
@@ -19,9 +19,9 @@ class OperationBody(Body):
     posted_at: datetime
 
 
-async def post_operation(deps: Dependencies, command: Promotion | Adjustment | Credit) -> OperationBody:
+async def post_operation(dependencies: Dependencies, command: Promotion | Adjustment | Credit) -> OperationBody:
     """Commits the command; raises the problem of its refusal."""
-    [outcome] = await deps.commit([command])
+    [outcome] = await dependencies.commit([command])
     if not isinstance(outcome, Posted):
         raise refusal(outcome)
     return OperationBody(

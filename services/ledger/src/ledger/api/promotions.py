@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import Field
 
-from ledger.api.dependencies import Deps, Operator
-from ledger.api.fields import Body, Credits, Identifier, Purpose, TenantId, Time
+from ledger.api.body import Body, Credits, Identifier, Purpose, TenantId, Time
+from ledger.api.dependencies import AppDependencies, Operator
 from ledger.api.operations import OperationBody, post_operation
 from ledger.core.accounts import PROMOTION_PRIORITY
 from ledger.core.commands import Promotion
@@ -27,7 +27,7 @@ class PromotionRequest(Body):
 
 
 @router.post("/promotions", responses=problem_responses(401, 403, 404, 409, 413, 422, 500, 503))
-async def post_promotion(deps: Deps, _principal: Operator, body: PromotionRequest) -> OperationBody:
+async def post_promotion(dependencies: AppDependencies, _principal: Operator, body: PromotionRequest) -> OperationBody:
     """Gives credits, which are spent before those that were paid for unless `priority` says otherwise."""
     command = Promotion(body.tenant_id, body.reference, body.credits, body.priority, body.expires_at, body.reason)
-    return await post_operation(deps, command)
+    return await post_operation(dependencies, command)

@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ledger.api.dependencies import Deps, Reader
-from ledger.api.fields import Body
+from ledger.api.body import Body
+from ledger.api.dependencies import AppDependencies, Reader
 from ledger.core.statement import Month, NotAMonth, Statement
 from ledger.repository.statements import read_statement
 from shared.problems import Problem, problem_responses
@@ -83,7 +83,7 @@ class Format(StrEnum):
     responses={200: {"content": {"text/csv": {}, "text/html": {}}}, **problem_responses(401, 403, 422, 500, 503)},
 )
 async def get_statement(
-    deps: Deps,
+    dependencies: AppDependencies,
     principal: Reader,
     month: Annotated[str, Path(description="A calendar month (UTC).", max_length=7, json_schema_extra=_MONTH)],
     as_: Annotated[Format, Query(alias="format")] = Format.JSON,
@@ -94,7 +94,7 @@ async def get_statement(
         asked = Month.parse(month)
     except NotAMonth as error:
         raise Problem(422, "invalid_month", "Ask for a month as 2026-09.") from error
-    statement = await read_statement(deps.api_engine, principal.own_tenant, asked)
+    statement = await read_statement(dependencies.api_engine, principal.own_tenant, asked)
     match as_:
         case Format.JSON:
             return body_of(statement)

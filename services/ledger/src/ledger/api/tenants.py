@@ -6,9 +6,9 @@ from fastapi import APIRouter, Path
 from pydantic import Field
 from sqlalchemy import Row
 
-from ledger.api.dependencies import Deps, Operator
+from ledger.api.body import Body, TenantId
+from ledger.api.dependencies import AppDependencies, Operator
 from ledger.api.errors import unknown_tenant
-from ledger.api.fields import Body, TenantId
 from ledger.core.accounts import CREDITS_MAX
 from ledger.repository.balances import read_balance, set_tenant
 from shared.clock import transaction_time
@@ -37,9 +37,11 @@ class TenantBody(Body):
 
 
 @router.put("/tenants/{tenant_id}", responses=problem_responses(401, 403, 413, 422, 500, 503))
-async def put_tenant(deps: Deps, _principal: Operator, tenant_id: Tenant, body: TenantRequest) -> TenantBody:
+async def put_tenant(
+    dependencies: AppDependencies, _principal: Operator, tenant_id: Tenant, body: TenantRequest
+) -> TenantBody:
     """Announces a tenant, so that it can be given and used credits before it has bought any, and sets its limits."""
-    async with deps.worker_engine.begin() as connection:
+    async with dependencies.worker_engine.begin() as connection:
         now = await transaction_time(connection)
         await set_tenant(connection, tenant_id, overdraft_limit=body.overdraft_limit, now=now)
         row = await read_balance(connection, tenant_id)
@@ -48,9 +50,9 @@ async def put_tenant(deps: Deps, _principal: Operator, tenant_id: Tenant, body: 
 
 
 @router.get("/tenants/{tenant_id}", responses=problem_responses(401, 403, 404, 422, 500, 503))
-async def get_tenant(deps: Deps, _principal: Operator, tenant_id: Tenant) -> TenantBody:
+async def get_tenant(dependencies: AppDependencies, _principal: Operator, tenant_id: Tenant) -> TenantBody:
     """A tenant's limits and balance."""
-    async with deps.worker_engine.begin() as connection:
+    async with dependencies.worker_engine.begin() as connection:
         row = await read_balance(connection, tenant_id)
     if row is None:
         raise unknown_tenant()

@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from pydantic import Field
 
-from ledger.api.dependencies import Deps, Operator
+from ledger.api.body import Body, Credits, Identifier, TenantId
+from ledger.api.dependencies import AppDependencies, Operator
 from ledger.api.errors import unknown_receipt, unknown_tenant
-from ledger.api.fields import Body, Credits, Identifier, TenantId
 from ledger.api.operations import OperationBody, post_operation
 from ledger.api.pages import CursorText, Limit, cursor_of
 from ledger.core.accounts import Kind
@@ -49,10 +49,10 @@ class ReceiptCreditRequest(Body):
 
 @router.get("/unapplied-receipts", responses=problem_responses(401, 403, 422, 500, 503))
 async def get_unapplied_receipts(
-    deps: Deps, _principal: Operator, limit: Limit = 50, cursor: CursorText = None
+    dependencies: AppDependencies, _principal: Operator, limit: Limit = 50, cursor: CursorText = None
 ) -> UnappliedReceiptsBody:
     """Money that came for credits and could not be believed, oldest first; an operator has to look at each."""
-    async with deps.worker_engine.begin() as connection:
+    async with dependencies.worker_engine.begin() as connection:
         rows = await read_unapplied_receipts(connection, after=cursor_of(cursor), limit=limit)
     last = rows[-1] if len(rows) == limit else None
     return UnappliedReceiptsBody(
@@ -72,7 +72,7 @@ async def get_unapplied_receipts(
     "/unapplied-receipts/{payment_intent}/credit", responses=problem_responses(401, 403, 404, 409, 413, 422, 500, 503)
 )
 async def post_receipt_credit(
-    deps: Deps, _principal: Operator, payment_intent: PaymentIntentName, body: ReceiptCreditRequest
+    dependencies: AppDependencies, _principal: Operator, payment_intent: PaymentIntentName, body: ReceiptCreditRequest
 ) -> OperationBody:
     """Credits a receipt, as its PaymentIntent would have been had it been believed: refunds and disputes take back
     their part, those that came before too. Once: the same again answers the first result.
@@ -80,7 +80,7 @@ async def post_receipt_credit(
     What is read here never changes: neither what a receipt says, nor that a tenant is known. Who comes first is decided
     under the PaymentIntent's lock.
     """
-    async with deps.worker_engine.begin() as connection:
+    async with dependencies.worker_engine.begin() as connection:
         receipt = await read_receipt(connection, payment_intent)
         tenant = await read_balance(connection, body.tenant_id)
     if receipt is None:
@@ -93,4 +93,4 @@ async def post_receipt_credit(
         receipt.amount_minor, receipt.currency, body.expires_in_days,
         receipt.purchase if is_claimed else None, receipt.attempt if is_claimed else None, by_operator=True,
     )  # fmt: skip
-    return await post_operation(deps, command)
+    return await post_operation(dependencies, command)
