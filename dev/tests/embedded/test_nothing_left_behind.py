@@ -18,11 +18,12 @@ from .conditions import all_gone, eventually, is_alive
 
 # Starts PostgreSQL and a stubborn child, which ignores SIGTERM and has a child in a session of its own.
 OWNER = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from embedded.postgres import Postgres
 from embedded.process import ChildProcess, Command, this_python
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it as ignored
 directory = Path(sys.argv[1])
 postgres = Postgres(directory / "postgres", directory.with_suffix(".log"))
 postgres.start()
